@@ -1,0 +1,78 @@
+/*
+ * proxy.conf as C structs: one struct per section, one member per row of settings.def. A configuration is immutable
+ * once read; whoever opened it closes it after everything that borrows from it has gone.
+ */
+#ifndef IMAPMUX_BASE_CONF_H
+#define IMAPMUX_BASE_CONF_H
+
+#include "proxy/base/err.h"
+#include "proxy/base/secret.h"
+#include "proxy/base/settings.def"
+
+#include <stdint.h>
+#include <stdio.h>
+
+struct conf_words {
+    char **items; /* NUL-terminated strings */
+    size_t count;
+};
+
+#define CONF_TYPE_TEXT     char *
+#define CONF_TYPE_PATH     char *           /* made absolute; "" when unset */
+#define CONF_TYPE_WORDS    struct conf_words
+#define CONF_TYPE_FLAG     bool
+#define CONF_TYPE_NUMBER   int64_t
+#define CONF_TYPE_DURATION uint64_t         /* milliseconds */
+#define CONF_TYPE_SIZE     size_t           /* bytes */
+#define CONF_TYPE_SECRET   struct secret
+#define CONF_TYPE_CHOICE   int              /* index into the row's words: see the enums below */
+
+/* struct conf_process, struct conf_log, ...: the settings of one section. MANY sections also have a title. */
+#define CONF_MEMBER(kind, name, ...) CONF_TYPE_##kind name;
+#define CONF_STRUCT(section, cardinality, rows, help)                                              \
+    struct conf_##section {                                                                        \
+        char *title; /* "" for sections without one */                                             \
+        int line;    /* where the section starts in its file; 0 when it is not there */            \
+        rows(CONF_MEMBER)                                                                          \
+    };
+SETTINGS_SECTIONS(CONF_STRUCT)
+
+/* ONE sections are members by their name; MANY sections are arrays: `shards` and `shard_count`. */
+#define CONF_FIELD_ONE(section)  struct conf_##section section;
+#define CONF_FIELD_MANY(section)                                                                   \
+    struct conf_##section *section##s;                                                             \
+    size_t section##_count;
+#define CONF_FIELD(section, cardinality, rows, help) CONF_FIELD_##cardinality(section)
+struct conf {
+    SETTINGS_SECTIONS(CONF_FIELD)
+};
+
+/* The words of CHOICE rows, in the order of settings.def. */
+enum conf_log_format { LOG_FORMAT_LOGFMT, LOG_FORMAT_JSON };
+enum conf_log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
+enum conf_tls_version { TLS_MIN_1_2, TLS_MIN_1_3 };
+enum conf_tls_mode { TLS_NONE, TLS_STARTTLS, TLS_IMPLICIT };
+enum conf_shard_login { SHARD_LOGIN_PASSWORD, SHARD_LOGIN_MASTER_AUTHZID, SHARD_LOGIN_MASTER_SUFFIX };
+enum conf_ldap_scope { LDAP_SEARCH_BASE, LDAP_SEARCH_ONE, LDAP_SEARCH_SUBTREE };
+
+/*
+ * Reads and checks the file and what it includes. NULL on failure, with "file:line: what was found, what was expected"
+ * in *err (ERR_CONFIG). Everything that can be known without the network is checked: types, ranges, unknown and
+ * doubled names, addresses and networks that do not parse, files that cannot be read, a listener with TLS without
+ * a certificate, a source that is named but not configured, a shard without address, master login without master.
+ */
+struct conf *conf_open(const char *path, struct err *err);
+
+/* Releases and wipes; nulls the pointer. */
+void conf_close(struct conf **conf);
+
+/* The shard with this title, or NULL. */
+const struct conf_shard *conf_find_shard(const struct conf *conf, const char *title);
+
+/* Every setting with its default and its help, as a proxy.conf with all lines commented out. */
+void conf_print_defaults(FILE *out);
+
+/* The same as a Markdown page, for docs/configuration.md. */
+void conf_print_markdown(FILE *out);
+
+#endif
