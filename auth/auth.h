@@ -49,13 +49,17 @@ void auth_verify(struct auth *auth, struct auth_request *request);
 /* After this the request does not answer. Harmless on one that is not under way. */
 void auth_cancel(struct auth_request *request);
 
-/* Closes everything and nulls the pointer; memory goes in the last close callback. No request may be under way. */
+/*
+ * Closes everything and nulls the pointer; memory goes in the last close callback, which comes when threads that connect
+ * or compute hashes are done: the loop must run until then. No request may be under way.
+ */
 void auth_close(struct auth **auth);
 
 /*
  * A source: const struct with these verbs, one file, one word in proxy.conf. `verify` answers through
- * auth_source_answer, later or inside the call (the chain defers it to the next turn); `cancel` ends what `verify`
- * started and must leave nothing that points at the request.
+ * auth_source_answer, later or inside the call (the chain defers it to the next turn); one that answers later sets
+ * request->operation until then. `cancel` comes only while that is set; it ends what `verify` started and must leave
+ * nothing that points at the request. `close` may leave work that ends on the loop.
  */
 struct auth_source {
     const char *name;

@@ -1,0 +1,202 @@
+/*
+ * Owns the order in which the sources are asked, the deadline of each request, and the promise of
+ * auth.h: what a source says is acted upon in a later turn, so no answer is given inside
+ * auth_verify and no source runs inside another. A request that is being asked has a deadline
+ * timer; what comes next once its source has spoken is task.run.
+ */
+#include "auth/auth.h"
+
+#include "proxy/base/mem.h"
+
+#include <assert.h>
+
+struct auth {
+    const struct env *env;
+    size_t count;
+    struct {
+        const struct auth_source *source;
+        void *state;
+    } entries[];
+};
+
+static const struct auth_source *const known_sources[] = {&auth_source_passwd, &auth_source_ldap};
+
+static const struct auth_source *find_source(const char *name);
+static void ask(struct auth_request *request);
+static void ask_next(struct turn_task *task);
+static void answer_now(struct turn_task *task);
+static void deadline_passed(uv_timer_t *timer);
+static void end(struct auth_request *request);
+static void timer_closed(uv_handle_t *handle);
+
+struct auth *auth_open(const struct env *env, struct err *err)
+{
+    const struct conf_words *names = &env->conf->auth.sources;
+    struct auth *auth = mem_new(sizeof *auth + names->count * sizeof auth->entries[0]);
+
+    if (auth == NULL) {
+        err_set(err, ERR_INTERNAL, "auth: no memory");
+        return NULL;
+    }
+    auth->env = env;
+    for (size_t i = 0; i < names->count; i++) {
+        const struct auth_source *source = find_source(names->items[i]);
+        void *state = NULL;
+
+        if (source == NULL)
+            err_set(err, ERR_CONFIG, "auth.sources: there is no source \"%s\"", names->items[i]);
+        else
+            state = source->open(env, err);
+        if (state == NULL) {
+            auth_close(&auth);
+            return NULL;
+        }
+        auth->entries[auth->count].source = source;
+        auth->entries[auth->count++].state = state;
+    }
+    return auth;
+}
+
+static const struct auth_source *find_source(const char *name)
+{
+    for (size_t i = 0; i < sizeof known_sources / sizeof known_sources[0]; i++)
+        if (strcmp(known_sources[i]->name, name) == 0)
+            return known_sources[i];
+    return NULL;
+}
+
+void auth_verify(struct auth *auth, struct auth_request *request)
+{
+    assert(!request->active && request->password->len > 0);
+    request->auth = auth;
+    request->source_index = 0;
+    request->err = (struct err){0};
+    request->task = (struct turn_task){0};
+    request->operation = NULL;
+    request->active = true;
+    request->deadline = mem_new(sizeof *request->deadline);
+    if (request->deadline == NULL) {
+        err_set(&request->err, ERR_INTERNAL, "auth: no memory");
+        request->task.run = answer_now;
+        turn_post(auth->env->turn, &request->task);
+        return;
+    }
+    uv_timer_init(auth->env->loop, request->deadline);
+    request->deadline->data = request;
+    uv_timer_start(request->deadline, deadline_passed, auth->env->conf->auth.timeout, 0);
+    ask(request);
+}
+
+/*
+ * Asks the source whose turn it is; after the last one, the answer is what is remembered or "who?".
+ */
+static void ask(struct auth_request *request)
+{
+    struct auth *auth = request->auth;
+
+    if (request->source_index < auth->count) {
+        size_t i = request->source_index;
+
+        auth->entries[i].source->verify(auth->entries[i].state, request);
+        return;
+    }
+    if (request->err.kind == ERR_NONE)
+        err_set(&request->err, ERR_CREDENTIALS, "no source knows the user");
+    request->task.run = answer_now;
+    turn_post(auth->env->turn, &request->task);
+}
+
+void auth_source_answer(struct auth_request *request, enum auth_verdict verdict,
+                        const struct err *err)
+{
+    assert(request->active);
+    assert((verdict != AUTH_REFUSED && verdict != AUTH_FAILED) || err->kind != ERR_NONE);
+    request->operation = NULL;
+    request->task.run = ask_next;
+    if (verdict == AUTH_VERIFIED || verdict == AUTH_REFUSED) {
+        request->err = verdict == AUTH_VERIFIED ? (struct err){0} : *err;
+        request->task.run = answer_now;
+    } else if (verdict == AUTH_FAILED && request->err.kind == ERR_NONE) {
+        request->err =
+            *err; /* the first failure is the one to tell, unless a later source decides */
+    }
+    turn_post(request->auth->env->turn, &request->task);
+}
+
+static void ask_next(struct turn_task *task)
+{
+    struct auth_request *request =
+        (struct auth_request *)((char *)task - offsetof(struct auth_request, task));
+
+    request->source_index++;
+    ask(request);
+}
+
+static void answer_now(struct turn_task *task)
+{
+    struct auth_request *request =
+        (struct auth_request *)((char *)task - offsetof(struct auth_request, task));
+    struct err err = request->err; /* the owner may free the request while it reads the answer */
+
+    end(request);
+    request->on_answer(request, &err);
+}
+
+static void deadline_passed(uv_timer_t *timer)
+{
+    struct auth_request *request = timer->data;
+    struct auth *auth = request->auth;
+    const char *name = request->source_index < auth->count
+                           ? auth->entries[request->source_index].source->name
+                           : "chain";
+    struct err err = {0};
+
+    err_set(&err, ERR_UNAVAILABLE, "%s: no answer within auth.timeout", name);
+    auth_cancel(request);
+    request->on_answer(request, &err);
+}
+
+void auth_cancel(struct auth_request *request)
+{
+    if (!request->active)
+        return;
+
+    struct auth *auth = request->auth;
+
+    if (request->operation != NULL && request->source_index < auth->count) {
+        size_t i = request->source_index;
+
+        auth->entries[i].source->cancel(auth->entries[i].state, request);
+    }
+    request->operation = NULL;
+    turn_cancel(auth->env->turn, &request->task);
+    end(request);
+}
+
+/* The request is under way no more. */
+static void end(struct auth_request *request)
+{
+    uv_timer_t *deadline = request->deadline;
+
+    request->active = false;
+    request->deadline = NULL;
+    if (deadline != NULL)
+        uv_close((uv_handle_t *)deadline, timer_closed);
+}
+
+static void timer_closed(uv_handle_t *handle)
+{
+    mem_free(handle);
+}
+
+void auth_close(struct auth **auth)
+{
+    struct auth *a = *auth;
+
+    *auth = NULL;
+    if (a == NULL)
+        return;
+    for (size_t i = 0; i < a->count; i++)
+        a->entries[i].source->close(a->entries[i].state);
+    mem_free(a);
+}

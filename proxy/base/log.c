@@ -1,0 +1,234 @@
+/*
+ * Owns the format and level of the log and the escaping of what goes into it. A line that would grow too long loses
+ * the end of a value or its last fields, never its end.
+ */
+#include "proxy/base/log.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    VALUE_MAX = 256, /* bytes of a value that are shown */
+    TAIL_MAX = 8,    /* room for the end of a value and of the line: ..."}\n */
+    ESCAPED_MAX = 8  /* one character in its escaped form */
+};
+
+static const char *const level_names[] = {
+    [LOG_LEVEL_ERROR] = "error",
+    [LOG_LEVEL_WARNING] = "warning",
+    [LOG_LEVEL_INFO] = "info",
+    [LOG_LEVEL_DEBUG] = "debug",
+};
+
+static _Atomic int current_format = LOG_FORMAT_LOGFMT;
+static _Atomic int current_level = LOG_LEVEL_INFO;
+
+static void add_time(struct log_line *line);
+static bool add_key(struct log_line *line, const char *key, size_t value_len);
+static void add_value(struct log_line *line, struct span value);
+static bool is_bare(struct span value);
+static size_t escape(bool json, struct span rest, char out[ESCAPED_MAX], size_t *out_len);
+static size_t character_len(struct span rest);
+static void add_raw(struct log_line *line, const char *bytes, size_t len);
+
+void log_configure(enum conf_log_format format, enum conf_log_level level)
+{
+    atomic_store(&current_format, (int)format);
+    atomic_store(&current_level, (int)level);
+}
+
+bool log_wants(enum conf_log_level level)
+{
+    return (int)level <= atomic_load_explicit(&current_level, memory_order_relaxed);
+}
+
+void log_begin(struct log_line *line, enum conf_log_level level, const char *event)
+{
+    line->len = 0;
+    line->json = atomic_load_explicit(&current_format, memory_order_relaxed) == LOG_FORMAT_JSON;
+    line->wanted = log_wants(level);
+    if (!line->wanted)
+        return;
+    add_time(line);
+    log_text(line, "level", level_names[level]);
+    log_text(line, "event", event);
+}
+
+void log_text(struct log_line *line, const char *key, const char *value)
+{
+    if (value != NULL && *value != '\0')
+        log_span(line, key, span_of(value));
+}
+
+void log_span(struct log_line *line, const char *key, struct span value)
+{
+    if (line->wanted && add_key(line, key, value.len == 0 ? 0 : 1))
+        add_value(line, value);
+}
+
+void log_number(struct log_line *line, const char *key, uint64_t value)
+{
+    char digits[24];
+    int len = snprintf(digits, sizeof digits, "%llu", (unsigned long long)value);
+
+    if (line->wanted && add_key(line, key, (size_t)len))
+        add_raw(line, digits, (size_t)len);
+}
+
+void log_err(struct log_line *line, const struct err *err)
+{
+    if (err->kind == ERR_NONE)
+        return;
+    log_text(line, "reason", err_name(err->kind));
+    log_text(line, "detail", err->text);
+}
+
+void log_write(struct log_line *line)
+{
+    if (!line->wanted)
+        return;
+    if (line->json)
+        add_raw(line, "}", 1);
+    add_raw(line, "\n", 1);
+    /* Nobody can be told that the log is broken; a short write to a full pipe is as lost as none. */
+    while (write(STDERR_FILENO, line->bytes, line->len) < 0 && errno == EINTR)
+        continue;
+}
+
+void log_event(enum conf_log_level level, const char *event, const char *format, ...)
+{
+    struct log_line line;
+    char detail[VALUE_MAX + 8]; /* a longer text is still seen as cut */
+    va_list args;
+
+    log_begin(&line, level, event);
+    if (!line.wanted)
+        return;
+    va_start(args, format);
+    vsnprintf(detail, sizeof detail, format, args);
+    va_end(args);
+    log_text(&line, "detail", detail);
+    log_write(&line);
+}
+
+/* RFC 3339, UTC, with milliseconds. */
+static void add_time(struct log_line *line)
+{
+    struct timespec now;
+    struct tm utc;
+    char text[40], with_ms[56];
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    gmtime_r(&now.tv_sec, &utc);
+    strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &utc);
+    snprintf(with_ms, sizeof with_ms, "%s.%03uZ", text, (unsigned)(now.tv_nsec / 1000000) % 1000);
+    log_text(line, "time", with_ms);
+}
+
+/* Adds the separator and the key; false, and nothing added, when there is no room for the start of a value. */
+static bool add_key(struct log_line *line, const char *key, size_t value_len)
+{
+    size_t key_len = strlen(key);
+
+    /* Seven: two quotes and a colon of JSON around the key, a comma, quotes around the value, and one to spare. */
+    if (line->len + key_len + value_len + 7 + ESCAPED_MAX + TAIL_MAX > sizeof line->bytes)
+        return false;
+    if (line->json)
+        add_raw(line, line->len == 0 ? "{\"" : ",\"", 2);
+    else if (line->len > 0)
+        add_raw(line, " ", 1);
+    add_raw(line, key, key_len);
+    if (line->json)
+        add_raw(line, "\":", 2);
+    else
+        add_raw(line, "=", 1);
+    return true;
+}
+
+static void add_value(struct log_line *line, struct span value)
+{
+    bool quoted = line->json || !is_bare(value);
+    size_t shown = 0;
+
+    if (quoted)
+        add_raw(line, "\"", 1);
+    while (shown < value.len) {
+        char escaped[ESCAPED_MAX];
+        size_t escaped_len;
+        size_t taken = escape(line->json, span_after(value, shown), escaped, &escaped_len);
+
+        if (shown + taken > VALUE_MAX || line->len + escaped_len + TAIL_MAX > sizeof line->bytes) {
+            add_raw(line, "...", 3);
+            break;
+        }
+        add_raw(line, escaped, escaped_len);
+        shown += taken;
+    }
+    if (quoted)
+        add_raw(line, "\"", 1);
+}
+
+/* May the value stand in logfmt as it is? */
+static bool is_bare(struct span value)
+{
+    for (size_t i = 0; i < value.len; i++) {
+        unsigned char ch = (unsigned char)value.ptr[i];
+
+        if (ch <= ' ' || ch >= 0x7f || ch == '"' || ch == '=' || ch == '\\')
+            return false;
+    }
+    return value.len > 0;
+}
+
+/* Writes the first character of `rest` as it stands within quotes; returns how many bytes of `rest` that were. */
+static size_t escape(bool json, struct span rest, char out[ESCAPED_MAX], size_t *out_len)
+{
+    static const char plain_escapes[] = "\"\\\n\r\t", letters[] = "\"\\nrt";
+    unsigned char ch = (unsigned char)rest.ptr[0];
+    const char *found = ch == '\0' ? NULL : strchr(plain_escapes, ch);
+    size_t len = character_len(rest);
+
+    if (found != NULL)
+        *out_len = (size_t)snprintf(out, ESCAPED_MAX, "\\%c", letters[found - plain_escapes]);
+    else if (len == 0 && !json)
+        *out_len = (size_t)snprintf(out, ESCAPED_MAX, "\\x%02x", ch);
+    else if (len == 0) /* JSON has no bytes: a control character is one, anything else is shown as \xNN */
+        *out_len = (size_t)snprintf(out, ESCAPED_MAX, ch < 0x80 ? "\\u%04x" : "\\\\x%02x", ch);
+    else
+        memcpy(out, rest.ptr, *out_len = len);
+    return len == 0 ? 1 : len;
+}
+
+/* Length of the printable UTF-8 character (RFC 3629) that `rest` starts with; 0 for controls and stray bytes. */
+static size_t character_len(struct span rest)
+{
+    const unsigned char *ch = (const unsigned char *)rest.ptr;
+    size_t len = ch[0] < 0xc2 ? 0 : ch[0] < 0xe0 ? 2 : ch[0] < 0xf0 ? 3 : ch[0] < 0xf5 ? 4 : 0;
+
+    if (ch[0] < 0x80)
+        return ch[0] >= ' ' && ch[0] != 0x7f;
+    if (len == 0 || rest.len < len)
+        return 0;
+    for (size_t i = 1; i < len; i++) {
+        if ((ch[i] & 0xc0) != 0x80)
+            return 0;
+    }
+    bool c1_control = ch[0] == 0xc2 && ch[1] < 0xa0;
+    bool overlong = (ch[0] == 0xe0 && ch[1] < 0xa0) || (ch[0] == 0xf0 && ch[1] < 0x90);
+    bool surrogate = ch[0] == 0xed && ch[1] >= 0xa0;
+    bool too_large = ch[0] == 0xf4 && ch[1] >= 0x90;
+    return c1_control || overlong || surrogate || too_large ? 0 : len;
+}
+
+static void add_raw(struct log_line *line, const char *bytes, size_t len)
+{
+    assert(len <= sizeof line->bytes - line->len);
+    memcpy(line->bytes + line->len, bytes, len);
+    line->len += len;
+}

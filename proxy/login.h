@@ -1,0 +1,78 @@
+/*
+ * IMAP before login, on the client's side: takes commands from the client's bytes, answers those that the proxy speaks itself, and
+ * stops at the one that says who the user is (RFC 9051 6.1, 6.2; RFC 2971 ID; RFC 4959 SASL-IR; RFC 7888 literals).
+ * It reads no socket: the session feeds it, and does what the outcome asks.
+ */
+#ifndef IMAPMUX_PROXY_LOGIN_H
+#define IMAPMUX_PROXY_LOGIN_H
+
+#include "proxy/base/buf.h"
+#include "proxy/base/conf.h"
+#include "proxy/base/secret.h"
+#include "proxy/imap/scan.h"
+#include "proxy/net/conn.h"
+
+enum login_outcome {
+    LOGIN_MORE,       /* more bytes are needed */
+    LOGIN_START_TLS,  /* answered OK to STARTTLS: start TLS, then login_restart */
+    LOGIN_IDENTIFIED, /* `user` and `password` are set; answer by login_accept or login_refuse */
+    LOGIN_OVER        /* the client said LOGOUT, or broke a limit and was told BYE; `over` says why */
+};
+
+enum { LOGIN_TAG_MAX = 128, LOGIN_USER_MAX = 512, LOGIN_ID_MAX = 2048, LOGIN_INPUT_MAX = 192 * 1024 };
+
+struct login {
+    /* Set by login_init. */
+    const struct conf *conf;
+    const struct conf_listener *listener;
+    struct conn *client; /* borrowed; answers are written here */
+
+    /* What the client has said. */
+    char user[LOGIN_USER_MAX];     /* as given; "" when it cannot be a name */
+    struct secret password;        /* empty when the client sent none */
+    const char *method;            /* "LOGIN", "PLAIN": for the log */
+    char tag[LOGIN_TAG_MAX + 1];   /* of the current command */
+    struct buf id;                 /* its ID fields but x-*, as `"name" "value" ...`, for the store */
+    bool asked_capability;
+    const char *over;
+
+    /* Private. */
+    struct buf input;     /* bytes not consumed: the command in hand, and what was sent behind it */
+    struct scan scan;
+    size_t scanned;       /* octets of `input` that the scanner has seen */
+    uint8_t sasl;         /* enum sasl_step: what the next line is, if no command */
+    bool eating;          /* the rest of a refused command is dropped */
+    unsigned bad_count;
+};
+
+void login_init(struct login *login, const struct conf *conf, const struct conf_listener *listener, struct conn *client);
+
+/* Wipes and frees. */
+void login_release(struct login *login);
+
+/* Writes the greeting, with capabilities. */
+bool login_greet(struct login *login);
+
+/* Keeps bytes of the client; false when LOGIN_INPUT_MAX would be passed. */
+bool login_feed(struct login *login, struct span bytes);
+
+/* Handles the commands in hand until one asks for something. Also to go on after login_refuse and login_restart. */
+enum login_outcome login_run(struct login *login);
+
+/* TLS is up: all that came in clear is forgotten (RFC 9051 11.1). */
+void login_restart(struct login *login);
+
+/*
+ * Answers the login command: OK with the store's capabilities as the client may see them, untagged first if it had asked before;
+ * or NO with the code and text of err->kind. False when the client is gone or has had too many tries.
+ */
+bool login_accept(struct login *login, struct span capabilities, struct span text);
+bool login_refuse(struct login *login, const struct err *err);
+
+/* "* BYE [code] text". */
+void login_bye(struct login *login, const char *code, const char *text);
+
+/* What the client has sent behind its login: taken, not copied; for the relay. */
+struct buf *login_rest(struct login *login);
+
+#endif

@@ -1,0 +1,569 @@
+/*
+ * Owns a stream socket, its poll handle, its TLS state and the bytes that the socket has not taken yet.
+ *
+ * A connection is connecting, then open; shaking hands lies between, or comes later with STARTTLS. Its memory goes in the close
+ * callback of its poll handle.
+ */
+#include "proxy/net/conn.h"
+
+#include "proxy/base/buf.h"
+#include "proxy/base/mem.h"
+
+#include <arpa/inet.h>
+#include <assert.h>
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <openssl/err.h>
+#include <openssl/x509v3.h>
+#include <unistd.h>
+
+enum conn_state { CONNECTING, HANDSHAKE, OPEN, BROKEN };
+
+struct conn {
+    const struct env *env;
+    const struct conn_events *events;
+    void *owner;
+    void (*on_detached)(void *owner);
+    SSL *tls;
+    const char *failure;
+    struct buf queue;
+    struct turn_task again; /* plaintext is left inside OpenSSL while the socket may stay silent */
+    uv_poll_t poll;
+    int fd;
+    int watched; /* what the poll handle waits for now */
+    uint8_t state;
+    bool read_on;
+    bool write_blocks_read;  /* OpenSSL must write before it can read on */
+    bool read_blocks_write;  /* OpenSSL must read before it can write on */
+    bool finish_when_drained, finished;
+    bool write_failed;
+};
+
+static void on_poll(uv_poll_t *poll, int status, int events);
+static void read_again(struct turn_task *task);
+static void watch(struct conn *c);
+static void step_handshake(struct conn *c);
+static void flush_queue(struct conn *c);
+
+/* --- opening and closing --- */
+
+static struct conn *conn_new(const struct env *env, int fd, const struct conn_events *events, void *owner)
+{
+    struct conn *c = mem_new(sizeof *c);
+
+    if (c == NULL || uv_poll_init(env->loop, &c->poll, fd) != 0) {
+        mem_free(c);
+        close(fd);
+        return NULL;
+    }
+    c->env = env;
+    c->events = events;
+    c->owner = owner;
+    c->fd = fd;
+    c->state = OPEN;
+    c->again.run = read_again;
+    c->poll.data = c;
+    buf_init(&c->queue, CONN_QUEUE_MAX);
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));  /* fails on Unix sockets: no matter */
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &(int){1}, sizeof(int));
+    return c;
+}
+
+struct conn *conn_open(const struct env *env, int fd, const struct conn_events *events, void *owner)
+{
+    struct conn *c = conn_new(env, fd, events, owner);
+
+    if (c != NULL) {
+        c->read_on = true;
+        watch(c);
+    }
+    return c;
+}
+
+struct conn *conn_connect(const struct env *env, const union address *to, const struct conn_events *events, void *owner,
+                          struct err *err)
+{
+    int fd = socket(to->any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    struct conn *c = fd < 0 ? NULL : conn_new(env, fd, events, owner);
+
+    if (c == NULL) {
+        err_set(err, ERR_UNAVAILABLE, "no socket: %s", strerrordesc_np(errno));
+        return NULL;
+    }
+    c->read_on = true;
+    c->state = CONNECTING;
+    if (connect(fd, &to->any, address_size(to)) != 0 && errno != EINPROGRESS) {
+        err_set(err, ERR_UNAVAILABLE, "connect: %s", strerrordesc_np(errno));
+        conn_close(&c);
+        return NULL;
+    }
+    watch(c);
+    return c;
+}
+
+static void handle_closed(uv_handle_t *handle)
+{
+    mem_free(handle->data);
+}
+
+void conn_close(struct conn **conn)
+{
+    struct conn *c = *conn;
+
+    *conn = NULL;
+    if (c == NULL)
+        return;
+    turn_cancel(c->env->turn, &c->again);
+    if (c->tls != NULL) {
+        if (c->state == OPEN && !c->finished) {
+            ERR_clear_error();
+            SSL_shutdown(c->tls); /* says close_notify if the socket takes it now */
+        }
+        SSL_free(c->tls);
+    }
+    buf_release(&c->queue);
+    uv_close((uv_handle_t *)&c->poll, handle_closed);
+    close(c->fd);
+}
+
+void conn_set_owner(struct conn *conn, const struct conn_events *events, void *owner)
+{
+    conn->events = events;
+    conn->owner = owner;
+}
+
+/* --- waiting for readiness --- */
+
+static int wanted(const struct conn *c)
+{
+    int events = 0;
+
+    if (c->state == CONNECTING)
+        return UV_WRITABLE;
+    if (c->state == BROKEN)
+        return 0;
+    if (c->state == HANDSHAKE)
+        return SSL_want_write(c->tls) ? UV_WRITABLE : UV_READABLE;
+    if (c->read_on)
+        events |= c->write_blocks_read ? UV_WRITABLE : UV_READABLE;
+    if (buf_len(&c->queue) > 0)
+        events |= c->read_blocks_write ? UV_READABLE : UV_WRITABLE;
+    return events;
+}
+
+static void watch(struct conn *c)
+{
+    int events = wanted(c);
+
+    if (events == c->watched)
+        return;
+    c->watched = events;
+    if (events == 0)
+        uv_poll_stop(&c->poll);
+    else
+        uv_poll_start(&c->poll, events, on_poll); /* fails only on a closing handle */
+}
+
+/*
+ * Nothing can be written any more. What the peer has sent before is still worth reading (a store says BYE before it goes),
+ * so the owner is led to the read that meets the failure.
+ */
+static void fail_write(struct conn *c, const char *failure)
+{
+    c->write_failed = true;
+    if (c->failure == NULL)
+        c->failure = failure;
+    buf_release(&c->queue);
+    turn_post(c->env->turn, &c->again);
+    watch(c);
+}
+
+static void fail(struct conn *c, const char *failure)
+{
+    c->state = BROKEN;
+    if (c->failure == NULL)
+        c->failure = failure;
+    watch(c);
+}
+
+/* Calls the owner, who may close the connection: the last thing a caller does. */
+static void tell_broken(struct conn *c)
+{
+    c->events->on_broken(c->owner);
+}
+
+static void step_connect(struct conn *c)
+{
+    int error = 0;
+    socklen_t size = sizeof error;
+
+    if (getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0)
+        error = errno;
+    if (error != 0) {
+        fail(c, strerrordesc_np(error));
+        tell_broken(c);
+        return;
+    }
+    c->state = OPEN;
+    watch(c);
+    c->events->on_open(c->owner);
+}
+
+static void on_poll(uv_poll_t *poll, int status, int events)
+{
+    struct conn *c = poll->data;
+
+    if (status < 0) /* an error on the socket; libuv has stopped the handle: reading tells what it is */
+        c->watched = 0;
+    if (c->state == CONNECTING) {
+        step_connect(c);
+        return;
+    }
+    if (c->state == HANDSHAKE) {
+        step_handshake(c);
+        return;
+    }
+    if (buf_len(&c->queue) > 0 && (status < 0 || (events & (c->read_blocks_write ? UV_READABLE : UV_WRITABLE)))) {
+        flush_queue(c);
+        if (buf_len(&c->queue) == 0 && !c->write_failed) {
+            watch(c);
+            c->events->on_drained(c->owner); /* one event per call: a readable socket reports again */
+            return;
+        }
+    }
+    watch(c);
+    if (c->read_on && (status < 0 || (events & (c->write_blocks_read ? UV_WRITABLE : UV_READABLE))))
+        c->events->on_readable(c->owner);
+}
+
+static void read_again(struct turn_task *task)
+{
+    struct conn *c = (struct conn *)((char *)task - offsetof(struct conn, again));
+
+    if (c->read_on && c->state == OPEN)
+        c->events->on_readable(c->owner);
+    else if (c->write_failed)
+        tell_broken(c);
+}
+
+void conn_want_read(struct conn *conn, bool on)
+{
+    if (conn->read_on == on)
+        return;
+    conn->read_on = on;
+    if (on && conn->tls != NULL && conn->state == OPEN && SSL_has_pending(conn->tls))
+        turn_post(conn->env->turn, &conn->again);
+    watch(conn);
+}
+
+/* --- TLS --- */
+
+/* Names the failure of an OpenSSL call: its own reason, else the system's. */
+static const char *tls_failure(const SSL *tls)
+{
+    unsigned long code = ERR_get_error();
+    long verify = SSL_get_verify_result(tls);
+
+    if (verify != X509_V_OK && ERR_GET_REASON(code) == SSL_R_CERTIFICATE_VERIFY_FAILED)
+        return X509_verify_cert_error_string(verify);
+    const char *reason = code == 0 ? NULL : ERR_reason_error_string(code);
+    if (reason != NULL)
+        return reason;
+    return errno == 0 ? "peer closed during TLS" : strerrordesc_np(errno);
+}
+
+static bool start_tls(struct conn *c, SSL_CTX *context)
+{
+    assert(c->tls == NULL && c->state == OPEN && buf_len(&c->queue) == 0);
+    ERR_clear_error();
+    c->tls = SSL_new(context);
+    if (c->tls == NULL || SSL_set_fd(c->tls, c->fd) != 1)
+        return false;
+    c->state = HANDSHAKE;
+    return true;
+}
+
+bool conn_start_tls_server(struct conn *conn, SSL_CTX *context)
+{
+    if (!start_tls(conn, context))
+        return false;
+    SSL_set_accept_state(conn->tls);
+    conn->watched = 0; /* the poll handle may wait for something else */
+    uv_poll_stop(&conn->poll);
+    watch(conn);
+    return true;
+}
+
+bool conn_start_tls_client(struct conn *conn, SSL_CTX *context, const char *server_name)
+{
+    unsigned char numeric[sizeof(struct in6_addr)];
+
+    if (!start_tls(conn, context))
+        return false;
+    SSL_set_connect_state(conn->tls);
+    X509_VERIFY_PARAM *param = SSL_get0_param(conn->tls);
+    bool is_numeric = inet_pton(AF_INET, server_name, numeric) == 1 || inet_pton(AF_INET6, server_name, numeric) == 1;
+    bool named = is_numeric ? X509_VERIFY_PARAM_set1_ip_asc(param, server_name) == 1
+                            : SSL_set_tlsext_host_name(conn->tls, server_name) == 1 &&
+                                  SSL_set1_host(conn->tls, server_name) == 1;
+    if (!named)
+        return false;
+    /* The client speaks first. */
+    conn->watched = UV_WRITABLE;
+    uv_poll_start(&conn->poll, UV_WRITABLE, on_poll);
+    return true;
+}
+
+static void step_handshake(struct conn *c)
+{
+    ERR_clear_error();
+    errno = 0;
+    int result = SSL_do_handshake(c->tls);
+
+    if (result != 1) {
+        int why = SSL_get_error(c->tls, result);
+
+        if (why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE) {
+            watch(c);
+            return;
+        }
+        fail(c, tls_failure(c->tls));
+        tell_broken(c);
+        return;
+    }
+    c->state = OPEN;
+    if (c->read_on && SSL_has_pending(c->tls)) /* data came with the last flight */
+        turn_post(c->env->turn, &c->again);
+    watch(c);
+    c->events->on_open(c->owner);
+}
+
+SSL *conn_tls(const struct conn *conn)
+{
+    return conn->tls;
+}
+
+/* --- reading --- */
+
+static ssize_t read_plain(struct conn *c, char *bytes, size_t size)
+{
+    ssize_t count;
+
+    do
+        count = recv(c->fd, bytes, size, 0);
+    while (count < 0 && errno == EINTR);
+    if (count > 0)
+        return count;
+    if (count == 0)
+        return CONN_EOF;
+    if (errno == EAGAIN || errno == EWOULDBLOCK)
+        return CONN_AGAIN;
+    fail(c, strerrordesc_np(errno));
+    return CONN_BROKEN;
+}
+
+/* What an SSL_read without data means. */
+static ssize_t read_verdict(struct conn *c)
+{
+    switch (SSL_get_error(c->tls, 0)) {
+    case SSL_ERROR_WANT_READ:
+        return CONN_AGAIN;
+    case SSL_ERROR_WANT_WRITE:
+        c->write_blocks_read = true;
+        watch(c);
+        return CONN_AGAIN;
+    case SSL_ERROR_ZERO_RETURN:
+        return CONN_EOF;
+    default:
+        /* A peer that closes TCP without close_notify: IMAP has its own end, LOGOUT and BYE. */
+        if (ERR_GET_REASON(ERR_peek_error()) == SSL_R_UNEXPECTED_EOF_WHILE_READING)
+            return CONN_EOF;
+        fail(c, tls_failure(c->tls));
+        return CONN_BROKEN;
+    }
+}
+
+static ssize_t read_tls(struct conn *c, char *bytes, size_t size)
+{
+    size_t total = 0;
+
+    c->write_blocks_read = false;
+    do {
+        size_t count = 0;
+
+        ERR_clear_error();
+        errno = 0;
+        if (SSL_read_ex(c->tls, bytes + total, size - total, &count) != 1) {
+            ssize_t verdict = read_verdict(c);
+
+            /* Bytes before an end or a failure first; the next call hears of it again. */
+            return total > 0 ? (ssize_t)total : verdict;
+        }
+        total += count;
+    } while (total < size && SSL_has_pending(c->tls));
+    if (SSL_has_pending(c->tls))
+        turn_post(c->env->turn, &c->again);
+    return (ssize_t)total;
+}
+
+ssize_t conn_read(struct conn *conn, char *bytes, size_t size)
+{
+    assert(size > 0);
+    if (conn->state == BROKEN)
+        return CONN_BROKEN;
+    ssize_t count = conn->tls != NULL ? read_tls(conn, bytes, size) : read_plain(conn, bytes, size);
+    if (conn->write_failed && count == CONN_AGAIN)
+        return CONN_BROKEN;
+    if (conn->write_failed && count > 0)
+        turn_post(conn->env->turn, &conn->again);
+    return count;
+}
+
+/* --- writing --- */
+
+/* Writes what the socket takes now; false when the connection is broken. */
+static bool write_some(struct conn *c, struct span bytes, size_t *written_out)
+{
+    size_t total = 0;
+
+    while (total < bytes.len) {
+        size_t count = 0;
+
+        errno = 0;
+        if (c->tls != NULL) {
+            ERR_clear_error();
+            if (SSL_write_ex(c->tls, bytes.ptr + total, bytes.len - total, &count) != 1) {
+                int why = SSL_get_error(c->tls, 0);
+
+                c->read_blocks_write = why == SSL_ERROR_WANT_READ;
+                if (why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE)
+                    break;
+                fail_write(c, tls_failure(c->tls));
+                return false;
+            }
+            c->read_blocks_write = false;
+        } else {
+            ssize_t sent = send(c->fd, bytes.ptr + total, bytes.len - total, MSG_NOSIGNAL);
+
+            if (sent < 0 && errno == EINTR)
+                continue;
+            if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+                break;
+            if (sent < 0) {
+                fail_write(c, strerrordesc_np(errno));
+                return false;
+            }
+            count = (size_t)sent;
+        }
+        total += count;
+    }
+    *written_out = total;
+    return true;
+}
+
+static void finish_now(struct conn *c)
+{
+    c->finish_when_drained = false;
+    if (c->finished)
+        return;
+    c->finished = true;
+    if (c->tls != NULL) {
+        ERR_clear_error();
+        SSL_shutdown(c->tls);
+    }
+    shutdown(c->fd, SHUT_WR); /* not connected any more: reading tells */
+}
+
+static void flush_queue(struct conn *c)
+{
+    size_t written = 0;
+
+    if (!write_some(c, buf_span(&c->queue), &written))
+        return;
+    buf_consume(&c->queue, written);
+    if (buf_len(&c->queue) == 0 && c->finish_when_drained)
+        finish_now(c);
+}
+
+bool conn_write(struct conn *conn, struct span bytes)
+{
+    size_t written = 0;
+
+    if (conn->state == BROKEN || conn->write_failed || conn->finished)
+        return false;
+    if (bytes.len == 0)
+        return true;
+    if (buf_len(&conn->queue) == 0 && !write_some(conn, bytes, &written))
+        return false;
+    if (!buf_append(&conn->queue, span_after(bytes, written))) {
+        fail_write(conn, "output queue is full");
+        return false;
+    }
+    watch(conn);
+    return true;
+}
+
+size_t conn_queued(const struct conn *conn)
+{
+    return buf_len(&conn->queue);
+}
+
+void conn_finish(struct conn *conn)
+{
+    if (conn->state == BROKEN || conn->write_failed)
+        return;
+    if (buf_len(&conn->queue) == 0)
+        finish_now(conn);
+    else
+        conn->finish_when_drained = true;
+}
+
+/* --- hand-over --- */
+
+static void handle_detached(uv_handle_t *handle)
+{
+    struct conn *c = handle->data;
+
+    c->env = NULL;
+    c->on_detached(c->owner);
+}
+
+void conn_detach(struct conn *conn, void (*on_detached)(void *owner))
+{
+    assert(conn->state == OPEN);
+    turn_cancel(conn->env->turn, &conn->again);
+    conn->on_detached = on_detached;
+    conn->watched = 0;
+    conn->read_on = false;
+    uv_close((uv_handle_t *)&conn->poll, handle_detached);
+}
+
+bool conn_attach(struct conn **conn, const struct env *env)
+{
+    struct conn *c = *conn;
+
+    c->env = env;
+    if (uv_poll_init(env->loop, &c->poll, c->fd) != 0) {
+        *conn = NULL;
+        SSL_free(c->tls);
+        buf_release(&c->queue);
+        close(c->fd);
+        mem_free(c);
+        return false;
+    }
+    c->poll.data = c;
+    watch(c);
+    return true;
+}
+
+/* --- telling --- */
+
+const char *conn_failure(const struct conn *conn)
+{
+    return conn->failure == NULL ? "closed by peer" : conn->failure;
+}
+
+int conn_fd(const struct conn *conn)
+{
+    return conn->fd;
+}

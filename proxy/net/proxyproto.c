@@ -1,0 +1,104 @@
+/* Owns the wire format of PROXY protocol headers. */
+#include "proxy/net/proxyproto.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+static const char v2_signature[12] = "\r\n\r\n\0\r\nQUIT\n";
+
+enum { V2_FIXED = 16, V1_MAX = 107, V1_PREFIX = 6 };
+
+static bool is_v2(struct span so_far)
+{
+    return so_far.len >= sizeof v2_signature && memcmp(so_far.ptr, v2_signature, sizeof v2_signature) == 0;
+}
+
+static size_t v2_total(struct span so_far)
+{
+    const unsigned char *bytes = (const unsigned char *)so_far.ptr;
+
+    return V2_FIXED + ((size_t)bytes[14] << 8 | bytes[15]);
+}
+
+ptrdiff_t proxyproto_missing(struct span so_far)
+{
+    if (so_far.len < sizeof v2_signature)
+        return (ptrdiff_t)(sizeof v2_signature - so_far.len); /* the shortest v1 header is longer */
+    if (is_v2(so_far)) {
+        if (so_far.len < V2_FIXED)
+            return (ptrdiff_t)(V2_FIXED - so_far.len);
+        size_t total = v2_total(so_far);
+        return total > PROXYPROTO_MAX || so_far.len > total ? -1 : (ptrdiff_t)(total - so_far.len);
+    }
+    if (memcmp(so_far.ptr, "PROXY ", V1_PREFIX) != 0 || so_far.len > V1_MAX)
+        return -1;
+    if (so_far.ptr[so_far.len - 1] == '\n')
+        return 0;
+    return so_far.len == V1_MAX ? -1 : 1;
+}
+
+static bool parse_v2(struct span header, struct proxyproto *out)
+{
+    const unsigned char *bytes = (const unsigned char *)header.ptr;
+    size_t body = header.len - V2_FIXED;
+
+    if ((bytes[12] & 0xF0) != 0x20 || (bytes[12] & 0x0F) > 1)
+        return false;
+    if ((bytes[12] & 0x0F) == 0) /* LOCAL: a health check of the balancer itself */
+        return true;
+    if (bytes[13] == 0x11 && body >= 12) {
+        out->source.v4.sin_family = out->destination.v4.sin_family = AF_INET;
+        memcpy(&out->source.v4.sin_addr, bytes + 16, 4);
+        memcpy(&out->destination.v4.sin_addr, bytes + 20, 4);
+        memcpy(&out->source.v4.sin_port, bytes + 24, 2);
+        memcpy(&out->destination.v4.sin_port, bytes + 26, 2);
+        out->told = true;
+    } else if (bytes[13] == 0x21 && body >= 36) {
+        out->source.v6.sin6_family = out->destination.v6.sin6_family = AF_INET6;
+        memcpy(&out->source.v6.sin6_addr, bytes + 16, 16);
+        memcpy(&out->destination.v6.sin6_addr, bytes + 32, 16);
+        memcpy(&out->source.v6.sin6_port, bytes + 48, 2);
+        memcpy(&out->destination.v6.sin6_port, bytes + 50, 2);
+        out->told = true;
+    } else if (bytes[13] == 0x11 || bytes[13] == 0x21) {
+        return false;
+    } /* else UNSPEC, UDP or Unix sockets: nothing to tell */
+    return true;
+}
+
+static bool parse_port(const char *text, uint16_t *port_out)
+{
+    char *end;
+    unsigned long port = strtoul(text, &end, 10);
+
+    *port_out = (uint16_t)port;
+    return text[0] >= '0' && text[0] <= '9' && *end == '\0' && port <= 65535;
+}
+
+static bool parse_v1(struct span header, struct proxyproto *out)
+{
+    char line[V1_MAX + 1], source[46], destination[46], source_port[6], destination_port[6], family[8];
+    int used = 0;
+    uint16_t from, to;
+
+    if (header.len > V1_MAX || header.len < 2 || memcmp(header.ptr + header.len - 2, "\r\n", 2) != 0)
+        return false;
+    memcpy(line, header.ptr, header.len - 2);
+    line[header.len - 2] = '\0';
+    if (strncmp(line, "PROXY UNKNOWN", 13) == 0)
+        return true;
+    if (sscanf(line, "PROXY %7s %45s %45s %5s %5s%n", family, source, destination, source_port, destination_port,
+               &used) != 5 ||
+        (size_t)used != strlen(line) || !parse_port(source_port, &from) || !parse_port(destination_port, &to) ||
+        !address_of(source, from, &out->source) || !address_of(destination, to, &out->destination))
+        return false;
+    out->told = true;
+    int expected = strcmp(family, "TCP4") == 0 ? AF_INET : strcmp(family, "TCP6") == 0 ? AF_INET6 : AF_UNSPEC;
+    return out->source.any.sa_family == expected && out->destination.any.sa_family == expected;
+}
+
+bool proxyproto_parse(struct span header, struct proxyproto *out)
+{
+    *out = (struct proxyproto){0};
+    return is_v2(header) ? parse_v2(header, out) : parse_v1(header, out);
+}

@@ -1,0 +1,63 @@
+/*
+ * A logged-in session: carries every byte between the client and the store, both ways, through the dialog scanner. Capability
+ * lists are rewritten, commands that are the proxy's own are refused, all else passes unchanged and at once. Holds no bytes
+ * while the session is idle, and never more than a scratch buffer's worth for each direction: a side that reads slowly
+ * slows the other down.
+ */
+#ifndef IMAPMUX_PROXY_RELAY_H
+#define IMAPMUX_PROXY_RELAY_H
+
+#include "proxy/base/buf.h"
+#include "proxy/imap/caps.h"
+#include "proxy/imap/dialog.h"
+#include "proxy/net/conn.h"
+
+/* Why it ended: whoever went first. */
+enum relay_end {
+    RELAY_CLIENT_LEFT,    /* the client sent the end of its stream */
+    RELAY_BACKEND_LEFT,   /* the store did, as after LOGOUT */
+    RELAY_CLIENT_BROKEN,
+    RELAY_BACKEND_BROKEN,
+    RELAY_PROTOCOL,       /* a side went over a limit of the scanner */
+    RELAY_ASKED           /* relay_end_politely */
+};
+
+struct relay {
+    /* Set by the owner before relay_start. */
+    const struct env *env;
+    struct conn *client, *backend; /* borrowed; the relay hears their events */
+    const struct caps_filter *filter;
+    char *scratch; /* the worker's, shared by all its relays */
+    size_t scratch_size;
+    void (*on_linger)(void *owner); /* one side has left, the other gets what there is: a deadline is wanted */
+    void (*on_end)(void *owner);    /* all is done, `why` is set; may free the relay */
+    void *owner;
+
+    /* For the log. */
+    uint64_t bytes_from_client, bytes_to_client;
+    uint64_t last_active_ms; /* loop time of the last byte */
+    enum relay_end why;
+
+    /* Private. */
+    struct dialog dialog;
+    struct buf client_held, backend_held; /* bytes about which the dialog has not decided */
+    struct buf own;                       /* lines of ours that wait for a response boundary */
+    const char *bye;                      /* relay_end_politely: the line to say */
+    bool client_left, backend_left;
+};
+
+enum { RELAY_SCRATCH_MIN = 64 * 1024 };
+
+/*
+ * Begins. `from_client` and `from_backend` are bytes that were read already; they are handled first and
+ * consumed. May call on_linger and on_end before it returns: the caller touches the relay no more.
+ */
+void relay_start(struct relay *relay, struct buf *from_client, struct buf *from_backend);
+
+/* Says `bye` (a constant, whole line) to the client at the next command boundary, and ends. */
+void relay_end_politely(struct relay *relay, const char *bye);
+
+/* Lets go of the connections' events and frees what is held. */
+void relay_release(struct relay *relay);
+
+#endif

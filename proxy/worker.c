@@ -1,0 +1,301 @@
+/* Owns the worker threads: what each one opens, how they find one another, and how they stop. */
+#include "proxy/worker.h"
+
+#include "proxy/base/log.h"
+#include "proxy/base/mem.h"
+#include "proxy/net/listener.h"
+#include "proxy/relay.h"
+#include "proxy/session.h"
+
+#include <assert.h>
+#include <stdatomic.h>
+#include <unistd.h>
+
+struct worker {
+    struct home home; /* first member: home_of casts */
+    struct workers *all;
+    uv_loop_t loop;
+    struct turn turn;
+    struct counters counters;
+    uv_thread_t thread;
+    struct listener **listeners;
+    int *fds; /* bound for this worker, until the listeners take them over */
+    struct letter stop, end;
+    bool loop_open, inbox_open, running;
+};
+
+struct workers {
+    const struct conf *conf;
+    struct worker *list;
+    size_t count;
+    size_t listener_count; /* addresses of all listener sections */
+    _Atomic size_t session_count;
+    _Atomic bool stopping;
+    void (*on_idle)(void *owner);
+    void *owner;
+};
+
+/* --- what sessions ask of their worker --- */
+
+/* FNV-1a: spreads names evenly, and every process agrees on it. */
+static uint64_t hash_name(const char *name)
+{
+    uint64_t hash = UINT64_C(14695981039346656037);
+
+    for (; *name != '\0'; name++)
+        hash = (hash ^ (unsigned char)*name) * UINT64_C(1099511628211);
+    return hash ^ hash >> 32;
+}
+
+static struct home *home_of(struct home *home, const char *user)
+{
+    struct workers *all = ((struct worker *)home)->all;
+
+    return &all->list[hash_name(user) % all->count].home;
+}
+
+static void on_session_gone(struct home *home)
+{
+    struct workers *all = ((struct worker *)home)->all;
+
+    if (atomic_fetch_sub(&all->session_count, 1) == 1 && atomic_load(&all->stopping))
+        all->on_idle(all->owner);
+}
+
+static const char full_bye[] = "* BYE [UNAVAILABLE] Too many connections, please try again later.\r\n";
+
+static void on_accept(void *owner, int fd, const union address *peer, const struct conf_listener *listener)
+{
+    struct worker *w = owner;
+    size_t count = atomic_fetch_add(&w->all->session_count, 1);
+
+    if (count < (size_t)w->home.env.conf->process.max_sessions && session_accept(&w->home, fd, peer, listener))
+        return;
+    if (count >= (size_t)w->home.env.conf->process.max_sessions) {
+        counter_add(&w->counters.sessions_refused, 1);
+        if (listener->tls != TLS_IMPLICIT && send(fd, full_bye, sizeof full_bye - 1, MSG_NOSIGNAL) < 0)
+            log_event(LOG_LEVEL_DEBUG, "refused", "client left first");
+        close(fd);
+    }
+    on_session_gone(&w->home);
+}
+
+/* --- the thread --- */
+
+static void close_listeners(struct worker *w)
+{
+    for (size_t i = 0; i < w->all->listener_count; i++)
+        listener_close(&w->listeners[i]);
+}
+
+static void on_stop(struct letter *letter, void *receiver)
+{
+    struct worker *w = receiver;
+
+    (void)letter;
+    close_listeners(w);
+    sessions_stop(&w->home);
+}
+
+static void on_end(struct letter *letter, void *receiver)
+{
+    struct worker *w = receiver;
+
+    (void)letter;
+    close_listeners(w);
+    w->home.stopping = true;
+    sessions_cut_off(&w->home);
+    uv_stop(&w->loop);
+}
+
+static void run(void *argument)
+{
+    struct worker *w = argument;
+
+    uv_run(&w->loop, UV_RUN_DEFAULT);
+}
+
+/* --- opening and closing --- */
+
+static bool bind_listeners(struct worker *w, struct err *err)
+{
+    const struct conf *conf = w->home.env.conf;
+    size_t at = 0;
+
+    for (size_t i = 0; i < conf->listener_count; i++) {
+        const struct conf_listener *listener = &conf->listeners[i];
+
+        for (size_t j = 0; j < listener->address.count; j++, at++) {
+            w->fds[at] = listener_bind(listener->address.items[j], (int)listener->backlog, err);
+            if (w->fds[at] < 0)
+                return false;
+        }
+    }
+    return true;
+}
+
+static bool open_listeners(struct worker *w, struct err *err)
+{
+    const struct conf *conf = w->home.env.conf;
+    size_t at = 0;
+
+    for (size_t i = 0; i < conf->listener_count; i++) {
+        for (size_t j = 0; j < conf->listeners[i].address.count; j++, at++) {
+            w->listeners[at] = listener_open(&w->home.env, w->fds[at], &conf->listeners[i], on_accept, w);
+            w->fds[at] = -1;
+            if (w->listeners[at] == NULL)
+                return err_set(err, ERR_INTERNAL, "no memory for a listener");
+        }
+    }
+    return true;
+}
+
+static bool open_worker(struct worker *w, struct workers *all, const struct tls *tls, struct err *err)
+{
+    struct home *home = &w->home;
+
+    w->all = all;
+    w->fds = mem_array(all->listener_count, sizeof *w->fds);
+    w->listeners = mem_array(all->listener_count, sizeof(struct listener *));
+    for (size_t i = 0; w->fds != NULL && i < all->listener_count; i++)
+        w->fds[i] = -1;
+    home->scratch_size = RELAY_SCRATCH_MIN;
+    home->scratch = mem_new(home->scratch_size);
+    w->loop_open = uv_loop_init(&w->loop) == 0;
+    if (!w->loop_open || w->fds == NULL || w->listeners == NULL || home->scratch == NULL)
+        return err_set(err, ERR_INTERNAL, "no memory or descriptors for a worker");
+    turn_init(&w->turn, &w->loop);
+    w->inbox_open = inbox_open(&home->inbox, &w->loop, home);
+    if (!w->inbox_open)
+        return err_set(err, ERR_INTERNAL, "no descriptors for a worker");
+    home->env = (struct env){&w->loop, &w->turn, all->conf, &w->counters};
+    home->tls = tls;
+    home->filter = (struct caps_filter){(const char *const *)all->conf->capability.remove.items,
+                                        all->conf->capability.remove.count,
+                                        (const char *const *)all->conf->capability.add.items,
+                                        all->conf->capability.add.count};
+    home->home_of = home_of;
+    home->on_session_gone = on_session_gone;
+    home->pool = pool_open(&home->env, tls);
+    if (home->pool == NULL)
+        return err_set(err, ERR_INTERNAL, "no memory for a pool");
+    home->auth = auth_open(&home->env, err);
+    home->router = home->auth == NULL ? NULL : router_open(&home->env, err);
+    return home->router != NULL && bind_listeners(w, err) && open_listeners(w, err);
+}
+
+/* Sessions that were on their way to a worker that has ended: they arrive, only to be cut off. */
+static void empty_inbox(struct worker *w)
+{
+    struct letter *next;
+
+    if (!w->inbox_open)
+        return;
+    w->home.stopping = true;
+    for (struct letter *letter = inbox_close(&w->home.inbox); letter != NULL; letter = next) {
+        next = letter->next;
+        letter->deliver(letter, &w->home);
+    }
+    sessions_cut_off(&w->home);
+}
+
+/* After its thread has ended (or never ran): closes what is open, lets the loop run out, frees. */
+static void close_worker(struct worker *w)
+{
+    if (w->loop_open) {
+        if (w->listeners != NULL)
+            close_listeners(w);
+        if (w->home.router != NULL)
+            router_close(&w->home.router);
+        if (w->home.auth != NULL)
+            auth_close(&w->home.auth);
+        uv_run(&w->loop, UV_RUN_DEFAULT); /* sessions and look-ups end; the idle handle is not active */
+        pool_close(&w->home.pool);
+        turn_release(&w->turn);
+        uv_run(&w->loop, UV_RUN_DEFAULT);
+        if (uv_loop_close(&w->loop) != 0)
+            log_event(LOG_LEVEL_ERROR, "stop", "a worker's loop still has handles");
+    }
+    for (size_t i = 0; w->fds != NULL && i < w->all->listener_count; i++)
+        if (w->fds[i] >= 0)
+            close(w->fds[i]);
+    mem_free(w->fds);
+    mem_free(w->listeners);
+    mem_free(w->home.scratch);
+}
+
+static size_t worker_count(const struct conf *conf)
+{
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+
+    return conf->process.workers > 0 ? (size_t)conf->process.workers : cores > 0 ? (size_t)cores : 1;
+}
+
+static bool start_threads(struct workers *all, struct err *err)
+{
+    for (size_t i = 0; i < all->count; i++) {
+        struct worker *w = &all->list[i];
+
+        w->running = uv_thread_create(&w->thread, run, w) == 0;
+        if (!w->running)
+            return err_set(err, ERR_INTERNAL, "cannot start a thread");
+    }
+    return true;
+}
+
+struct workers *workers_start(const struct conf *conf, const struct tls *tls, void (*on_idle)(void *owner), void *owner,
+                              struct err *err)
+{
+    struct workers *all = mem_new(sizeof *all);
+    size_t count = worker_count(conf);
+    bool opened = true;
+
+    if (all == NULL || (all->list = mem_array(count, sizeof *all->list)) == NULL) {
+        mem_free(all);
+        err_set(err, ERR_INTERNAL, "no memory for workers");
+        return NULL;
+    }
+    all->conf = conf;
+    all->on_idle = on_idle;
+    all->owner = owner;
+    for (size_t i = 0; i < conf->listener_count; i++)
+        all->listener_count += conf->listeners[i].address.count;
+    while (opened && all->count < count) /* one that fails to open is counted, to be closed */
+        opened = open_worker(&all->list[all->count++], all, tls, err);
+    if (!opened || !start_threads(all, err))
+        workers_end(&all);
+    return all;
+}
+
+void workers_stop(struct workers *workers)
+{
+    atomic_store(&workers->stopping, true);
+    for (size_t i = 0; i < workers->count; i++) {
+        workers->list[i].stop.deliver = on_stop;
+        inbox_post(&workers->list[i].home.inbox, &workers->list[i].stop);
+    }
+    if (atomic_load(&workers->session_count) == 0)
+        workers->on_idle(workers->owner);
+}
+
+void workers_end(struct workers **workers)
+{
+    struct workers *all = *workers;
+
+    *workers = NULL;
+    for (size_t i = 0; i < all->count; i++) {
+        if (!all->list[i].running)
+            continue;
+        all->list[i].end.deliver = on_end;
+        inbox_post(&all->list[i].home.inbox, &all->list[i].end);
+    }
+    for (size_t i = 0; i < all->count; i++)
+        if (all->list[i].running)
+            uv_thread_join(&all->list[i].thread);
+    for (size_t i = 0; i < all->count; i++)
+        empty_inbox(&all->list[i]);
+    for (size_t i = 0; i < all->count; i++)
+        close_worker(&all->list[i]);
+    mem_free(all->list);
+    mem_free(all);
+}

@@ -1,0 +1,248 @@
+/*
+ * Owns the chain of sources and the promises of route.h: one answer, in a later turn, within conf->route.timeout. A
+ * source may answer whenever it likes; what it says is written into the request and acted upon in the next turn, so no
+ * source is ever entered from inside another and no owner from inside a source.
+ */
+#include "routing/route.h"
+
+#include "proxy/base/log.h"
+#include "proxy/base/mem.h"
+
+#include <assert.h>
+#include <stdio.h>
+
+struct link {
+    const struct route_source *source;
+    void *state;
+};
+
+struct router {
+    const struct env *env;
+    size_t active_count; /* requests under way */
+    size_t count;
+    struct link links[];
+};
+
+static const struct route_source *const known_sources[] = {&route_source_redis, &route_source_file};
+
+static bool open_link(struct link *link, const char *name, const struct env *env, struct err *err);
+static bool arm_deadline(struct route_request *request);
+static void on_deadline(uv_timer_t *timer);
+static void timer_closed(uv_handle_t *handle);
+static void ask_source(struct turn_task *task);
+static void give_answer(struct turn_task *task);
+static void judge(struct route_request *request, const struct route *found);
+static void next_source(struct route_request *request);
+static void post(struct route_request *request, void (*run)(struct turn_task *task));
+static void leave(struct route_request *request);
+
+static struct route_request *request_of(struct turn_task *task)
+{
+    return (struct route_request *)((char *)task - offsetof(struct route_request, task));
+}
+
+struct router *router_open(const struct env *env, struct err *err)
+{
+    const struct conf_words *names = &env->conf->route.sources;
+    struct router *router;
+
+    if (names->count == 0) {
+        err_set(err, ERR_CONFIG, "route: no source is named");
+        return NULL;
+    }
+    router = mem_new(sizeof *router + names->count * sizeof router->links[0]);
+    if (router == NULL) {
+        err_set(err, ERR_INTERNAL, "route: no memory");
+        return NULL;
+    }
+    router->env = env;
+    for (size_t i = 0; i < names->count; i++) {
+        if (!open_link(&router->links[i], names->items[i], env, err)) {
+            router_close(&router);
+            return NULL;
+        }
+        router->count++;
+    }
+    return router;
+}
+
+static bool open_link(struct link *link, const char *name, const struct env *env, struct err *err)
+{
+    for (size_t i = 0; i < sizeof known_sources / sizeof known_sources[0]; i++) {
+        if (strcmp(known_sources[i]->name, name) != 0)
+            continue;
+        link->source = known_sources[i];
+        link->state = link->source->open(env, err);
+        return link->state != NULL;
+    }
+    return err_set(err, ERR_CONFIG, "route: there is no source \"%s\"", name);
+}
+
+void router_find(struct router *router, struct route_request *request)
+{
+    assert(!request->active);
+    request->router = router;
+    request->source_index = 0;
+    request->operation = NULL;
+    request->err = (struct err){0};
+    request->task = (struct turn_task){0};
+    request->active = true;
+    router->active_count++;
+    if (arm_deadline(request))
+        post(request, ask_source);
+    else
+        post(request, give_answer);
+}
+
+void router_cancel(struct route_request *request)
+{
+    struct link *link;
+
+    if (!request->active)
+        return;
+    link = &request->router->links[request->source_index];
+    if (request->task.link == NULL) /* nothing posted: a source is at work */
+        link->source->cancel(link->state, request);
+    leave(request);
+}
+
+void router_close(struct router **router)
+{
+    struct router *r = *router;
+
+    *router = NULL;
+    if (r == NULL)
+        return;
+    assert(r->active_count == 0);
+    for (size_t i = 0; i < r->count; i++)
+        r->links[i].source->close(r->links[i].state);
+    mem_free(r);
+}
+
+void route_source_answer(struct route_request *request, enum route_verdict verdict,
+                         const struct route *route, const struct err *err)
+{
+    assert(request->active && request->task.link == NULL);
+    switch (verdict) {
+    case ROUTE_FOUND:
+        judge(request, route);
+        break;
+    case ROUTE_UNKNOWN_USER:
+        next_source(request);
+        return;
+    case ROUTE_FAILED:
+        /* Whatever went wrong, the user is told to come back: a failure must never look like "no such user". */
+        err_set(&request->err, ERR_UNAVAILABLE, "%s", err->text);
+        break;
+    }
+    post(request, give_answer);
+}
+
+/* Decides what a found route means. A disabled user needs no shard, so that comes first. */
+static void judge(struct route_request *request, const struct route *found)
+{
+    struct route *route = &request->route;
+    struct log_line line;
+
+    *route = *found;
+    if (route->backend_user[0] == '\0' &&
+        (size_t)snprintf(route->backend_user, sizeof route->backend_user, "%s", request->user) >=
+            sizeof route->backend_user) {
+        err_set(&request->err, ERR_UNAVAILABLE, "route: the user's name is too long");
+        return;
+    }
+    if (route->state == ROUTE_DISABLED) {
+        err_set(&request->err, ERR_ADMIN, "route: the user is disabled");
+        return;
+    }
+    if (route->state == ROUTE_MOVING) {
+        err_set(&request->err, ERR_UNAVAILABLE, "route: the user is being moved");
+        return;
+    }
+    if (conf_find_shard(request->router->env->conf, route->shard) != NULL)
+        return;
+    err_set(&request->err, ERR_UNAVAILABLE, "route: shard %s is not configured", route->shard);
+    log_begin(&line, LOG_LEVEL_ERROR, "route to unknown shard");
+    log_text(&line, "user", request->user);
+    log_text(&line, "shard", route->shard);
+    log_write(&line);
+}
+
+static void next_source(struct route_request *request)
+{
+    if (++request->source_index < request->router->count) {
+        post(request, ask_source);
+        return;
+    }
+    err_set(&request->err, ERR_ADMIN, "route: no source knows the user");
+    post(request, give_answer);
+}
+
+static void post(struct route_request *request, void (*run)(struct turn_task *task))
+{
+    request->task.run = run;
+    turn_post(request->router->env->turn, &request->task);
+}
+
+static void ask_source(struct turn_task *task)
+{
+    struct route_request *request = request_of(task);
+    struct link *link = &request->router->links[request->source_index];
+
+    link->source->find(link->state, request);
+}
+
+static void give_answer(struct turn_task *task)
+{
+    struct route_request *request = request_of(task);
+    struct route route = request->route; /* copies: the owner may reuse or free the request */
+    struct err err = request->err;
+
+    leave(request);
+    request->on_answer(request, err.kind == ERR_NONE ? &route : NULL, &err);
+}
+
+/* The end of a request, answered or cancelled: nothing of ours points at it afterwards. */
+static void leave(struct route_request *request)
+{
+    turn_cancel(request->router->env->turn, &request->task);
+    if (request->deadline != NULL)
+        uv_close((uv_handle_t *)request->deadline, timer_closed);
+    request->deadline = NULL;
+    request->active = false;
+    request->router->active_count--;
+}
+
+/* The timer is an object of its own because it outlives the request by the turn that uv_close takes. */
+static bool arm_deadline(struct route_request *request)
+{
+    const struct env *env = request->router->env;
+
+    request->deadline = mem_new(sizeof *request->deadline);
+    if (request->deadline == NULL)
+        return err_set(&request->err, ERR_INTERNAL, "route: no memory for a look-up");
+    uv_timer_init(env->loop, request->deadline); /* cannot fail */
+    request->deadline->data = request;
+    uv_timer_start(request->deadline, on_deadline, env->conf->route.timeout, 0);
+    return true;
+}
+
+static void timer_closed(uv_handle_t *handle)
+{
+    mem_free(handle);
+}
+
+static void on_deadline(uv_timer_t *timer)
+{
+    struct route_request *request = timer->data;
+    struct link *link = &request->router->links[request->source_index];
+
+    if (request->task.link != NULL && request->task.run == give_answer)
+        return; /* the answer is already on its way */
+    if (request->task.link == NULL)
+        link->source->cancel(link->state, request);
+    err_set(&request->err, ERR_UNAVAILABLE, "route: no answer within %llu ms",
+            (unsigned long long)request->router->env->conf->route.timeout);
+    turn_cancel(request->router->env->turn, &request->task);
+    post(request, give_answer);
+}

@@ -1,0 +1,459 @@
+"""
+Real servers for the tests and the demo: slapd, redis-server, Dovecot and imapmux, each on free ports of the loopback
+address, each in a folder of its own below the one it is given. A server is running when its constructor returns, and
+is ended by its process id; several checkouts can run side by side.
+"""
+import os
+import pathlib
+import pwd
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+HOST = "127.0.0.1"
+POLL_SECONDS = 0.02
+START_SECONDS = 30
+LDAP_BASE = "dc=example,dc=org"
+MASTER_USER, MASTER_PASSWORD = "proxymaster", "master-secret"
+
+
+class ServerError(Exception):
+    """A server did not start, or did not end as it should."""
+
+
+_ports_given = set()
+
+
+def free_port():
+    """A port that nobody listens on now, and that this process has not given out before."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind((HOST, 0))
+            port = probe.getsockname()[1]
+        if port not in _ports_given:
+            _ports_given.add(port)
+            return port
+
+
+def wait_for(condition, what, seconds=START_SECONDS):
+    """Polls until `condition` returns something true, and returns that."""
+    deadline = time.monotonic() + seconds
+    while True:
+        result = condition()
+        if result:
+            return result
+        if time.monotonic() > deadline:
+            raise ServerError(f"waited {seconds} s in vain: {what}")
+        time.sleep(POLL_SECONDS)
+
+
+def accepts(port):
+    try:
+        socket.create_connection((HOST, port), timeout=1).close()
+        return True
+    except OSError:
+        return False
+
+
+def make_certificate(folder, name="server", hosts=("localhost",), addresses=(HOST,)):
+    """A self-made EC P-256 certificate: paths of the certificate and of its key."""
+    folder = pathlib.Path(folder)
+    chain, key = folder / f"{name}.crt", folder / f"{name}.key"
+    names = [f"DNS:{host}" for host in hosts] + [f"IP:{address}" for address in addresses]
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                    "-days", "30", "-subj", f"/CN={hosts[0]}", "-addext", "subjectAltName=" + ",".join(names),
+                    "-keyout", str(key), "-out", str(chain)], check=True, capture_output=True)
+    return chain, key
+
+
+class Server:
+    """One process in the foreground. Subclasses write their files in `prepare` and say what to run in `command`."""
+
+    name = "server"
+    stop_signal = signal.SIGTERM
+    stop_seconds = 10
+
+    def __init__(self, folder, **options):
+        self.folder = pathlib.Path(folder)
+        self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self.process = None
+        self.prepare(**options)
+        self.start()
+
+    def prepare(self):
+        pass
+
+    def command(self):
+        raise NotImplementedError
+
+    def ports(self):
+        raise NotImplementedError
+
+    def start(self):
+        with open(self.folder / "output.log", "ab") as output:
+            self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                                            cwd=self.folder, start_new_session=True)
+        try:
+            wait_for(self.ready, f"{self.name} to answer on {self.ports()}")
+        except ServerError:
+            self.stop()
+            raise
+
+    def ready(self):
+        if self.process.poll() is not None:
+            raise ServerError(f"{self.name} ended with {self.process.returncode}: {self.output()[-2000:]}")
+        return all(accepts(port) for port in self.ports())
+
+    def output(self):
+        path = self.folder / "output.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def pause(self):
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+    def resume(self):
+        os.kill(self.process.pid, signal.SIGCONT)
+
+    def stop(self):
+        """Ends the process and returns its exit status; harmless when it has ended."""
+        if self.process is None:
+            return None
+        if self.process.poll() is None:
+            self.resume()
+            self.process.send_signal(self.stop_signal)
+        try:
+            self.process.wait(self.stop_seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        status, self.process = self.process.returncode, None
+        return status
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+
+class Slapd(Server):
+    """OpenLDAP with inetOrgPerson entries uid=NAME,ou=people,dc=example,dc=org; `users` maps names to passwords."""
+
+    name = "slapd"
+
+    def prepare(self, users):
+        self.port = free_port()
+        self.uri = f"ldap://{HOST}:{self.port}"
+        (self.folder / "db").mkdir()
+        self._conf().write_text(f"""\
+include /etc/ldap/schema/core.schema
+include /etc/ldap/schema/cosine.schema
+include /etc/ldap/schema/inetorgperson.schema
+modulepath /usr/lib/ldap
+moduleload back_mdb
+pidfile {self.folder}/slapd.pid
+access to attrs=userPassword by anonymous auth by * none
+access to * by * read
+database mdb
+suffix "{LDAP_BASE}"
+rootdn "cn=admin,{LDAP_BASE}"
+rootpw admin-secret
+directory {self.folder}/db
+maxsize 67108864
+index uid eq
+""")
+        entries = [f"dn: {LDAP_BASE}\nobjectClass: dcObject\nobjectClass: organization\no: Example\ndc: example\n",
+                   f"dn: ou=people,{LDAP_BASE}\nobjectClass: organizationalUnit\nou: people\n"]
+        entries += [f"dn: uid={name},ou=people,{LDAP_BASE}\nobjectClass: inetOrgPerson\nuid: {name}\ncn: {name}\n"
+                    f"sn: {name}\nuserPassword: {password}\n" for name, password in users.items()]
+        subprocess.run(["/usr/sbin/slapadd", "-q", "-f", str(self._conf())], input="\n".join(entries).encode(),
+                       check=True, capture_output=True)
+
+    def _conf(self):
+        return self.folder / "slapd.conf"
+
+    def ports(self):
+        return [self.port]
+
+    def command(self):
+        return ["/usr/sbin/slapd", "-d", "0", "-f", str(self._conf()), "-h", self.uri]
+
+
+class Redis(Server):
+    """redis-server without persistence."""
+
+    name = "redis-server"
+
+    def prepare(self):
+        self.port = free_port()
+        self.address = f"{HOST}:{self.port}"
+
+    def ports(self):
+        return [self.port]
+
+    def command(self):
+        return ["redis-server", "--bind", HOST, "--port", str(self.port), "--save", "", "--appendonly", "no",
+                "--dir", str(self.folder)]
+
+    def call(self, *words):
+        """Sends one command and returns the first line of the answer."""
+        return self.call_all([words])[0]
+
+    def call_all(self, commands):
+        """Sends simple commands (those with answers of one line) together; returns their answers."""
+        request = b""
+        for words in commands:
+            request += b"*%d\r\n" % len(words)
+            request += b"".join(b"$%d\r\n%s\r\n" % (len(word.encode()), word.encode()) for word in words)
+        with socket.create_connection((HOST, self.port), timeout=10) as connection:
+            connection.sendall(request)
+            stream = connection.makefile("rb")
+            answers = [stream.readline().decode().rstrip() for _ in commands]
+        for answer in answers:
+            if answer.startswith("-"):
+                raise ServerError(f"redis: {answer}")
+        return answers
+
+    def route(self, shards, prefix="imapmux:"):
+        """Tells where mailboxes are: `shards` maps user names to shard names."""
+        self.call_all([("HSET", f"{prefix}user:{{{user}}}", "shard", shard) for user, shard in shards.items()])
+
+
+class Dovecot(Server):
+    """
+    Dovecot 2.3 as a store, with all its IMAP extensions. Any user may log in with one of `users`' passwords, or by way
+    of the master user: AUTHENTICATE PLAIN with an authorization identity, or the name user*proxymaster.
+    """
+
+    name = "dovecot"
+
+    def prepare(self, users, certificate=None, greeting="store ready."):
+        self.port = free_port()
+        self.tls_port = free_port() if certificate else None
+        self.address = f"{HOST}:{self.port}"
+        self.mail = self.folder / "mail"
+        self.mail.mkdir()
+        (self.folder / "users").write_text("".join(f"{name}:{{PLAIN}}{word}::::::\n" for name, word in users.items()))
+        (self.folder / "masters").write_text(f"{MASTER_USER}:{{PLAIN}}{MASTER_PASSWORD}::::::\n")
+        for path in ("users", "masters"):
+            os.chmod(self.folder / path, 0o644)
+        root = os.getuid() == 0
+        mail_user = "nobody" if root else pwd.getpwuid(os.getuid()).pw_name
+        self.internal_user, self.login_user = ("dovecot", "dovenull") if root else (mail_user, mail_user)
+        entry = pwd.getpwnam(mail_user)
+        if root:
+            os.chown(self.mail, entry.pw_uid, entry.pw_gid)
+        self._conf().write_text(self._settings(entry, greeting, certificate))
+
+    def _conf(self):
+        return self.folder / "dovecot.conf"
+
+    def _settings(self, mail_user, greeting, certificate):
+        tls = "ssl = no\n"
+        if certificate:
+            tls = f"ssl = yes\nssl_cert = <{certificate[0]}\nssl_key = <{certificate[1]}\nssl_dh =\n"
+        tls_listener = f"inet_listener imaps {{\n address = {HOST}\n port = {self.tls_port or 0}\n ssl = yes\n }}"
+        return f"""\
+base_dir = {self.folder}/run
+state_dir = {self.folder}/state
+log_path = {self.folder}/dovecot.log
+protocols = imap
+listen = {HOST}
+login_greeting = {greeting}
+default_internal_user = {self.internal_user}
+default_internal_group = {_group_of(self.internal_user)}
+default_login_user = {self.login_user}
+{tls}
+disable_plaintext_auth = no
+auth_mechanisms = plain login
+auth_master_user_separator = *
+auth_failure_delay = 0
+auth_verbose = yes
+login_trusted_networks = 127.0.0.0/8
+mail_max_userip_connections = 10000
+mail_uid = {mail_user.pw_uid}
+mail_gid = {mail_user.pw_gid}
+first_valid_uid = 1
+first_valid_gid = 1
+mail_home = {self.mail}/%u
+mail_location = sdbox:~/sdbox
+mail_plugins = acl quota notify
+mail_attribute_dict = file:%h/attributes
+mail_fsync = never
+imap_metadata = yes
+imap_id_send = name *
+default_process_limit = 2000
+default_client_limit = 20000
+default_vsz_limit = 0
+passdb {{
+  driver = passwd-file
+  args = {self.folder}/masters
+  master = yes
+  result_success = continue
+}}
+passdb {{
+  driver = passwd-file
+  args = scheme=PLAIN username_format=%u {self.folder}/users
+}}
+userdb {{
+  driver = static
+  args = uid={mail_user.pw_uid} gid={mail_user.pw_gid} home={self.mail}/%u allow_all_users=yes
+}}
+namespace inbox {{
+  inbox = yes
+  separator = /
+}}
+protocol imap {{
+  mail_plugins = $mail_plugins imap_acl imap_quota
+}}
+plugin {{
+  acl = vfile
+  quota = count:User quota
+  quota_vsizes = yes
+  quota_rule = *:storage=1G
+  quota_max_mail_size = 0
+}}
+service imap-login {{
+  chroot =
+  service_count = 0
+  process_min_avail = 1
+  inet_listener imap {{
+    address = {HOST}
+    port = {self.port}
+  }}
+  {tls_listener}
+}}
+service anvil {{
+  chroot =
+  unix_listener anvil-auth-penalty {{
+    mode = 0
+  }}
+}}
+service stats {{
+  chroot =
+}}
+"""
+
+    def ports(self):
+        return [port for port in (self.port, self.tls_port) if port]
+
+    def command(self):
+        return ["/usr/sbin/dovecot", "-F", "-c", str(self._conf())]
+
+    def output(self):
+        log = self.folder / "dovecot.log"
+        return super().output() + (log.read_text(errors="replace") if log.exists() else "")
+
+
+def _group_of(user):
+    import grp
+    return grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
+
+
+class Imapmux(Server):
+    """
+    The proxy, with the text of its proxy.conf. Lines of its log are kept as they come. `stop` insists on an orderly
+    end: exit status 0 and not a word from a sanitizer.
+    """
+
+    name = "imapmux"
+    stop_seconds = 60
+    log_field = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\S*)')
+
+    def prepare(self, configuration, ports, binary=None):
+        self.binary = pathlib.Path(binary or os.environ.get("IMAPMUX") or REPOSITORY / "build/imapmux").resolve()
+        if not self.binary.exists():
+            raise ServerError(f"{self.binary} is not there: run make first, or set IMAPMUX")
+        self._ports = ports
+        self.lines = []
+        self._changed = threading.Condition()
+        self._reader = None
+        (self.folder / "proxy.conf").write_text(configuration)
+
+    def ports(self):
+        return self._ports
+
+    def command(self):
+        return [str(self.binary), "-c", str(self.folder / "proxy.conf")]
+
+    def start(self):
+        environment = dict(os.environ)
+        environment.setdefault("ASAN_OPTIONS", "detect_leaks=1:abort_on_error=0")
+        environment.setdefault("UBSAN_OPTIONS", "print_stacktrace=1:halt_on_error=1")
+        self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                        stderr=subprocess.PIPE, env=environment, cwd=self.folder,
+                                        start_new_session=True)
+        self._reader = threading.Thread(target=self._read, args=(self.process.stderr,), daemon=True)
+        self._reader.start()
+        try:
+            self.wait_for_event("ready")
+        except ServerError:
+            super().stop()
+            raise
+
+    def _read(self, stream):
+        for line in stream:
+            with self._changed:
+                self.lines.append(line.decode(errors="replace").rstrip("\n"))
+                self._changed.notify_all()
+        with self._changed:
+            self.lines.append("")
+            self._changed.notify_all()
+
+    def events(self, name=None):
+        """The log so far as dictionaries, those with this event only."""
+        found = []
+        for line in list(self.lines):
+            fields = {key: value.strip('"') for key, value in self.log_field.findall(line)}
+            if "event" in fields and name in (None, fields["event"]):
+                found.append(fields)
+        return found
+
+    def wait_for_event(self, name, seconds=START_SECONDS):
+        """The first event of this name, as soon as it is logged."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.events(name) or self.process.poll() is not None, seconds)
+            found = self.events(name)
+        if not found:
+            raise ServerError(f"imapmux did not log event={name}:\n{self.output()[-4000:]}")
+        return found[0]
+
+    def output(self):
+        return "\n".join(self.lines)
+
+    def stop(self):
+        if self.process is None:
+            return None
+        stream = self.process.stderr
+        status = super().stop()
+        self._reader.join(10)
+        stream.close()
+        output = self.output()
+        if re.search(r"Sanitizer|runtime error:", output):
+            raise ServerError(f"a sanitizer reports:\n{output[-8000:]}")
+        if status != 0:
+            raise ServerError(f"imapmux ended with {status}:\n{output[-4000:]}")
+        return status
+
+
+class Folder:
+    """A temporary folder that other users may walk through (Dovecot's processes run as several)."""
+
+    def __init__(self, prefix="imapmux-"):
+        import tempfile
+        self.path = pathlib.Path(tempfile.mkdtemp(prefix=prefix))
+        self.path.chmod(0o755)
+
+    def remove(self):
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def __enter__(self):
+        return self.path
+
+    def __exit__(self, *_):
+        self.remove()

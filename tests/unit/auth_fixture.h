@@ -1,0 +1,121 @@
+/* A loop, a configuration and a chain for the tests of auth/; one request at a time or many. */
+#ifndef IMAPMUX_TESTS_AUTH_FIXTURE_H
+#define IMAPMUX_TESTS_AUTH_FIXTURE_H
+
+#include "auth/auth.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+/* after its friends */
+#include <cmocka.h>
+
+static char no_text[] = "";
+
+struct fixture {
+    uv_loop_t loop;
+    struct turn turn;
+    struct conf conf;
+    struct counters counters;
+    struct env env;
+    struct auth *auth;
+    char *source_names[2];
+    struct err open_err;
+};
+
+struct login {
+    struct auth_request request;
+    struct secret password;
+    struct err err;
+    unsigned answer_count;
+};
+
+static inline void fixture_init(struct fixture *f)
+{
+    memset(f, 0, sizeof *f);
+    uv_loop_init(&f->loop);
+    turn_init(&f->turn, &f->loop);
+    f->env = (struct env){&f->loop, &f->turn, &f->conf, &f->counters};
+    f->conf.auth.sources.items = f->source_names;
+    f->conf.auth.timeout = 10000;
+    f->conf.passwd.file = no_text;
+    f->conf.ldap.ca_file = f->conf.ldap.bind_dn = f->conf.ldap.base = no_text;
+    f->conf.ldap.filter = f->conf.ldap.dn_template = no_text;
+    f->conf.ldap.connect_timeout = 3000;
+    f->conf.ldap.timeout = 5000;
+    f->conf.ldap.search_handles = 1;
+    f->conf.ldap.bind_handles = 4;
+    f->conf.ldap.max_queue = 1024;
+}
+
+static inline void fixture_source(struct fixture *f, char *name)
+{
+    f->source_names[f->conf.auth.sources.count++] = name;
+}
+
+static inline void fixture_open(struct fixture *f)
+{
+    f->auth = auth_open(&f->env, &f->open_err);
+    if (f->auth == NULL)
+        print_message("auth_open: %s\n", f->open_err.text);
+    assert_non_null(f->auth);
+}
+
+/* Closes all and runs the loop dry: what is left open or allocated is a bug. */
+static inline void fixture_release(struct fixture *f)
+{
+    auth_close(&f->auth);
+    assert_null(f->auth);
+    uv_run(&f->loop, UV_RUN_DEFAULT);
+    turn_release(&f->turn);
+    uv_run(&f->loop, UV_RUN_DEFAULT);
+    assert_int_equal(uv_loop_close(&f->loop), 0);
+}
+
+static inline void login_answered(struct auth_request *request, const struct err *err)
+{
+    struct login *login = request->owner;
+
+    login->err = *err;
+    login->answer_count++;
+    secret_release(&login->password); /* borrowed only until now */
+}
+
+static inline void login_start(struct fixture *f, struct login *login, const char *user,
+                               const char *password)
+{
+    memset(login, 0, sizeof *login);
+    assert_true(secret_set(&login->password, span_of(password)));
+    login->request.user = user;
+    login->request.password = &login->password;
+    login->request.on_answer = login_answered;
+    login->request.owner = login;
+    auth_verify(f->auth, &login->request);
+    assert_int_equal(login->answer_count, 0);
+}
+
+static inline void login_wait(struct fixture *f, struct login *login)
+{
+    while (login->answer_count == 0)
+        uv_run(&f->loop, UV_RUN_ONCE);
+    assert_int_equal(login->answer_count, 1);
+}
+
+static inline void login_cancel(struct login *login)
+{
+    auth_cancel(&login->request);
+    secret_release(&login->password);
+}
+
+static inline enum err_kind login_result(struct fixture *f, const char *user, const char *password)
+{
+    struct login login;
+
+    login_start(f, &login, user, password);
+    login_wait(f, &login);
+    return login.err.kind;
+}
+
+#endif

@@ -1,0 +1,202 @@
+/* The chain, with two sources of our own in the place of passwd and ldap. */
+#include "tests/unit/auth_fixture.h"
+
+struct fake {
+    enum auth_verdict verdict;
+    enum err_kind kind;
+    bool at_once, silent;
+    unsigned asked, cancelled, closed;
+    struct auth_request *request;
+};
+
+static struct fake fakes[2];
+static bool open_fails;
+
+static void fake_answer(struct fake *fake, struct auth_request *request)
+{
+    struct err err = {0};
+
+    err_set(&err, fake->kind, "fake");
+    auth_source_answer(request, fake->verdict, &err);
+}
+
+static void *fake_open(size_t i, struct err *err)
+{
+    if (open_fails && i == 1) {
+        err_set(err, ERR_CONFIG, "fake");
+        return NULL;
+    }
+    return &fakes[i];
+}
+
+static void *first_open(const struct env *env, struct err *err)
+{
+    (void)env;
+    return fake_open(0, err);
+}
+
+static void *second_open(const struct env *env, struct err *err)
+{
+    (void)env;
+    return fake_open(1, err);
+}
+
+static void fake_verify(void *state, struct auth_request *request)
+{
+    struct fake *fake = state;
+
+    fake->asked++;
+    if (fake->at_once) {
+        fake_answer(fake, request);
+        return;
+    }
+    fake->request = request;
+    request->operation = fake;
+}
+
+static void fake_cancel(void *state, struct auth_request *request)
+{
+    struct fake *fake = state;
+
+    assert_ptr_equal(request->operation, fake);
+    fake->cancelled++;
+    fake->request = NULL;
+}
+
+static void fake_close(void *state)
+{
+    ((struct fake *)state)->closed++;
+}
+
+const struct auth_source auth_source_passwd = {"passwd", first_open, fake_verify, fake_cancel,
+                                               fake_close};
+const struct auth_source auth_source_ldap = {"ldap", second_open, fake_verify, fake_cancel,
+                                             fake_close};
+
+static char first_name[] = "passwd", second_name[] = "ldap", third_name[] = "nobody";
+
+static void setup(struct fixture *f, struct fake first, struct fake second)
+{
+    fakes[0] = first;
+    fakes[1] = second;
+    fixture_init(f);
+    fixture_source(f, first_name);
+    fixture_source(f, second_name);
+    fixture_open(f);
+}
+
+static void answers_follow_the_order(void **state)
+{
+    static const struct {
+        enum auth_verdict first, second;
+        enum err_kind first_kind, second_kind, answer;
+        unsigned second_asked;
+    } cases[] = {
+        {AUTH_VERIFIED, AUTH_REFUSED, ERR_NONE, ERR_CREDENTIALS, ERR_NONE, 0},
+        {AUTH_REFUSED, AUTH_VERIFIED, ERR_EXPIRED, ERR_NONE, ERR_EXPIRED, 0},
+        {AUTH_UNKNOWN_USER, AUTH_VERIFIED, ERR_NONE, ERR_NONE, ERR_NONE, 1},
+        {AUTH_UNKNOWN_USER, AUTH_UNKNOWN_USER, ERR_NONE, ERR_NONE, ERR_CREDENTIALS, 1},
+        {AUTH_UNKNOWN_USER, AUTH_REFUSED, ERR_NONE, ERR_ADMIN, ERR_ADMIN, 1},
+        {AUTH_FAILED, AUTH_VERIFIED, ERR_UNAVAILABLE, ERR_NONE, ERR_NONE, 1},
+        {AUTH_FAILED, AUTH_REFUSED, ERR_UNAVAILABLE, ERR_CREDENTIALS, ERR_CREDENTIALS, 1},
+        {AUTH_FAILED, AUTH_UNKNOWN_USER, ERR_UNAVAILABLE, ERR_NONE, ERR_UNAVAILABLE, 1},
+        {AUTH_FAILED, AUTH_FAILED, ERR_UNAVAILABLE, ERR_INTERNAL, ERR_UNAVAILABLE, 1},
+        {AUTH_UNKNOWN_USER, AUTH_FAILED, ERR_NONE, ERR_INTERNAL, ERR_INTERNAL, 1},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct fixture f;
+
+        setup(
+            &f,
+            (struct fake){.verdict = cases[i].first, .kind = cases[i].first_kind, .at_once = true},
+            (struct fake){
+                .verdict = cases[i].second, .kind = cases[i].second_kind, .at_once = true});
+        assert_int_equal(login_result(&f, "ann", "x"), cases[i].answer);
+        assert_int_equal(fakes[1].asked, cases[i].second_asked);
+        fixture_release(&f);
+        assert_int_equal(fakes[0].closed + fakes[1].closed, 2);
+    }
+}
+
+static void late_answer_is_told(void **state)
+{
+    struct fixture f;
+    struct login login;
+
+    (void)state;
+    setup(&f, (struct fake){.verdict = AUTH_VERIFIED}, (struct fake){0});
+    login_start(&f, &login, "ann", "x");
+    fake_answer(&fakes[0], fakes[0].request);
+    assert_int_equal(login.answer_count, 0);
+    login_wait(&f, &login);
+    assert_int_equal(login.err.kind, ERR_NONE);
+    fixture_release(&f);
+}
+
+static void deadline_cancels_the_source(void **state)
+{
+    struct fixture f;
+
+    (void)state;
+    setup(&f, (struct fake){.verdict = AUTH_UNKNOWN_USER, .at_once = true}, (struct fake){0});
+    f.conf.auth.timeout = 5;
+    assert_int_equal(login_result(&f, "ann", "x"), ERR_UNAVAILABLE);
+    assert_int_equal(fakes[0].cancelled, 0);
+    assert_int_equal(fakes[1].cancelled, 1);
+    fixture_release(&f);
+}
+
+static void no_answer_after_cancel(void **state)
+{
+    (void)state;
+    for (unsigned step = 0; step < 3;
+         step++) { /* while asked, with its answer on the way, at once */
+        struct fixture f;
+        struct login login;
+
+        setup(&f, (struct fake){.verdict = AUTH_VERIFIED, .at_once = step == 2}, (struct fake){0});
+        login_start(&f, &login, "ann", "x");
+        if (step == 1)
+            fake_answer(&fakes[0], fakes[0].request);
+        login_cancel(&login);
+        auth_cancel(&login.request);
+        assert_int_equal(fakes[0].cancelled, step == 0);
+        fixture_release(&f);
+        assert_int_equal(login.answer_count, 0);
+    }
+}
+
+static void open_refuses(void **state)
+{
+    struct fixture f;
+
+    (void)state;
+    memset(fakes, 0, sizeof fakes);
+    fixture_init(&f);
+    fixture_source(&f, first_name);
+    fixture_source(&f, third_name);
+    assert_null(auth_open(&f.env, &f.open_err));
+    assert_int_equal(f.open_err.kind, ERR_CONFIG);
+    assert_int_equal(fakes[0].closed, 1);
+    f.source_names[1] = second_name;
+    open_fails = true;
+    assert_null(auth_open(&f.env, &f.open_err));
+    assert_int_equal(fakes[0].closed, 2);
+    open_fails = false;
+    fixture_release(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(answers_follow_the_order),
+        cmocka_unit_test(late_answer_is_told),
+        cmocka_unit_test(deadline_cancels_the_source),
+        cmocka_unit_test(no_answer_after_cancel),
+        cmocka_unit_test(open_refuses),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,413 @@
+/* The reading of proxy.conf: what a good file becomes, and what is said of bad ones, to the line. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "proxy/base/conf.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+static char folder[64];
+
+static const char *path_of(const char *name)
+{
+    static char path[2][128];
+    static int turn;
+
+    turn = !turn;
+    snprintf(path[turn], sizeof path[turn], "%s/%s", folder, name);
+    return path[turn];
+}
+
+static void put(const char *name, const char *text)
+{
+    FILE *file = fopen(path_of(name), "w");
+
+    assert_non_null(file);
+    assert_true(fputs(text, file) >= 0);
+    assert_int_equal(fclose(file), 0);
+}
+
+static struct conf *open_text(const char *text, struct err *err)
+{
+    put("proxy.conf", text);
+    return conf_open(path_of("proxy.conf"), err);
+}
+
+/* "FILE:3: ..." or "FILE: ..." is expected with FILE standing for the main file. */
+static void expect_error(const char *text, const char *expected)
+{
+    struct err err;
+    char whole[512];
+    struct conf *conf = open_text(text, &err);
+
+    assert_null(conf);
+    assert_int_equal(err.kind, ERR_CONFIG);
+    snprintf(whole, sizeof whole, "%s%s", path_of("proxy.conf"), expected);
+    assert_string_equal(err.text, whole);
+}
+
+/* Complete but for what a test puts behind it. */
+#define LISTENER "listener l { address = 127.0.0.1:1143 tls = none }\n"
+#define PASSWD   "passwd { file = users }\n"
+#define ROUTE    "route { file = routes }\n"
+#define SHARD    "shard blue { address = store:143 }\n"
+#define GOOD     LISTENER PASSWD ROUTE SHARD
+
+static int make_folder(void **state)
+{
+    (void)state;
+    snprintf(folder, sizeof folder, "/tmp/test_conf.XXXXXX");
+    if (mkdtemp(folder) == NULL)
+        return -1;
+    put("users", "");
+    put("routes", "");
+    return 0;
+}
+
+static int remove_folder(void **state)
+{
+    static const char *const names[] = {"users", "routes", "proxy.conf", "more.conf", "secret"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        unlink(path_of(names[i]));
+    return rmdir(folder);
+}
+
+static void defaults_apply(void **state)
+{
+    struct err err;
+    struct conf *conf = open_text(GOOD, &err);
+
+    (void)state;
+    assert_string_equal(err.text, "");
+    assert_non_null(conf);
+    assert_int_equal(conf->process.workers, 0);
+    assert_int_equal(conf->process.stop_timeout, 30000);
+    assert_int_equal(conf->login.max_line, 8192);
+    assert_int_equal(conf->login.timeout, 60000);
+    assert_int_equal(conf->log.level, LOG_LEVEL_INFO);
+    assert_int_equal(conf->log.line, 0);
+    assert_string_equal(conf->log.title, "");
+    assert_int_equal(conf->auth.sources.count, 1);
+    assert_string_equal(conf->auth.sources.items[0], "passwd");
+    assert_int_equal(conf->capability.add.count, 0);
+    assert_int_equal(conf->shards[0].tls, TLS_STARTTLS);
+    assert_true(conf->shards[0].tls_verify);
+    assert_int_equal(conf->redis.password.len, 0);
+    assert_string_equal(conf->ldap.filter, "(uid=%{user})");
+    assert_string_equal(conf->ldap.ca_file, "");
+    conf_close(&conf);
+    assert_null(conf);
+}
+
+static void values_of_every_kind(void **state)
+{
+    struct err err;
+    struct conf *conf;
+
+    (void)state;
+    setenv("TEST_CONF_GREETING", "hello there", 1);
+    conf =
+        open_text("# comment\n// another\n/* and\n one \"more */\n" GOOD
+                  "process { workers = 4 stop_timeout = \"250ms\" }\n"
+                  "session { idle_timeout = 2h linger_timeout = 5M }\n"
+                  "log { format = json level = 'debug' } # behind\n"
+                  "login { greeting = \"${TEST_CONF_GREETING} # no comment\" max_line = 1k "
+                  "max_literal = 100B }\n"
+                  "ldap { uri = {\n ldap://one, # the first\n \"ldap://two\" // the second\n }\n "
+                  "verify = Off }\n"
+                  "capability { add = { \"X-A\", X-B } remove = {} }\n"
+                  "shard green { address = {a:1, [::1]:2} login = master_suffix master_user = m\n"
+                  " master_password = \"p'#\\\"w\" tls = implicit tls_verify = no}\n",
+                  &err);
+    assert_string_equal(err.text, "");
+    assert_non_null(conf);
+    assert_int_equal(conf->process.workers, 4);
+    assert_int_equal(conf->process.stop_timeout, 250);
+    assert_int_equal(conf->session.idle_timeout, 7200000);
+    assert_int_equal(conf->session.linger_timeout, 300000);
+    assert_int_equal(conf->log.format, LOG_FORMAT_JSON);
+    assert_int_equal(conf->log.level, LOG_LEVEL_DEBUG);
+    assert_int_equal(conf->log.line, 11);
+    assert_string_equal(conf->login.greeting, "hello there # no comment");
+    assert_int_equal(conf->login.max_line, 1024);
+    assert_int_equal(conf->login.max_literal, 100);
+    assert_int_equal(conf->ldap.uri.count, 2);
+    assert_string_equal(conf->ldap.uri.items[0], "ldap://one");
+    assert_string_equal(conf->ldap.uri.items[1], "ldap://two");
+    assert_false(conf->ldap.verify);
+    assert_int_equal(conf->capability.add.count, 2);
+    assert_string_equal(conf->capability.add.items[1], "X-B");
+    assert_int_equal(conf->shard_count, 2);
+    const struct conf_shard *green = conf_find_shard(conf, "green");
+    assert_ptr_equal(green, &conf->shards[1]);
+    assert_int_equal(green->line, 19);
+    assert_string_equal(green->address.items[1], "[::1]:2");
+    assert_string_equal(green->master_password.bytes, "p'#\"w");
+    assert_null(conf_find_shard(conf, "red"));
+    conf_close(&conf);
+}
+
+static void paths_start_from_the_folder_of_the_file(void **state)
+{
+    struct err err;
+    char expected[128];
+    struct conf *conf;
+
+    (void)state;
+    put("secret", "pass word\n\n");
+    conf = open_text(GOOD "redis { password_file = secret }\n", &err);
+    assert_non_null(conf);
+    snprintf(expected, sizeof expected, "%s/users", folder);
+    assert_string_equal(conf->passwd.file, expected);
+    assert_int_equal(conf->redis.password.len, 10);
+    assert_memory_equal(conf->redis.password.bytes, "pass word\n", 10);
+    conf_close(&conf);
+}
+
+static void includes(void **state)
+{
+    struct err err;
+    char expected[256];
+    struct conf *conf;
+
+    (void)state;
+    put("more.conf", "# c\n" SHARD);
+    conf = open_text(LISTENER "include(\"more.conf\")\n" PASSWD ROUTE, &err);
+    assert_string_equal(err.text, "");
+    assert_non_null(conf);
+    assert_int_equal(conf->shards[0].line, 2);
+    assert_int_equal(conf->passwd.line, 3);
+    conf_close(&conf);
+
+    put("more.conf", "# c\n\nshard red {\n tls = maybe\n}\n");
+    assert_null(open_text(GOOD "include(\"more.conf\")\n", &err));
+    snprintf(expected, sizeof expected,
+             "%s:4: setting \"tls\" of shard \"red\": found \"maybe\", expected one of none, "
+             "starttls, implicit",
+             path_of("more.conf"));
+    assert_string_equal(err.text, expected);
+
+    put("more.conf", "\n\nshard red { }\n");
+    assert_null(open_text(GOOD "include(\"more.conf\")\n", &err));
+    snprintf(expected, sizeof expected, "%s:3: shard \"red\": \"address\" is not set",
+             path_of("more.conf"));
+    assert_string_equal(err.text, expected);
+
+    put("more.conf", "include(\"more.conf\")\n");
+    assert_null(open_text("include(\"more.conf\")\n", &err));
+    snprintf(expected, sizeof expected, "%s:1: includes are nested more than 8 deep",
+             path_of("more.conf"));
+    assert_string_equal(err.text, expected);
+}
+
+static void what_is_said_of_bad_files(void **state)
+{
+    static const struct {
+        const char *text, *error;
+    } cases[] = {
+        {"", ": there is no listener section"},
+        {"\n\nfoo = 1\n", ":3: no such option 'foo'"},
+        {"log {\n # c\n foo = 1\n}\n", ":3: no such option 'foo'"},
+        {"log {\n level = loud\n}\n", ":2: setting \"level\" of log: found \"loud\", expected one "
+                                      "of error, warning, info, debug"},
+        {"/* a\n b */\n# c\n\nlistener imaps {\n // d\n tls = foo\n}\n",
+         ":7: setting \"tls\" of listener \"imaps\": found \"foo\", expected one of none, "
+         "starttls, implicit"},
+        {"log { level = info\n level = debug }\n", ":2: setting \"level\" of log appears twice"},
+        {"log { }\n\nlog { }\n" GOOD, ":3: section \"log\" appears twice"},
+        {"auth {\n sources = {\n passwd,\n}\n sources = {ldap}\n}",
+         ":5: setting \"sources\" of auth appears twice"},
+        {"auth {\n sources = {passwd}\n sources = {ldap}\n}",
+         ":3: setting \"sources\" of auth appears twice"},
+        {GOOD "shard blue {\n address = a:1\n}\n", ":5: found duplicate title 'blue'"},
+        {"process { workers = 257 }",
+         ":1: setting \"workers\" of process: found \"257\", expected a number from 0 to 256"},
+        {"process { workers = -1 }",
+         ":1: setting \"workers\" of process: found \"-1\", expected a number from 0 to 256"},
+        {"process { workers = 4x }",
+         ":1: setting \"workers\" of process: found \"4x\", expected a number from 0 to 256"},
+        {"process { workers = \"\" }",
+         ":1: setting \"workers\" of process: found \"\", expected a number from 0 to 256"},
+        {"process { workers = 99999999999999999999 }",
+         ":1: setting \"workers\" of process: found \"99999999999999999999\", expected a number "
+         "from 0 to 256"},
+        {"process {\n stop_timeout = 30\n}", ":2: setting \"stop_timeout\" of process: found "
+                                             "\"30\", expected a duration from 100ms to 1h"},
+        {"process { stop_timeout = 2h }", ":1: setting \"stop_timeout\" of process: found \"2h\", "
+                                          "expected a duration from 100ms to 1h"},
+        {"process { stop_timeout = 9223372036854775800d }",
+         ":1: setting \"stop_timeout\" of process: found \"9223372036854775800d\", expected a "
+         "duration from 100ms to "
+         "1h"},
+        {"login { max_line = 1X }",
+         ":1: setting \"max_line\" of login: found \"1X\", expected a size from 512B to 64K"},
+        {"login { max_line = 1M }",
+         ":1: setting \"max_line\" of login: found \"1M\", expected a size from 512B to 64K"},
+        {"username { utf8 = maybe }",
+         ":1: setting \"utf8\" of username: found \"maybe\", expected yes or no"},
+        {"login { greeting = \"a\\nb\" }", ":1: setting \"greeting\" of login: found \"a\nb\", "
+                                           "expected text without control characters"},
+        {"log { level debug }", ":1: missing equal sign after option 'level'"},
+        {"log {\n level = debug\n", ":1: the brace that opens here is not closed"},
+        {"log\n", ":2: premature end of file"},
+        {"log {\n level =\n", ":1: the brace that opens here is not closed"},
+        {"}\n", ":1: unexpected closing brace"},
+        {"\nlog {\n level = \"debug\n}\n", ":3: the string that starts here does not end"},
+        {"\nlog { level = 'debug }\n", ":2: the string that starts here does not end"},
+        {"\n/* log { }\n", ":2: the comment that starts here does not end"},
+        {"login { greeting = \"\\9\" }", ":1: write \\xNN instead of an octal escape"},
+        {"listener { }\n", ":1: missing title for section 'listener'"},
+        {"include(a, b)\n", ":1: include takes the name of one file"},
+        {"\ninclude(\"nothing\")\n", ":2: cannot include \"nothing\": No such file or directory"},
+        {"\nlistener l { tls = none }\n", ":2: listener \"l\": \"address\" is not set"},
+        {"listener l {\n address = localhost:993\n}\n",
+         ":1: setting \"address\" of listener \"l\": found \"localhost:993\", expected a numeric "
+         "address with port, "
+         "as in 192.0.2.1:993 or [::]:993"},
+        {"listener l { address = 127.0.0.1:993 }\n",
+         ":1: listener \"l\" speaks TLS, but there is no certificate section"},
+        {"listener l { address = 127.0.0.1:993 proxy_protocol = {10.0.0.0/8, x/9} }\n",
+         ":1: setting \"proxy_protocol\" of listener \"l\": found \"x/9\", expected a network, as "
+         "in 192.0.2.0/24"},
+        {GOOD "certificate c { }\n", ":5: certificate \"c\": \"chain\" is not set"},
+        {GOOD "certificate c { chain = /nowhere }\n",
+         ":5: setting \"chain\" of certificate: /nowhere: No such file or directory"},
+        {GOOD "certificate c { chain = /dev/null key = /tmp }\n",
+         ":5: setting \"key\" of certificate: /tmp: Is a directory"},
+        {GOOD "username { domain_map = { \"a=b\", \"c\" } }\n",
+         ":5: setting \"domain_map\" of username: found \"c\", expected \"from=to\""},
+        {GOOD "auth { sources = {} }\n",
+         ":5: setting \"sources\" of auth: found none, expected passwd, ldap"},
+        {GOOD "auth { sources = {passwd, pam} }\n",
+         ":5: setting \"sources\" of auth: found \"pam\", expected passwd, ldap"},
+        {LISTENER ROUTE SHARD,
+         ": auth asks the source \"passwd\", but \"file\" of passwd is not set"},
+        {GOOD "auth { sources = ldap }\n",
+         ": auth asks the source \"ldap\", but \"uri\" of ldap is not set"},
+        {GOOD "auth { sources = ldap }\nldap { uri = {ldap://h} }\n",
+         ":6: neither \"base\" nor \"dn_template\" of ldap is set"},
+        {GOOD "auth { sources = ldap }\nldap { uri = {http://h} }\n",
+         ":6: setting \"uri\" of ldap: found \"http://h\", expected ldap://, ldaps:// or ldapi://"},
+        {GOOD "ldap { bind_password = a bind_password_file = b }\n",
+         ":5: ldap: both \"bind_password\" and \"bind_password_file\" are set"},
+        {GOOD "ldap { bind_password_file = nothing }\n",
+         ":5: setting \"bind_password_file\" of ldap: nothing: No such file or directory"},
+        {GOOD "ldap { bind_password_file = /dev/null }\n",
+         ":5: setting \"bind_password_file\" of ldap: /dev/null is empty"},
+        {LISTENER PASSWD SHARD,
+         ": route asks the source \"file\", but \"file\" of route is not set"},
+        {LISTENER PASSWD SHARD "route { sources = {} }",
+         ":4: setting \"sources\" of route: found none, expected redis, file"},
+        {LISTENER PASSWD SHARD "route { sources = redis }\nredis { address = here }",
+         ":5: setting \"address\" of redis: found \"here\", expected host:port or unix:/path"},
+        {LISTENER PASSWD ROUTE, ": there is no shard section"},
+        {GOOD "shard \"a b\" { address = h:1 }\n", ":5: found a shard \"a b\", expected a title of "
+                                                   "1 to 63 letters, digits, \".\", \"_\", \"-\""},
+        {GOOD "shard s { address = {h:1, h} }\n",
+         ":5: setting \"address\" of shard \"s\": found \"h\", expected host:port"},
+        {GOOD "shard s { address = h:1 login = master_authzid master_user = m }\n",
+         ":5: shard \"s\" logs in as a master, but \"master_password\" is not set"},
+        {GOOD "shard s { address = h:1 login = master_authzid }\n",
+         ":5: shard \"s\" logs in as a master, but \"master_user\" is not set"},
+        {GOOD "shard s { address = h:1 tls_ca_file = /nowhere }\n",
+         ":5: setting \"tls_ca_file\" of shard: /nowhere: No such file or directory"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct err err;
+
+        expect_error(cases[i].text, cases[i].error);
+        struct conf *conf = open_text(GOOD, &err); /* nothing of a bad file lingers */
+        assert_non_null(conf);
+        conf_close(&conf);
+    }
+}
+
+static void a_file_that_is_not_there(void **state)
+{
+    struct err err;
+
+    (void)state;
+    assert_null(conf_open("/nowhere/proxy.conf", &err));
+    assert_int_equal(err.kind, ERR_CONFIG);
+    assert_string_equal(err.text, "/nowhere/proxy.conf: No such file or directory");
+    assert_null(conf_open("/tmp", &err));
+    assert_string_equal(err.text, "/tmp: Is a directory");
+    assert_null(conf_open("/nowhere/proxy.conf", NULL));
+}
+
+/* Takes away the "#" of hidden lines, and fills in what has no default. */
+static void uncomment(FILE *in, FILE *out)
+{
+    char line[512];
+
+    while (fgets(line, sizeof line, in) != NULL) {
+        char *hash = line + strspn(line, " ");
+
+        if (hash[0] == '#' && hash[1] != ' ')
+            hash[0] = ' ';
+        if (strstr(line, " address = {}") != NULL)
+            fputs("address = 127.0.0.1:1\n", out);
+        else if (strstr(line, " file = \"\"") != NULL || strstr(line, " chain = \"\"") != NULL)
+            fputs(strstr(line, "chain") != NULL ? "chain = /dev/null\n" : "file = /dev/null\n",
+                  out);
+        else
+            fputs(line, out);
+    }
+}
+
+static void printed_defaults_are_a_valid_file(void **state)
+{
+    struct err err;
+    FILE *sample = tmpfile(), *file = fopen(path_of("proxy.conf"), "w");
+
+    (void)state;
+    conf_print_defaults(sample);
+    rewind(sample);
+    uncomment(sample, file);
+    fclose(sample);
+    fclose(file);
+    struct conf *conf = conf_open(path_of("proxy.conf"), &err);
+    assert_string_equal(err.text, "");
+    assert_non_null(conf);
+    assert_int_not_equal(conf->ldap.line, 0);
+    assert_string_equal(conf->shards[0].title, "name");
+    conf_close(&conf);
+}
+
+static void printed_markdown_has_every_section(void **state)
+{
+    char page[65536];
+    FILE *out = fmemopen(page, sizeof page, "w");
+
+    (void)state;
+    conf_print_markdown(out);
+    assert_int_equal(fclose(out), 0);
+#define IS_THERE(section, cardinality, rows, help)                                                 \
+    assert_non_null(strstr(page, "\n## " #section "\n"));
+    SETTINGS_SECTIONS(IS_THERE)
+    assert_non_null(strstr(page, "| `level` | `info` | one of error, warning, info, debug |"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(defaults_apply),
+        cmocka_unit_test(values_of_every_kind),
+        cmocka_unit_test(paths_start_from_the_folder_of_the_file),
+        cmocka_unit_test(includes),
+        cmocka_unit_test(what_is_said_of_bad_files),
+        cmocka_unit_test(a_file_that_is_not_there),
+        cmocka_unit_test(printed_defaults_are_a_valid_file),
+        cmocka_unit_test(printed_markdown_has_every_section),
+    };
+
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
