@@ -17,6 +17,7 @@
 #include <hiredis/async.h>
 #include <stdio.h>
 #include <sys/queue.h>
+#include <sys/socket.h>
 
 enum { RETRY_MIN_MS = 50, ATTEMPT_SPACING_MS = 100 };
 
@@ -100,6 +101,8 @@ static void on_greeted(redisAsyncContext *context, void *reply, void *data);
 static void link_ready(struct redis_link *link);
 static void context_gone(void *data);
 static void link_failed(struct redis_link *link);
+static bool speaks_unasked(redisAsyncContext *context);
+static bool has_leftover(const redisAsyncContext *context);
 static void on_poll(uv_poll_t *poll, int status, int events);
 static void want(struct watch *watch, int events);
 static void want_read(void *data);
@@ -267,11 +270,15 @@ static void on_command_reply(redisAsyncContext *context, void *reply, void *data
     struct redis_link *link = command->link;
     struct err err;
 
-    (void)context;
     TAILQ_REMOVE(&link->sent, command, entry);
     command->sent = false;
     TAILQ_INSERT_TAIL(&link->waiting, command, entry);
-    if (reply != NULL) {
+    if (reply != NULL && has_leftover(context)) { /* then this one may not be ours either */
+        err_set(&link->err, ERR_UNAVAILABLE, "a reply that nobody asked for");
+        err_set(&err, ERR_UNAVAILABLE, "redis: %s", link->err.text);
+        command_answer(command, NULL, &err);
+        redisAsyncFree(context);
+    } else if (reply != NULL) {
         command_answer(command, reply, NULL);
     } else if (link->state == LINK_CLOSED || command->on_reply == NULL) {
         command_free(command);
@@ -537,7 +544,8 @@ static void on_greeted(redisAsyncContext *context, void *reply, void *data)
     if (said == NULL || link->watch == NULL || link->watch->context != context ||
         link->state != LINK_CONNECTING)
         return;
-    if (said->type == REDIS_REPLY_STATUS && said->len == 2 && memcmp(said->str, "OK", 2) == 0) {
+    if (said->type == REDIS_REPLY_STATUS && said->len == 2 && memcmp(said->str, "OK", 2) == 0 &&
+        !has_leftover(context)) {
         if (name[0] == 'S')
             link_ready(link);
         return;
@@ -613,13 +621,34 @@ static void link_failed(struct redis_link *link)
 
 /* The descriptor. */
 
+/*
+ * A reply too many would be taken for the next user's, and hiredis aborts on one when it waits for none. So whatever
+ * comes while nothing is asked, or behind the last reply (has_leftover), ends the connection.
+ */
+static bool speaks_unasked(redisAsyncContext *context)
+{
+    char octet;
+
+    return context->replies.head == NULL && recv(context->c.fd, &octet, 1, MSG_PEEK) > 0;
+}
+
+static bool has_leftover(const redisAsyncContext *context)
+{
+    return context->replies.head == NULL && context->c.reader->pos < context->c.reader->len;
+}
+
 static void on_poll(uv_poll_t *poll, int status, int events)
 {
     struct watch *watch = poll->data;
 
     if (status < 0)
         events = UV_READABLE | UV_WRITABLE; /* hiredis asks the socket what is wrong */
-    if (watch->context != NULL && (events & UV_READABLE) != 0)
+    if ((events & UV_READABLE) != 0 && speaks_unasked(watch->context)) {
+        err_set(&watch->link->err, ERR_UNAVAILABLE, "a reply that nobody asked for");
+        redisAsyncFree(watch->context);
+        return;
+    }
+    if ((events & UV_READABLE) != 0)
         redisAsyncHandleRead(watch->context);
     if (watch->context != NULL && (events & UV_WRITABLE) != 0)
         redisAsyncHandleWrite(watch->context);

@@ -302,7 +302,7 @@ passdb {{
 }}
 userdb {{
   driver = static
-  args = uid={mail_user.pw_uid} gid={mail_user.pw_gid} home={self.mail}/%u allow_all_users=yes
+  args = uid={mail_user.pw_uid} gid={mail_user.pw_gid} home={self.mail}/%u master_user=%u allow_all_users=yes
 }}
 namespace inbox {{
   inbox = yes

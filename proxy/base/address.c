@@ -136,7 +136,8 @@ static bool split(const char *text, char host_out[HOST_MAX], uint16_t *port_out)
 
 static bool is_host(const char *host, bool bracketed)
 {
-    static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+    static const char allowed[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
     struct in6_addr v6;
 
     if (bracketed)

@@ -61,16 +61,16 @@ static int on_include(cfg_t *cfg, cfg_opt_t *opt, int argc, const char **argv);
 static void on_error(cfg_t *cfg, const char *format, va_list args)
     __attribute__((format(printf, 2, 0)));
 
-#define OPT_SCALAR(name)   CFG_STR_CB(name, NULL, CFGF_NODEFAULT, on_value),
-#define OPT_TEXT(name)     OPT_SCALAR(name)
-#define OPT_PATH(name)     OPT_SCALAR(name)
-#define OPT_FLAG(name)     OPT_SCALAR(name)
-#define OPT_NUMBER(name)   OPT_SCALAR(name)
-#define OPT_DURATION(name) OPT_SCALAR(name)
-#define OPT_SIZE(name)     OPT_SCALAR(name)
-#define OPT_CHOICE(name)   OPT_SCALAR(name)
-#define OPT_SECRET(name)   OPT_SCALAR(name) OPT_SCALAR(name "_file")
-#define OPT_WORDS(name)    CFG_STR_LIST_CB(name, NULL, CFGF_NODEFAULT, on_value),
+#define OPT_SCALAR(name)                          CFG_STR_CB(name, NULL, CFGF_NODEFAULT, on_value),
+#define OPT_TEXT(name)                            OPT_SCALAR(name)
+#define OPT_PATH(name)                            OPT_SCALAR(name)
+#define OPT_FLAG(name)                            OPT_SCALAR(name)
+#define OPT_NUMBER(name)                          OPT_SCALAR(name)
+#define OPT_DURATION(name)                        OPT_SCALAR(name)
+#define OPT_SIZE(name)                            OPT_SCALAR(name)
+#define OPT_CHOICE(name)                          OPT_SCALAR(name)
+#define OPT_SECRET(name)                          OPT_SCALAR(name) OPT_SCALAR(name "_file")
+#define OPT_WORDS(name)                           CFG_STR_LIST_CB(name, NULL, CFGF_NODEFAULT, on_value),
 #define OPT(kind, name, default_, min, max, help) OPT_##kind(#name)
 #define OPTS(section, cardinality, rows, help)                                                     \
     static cfg_opt_t opts_of_##section[] = {CFG_STR_LIST_CB(START, "{x}", 0, on_start),            \
@@ -85,7 +85,8 @@ SETTINGS_SECTIONS(OPTS)
 static cfg_opt_t all_opts[] = {SETTINGS_SECTIONS(SEC) CFG_FUNC("include", on_include), CFG_END()};
 
 enum {
-    SEEN = 1 << 24, /* in the flags of a cfg_opt_t, beyond libconfuse's own: has been set in this section */
+    /* In the flags of a cfg_opt_t, beyond libconfuse's own: it has been set in this section. */
+    SEEN = 1 << 24,
     INCLUDE_DEPTH_MAX = 8
 };
 
@@ -96,8 +97,10 @@ static bool parse(struct conf_reader *reader, const char *path);
 static bool parse_text(struct conf_reader *reader, const char *path, char *text, size_t len);
 static bool set_folder(struct conf_reader *reader);
 static struct conf *build(struct conf_reader *reader);
-static bool fill_section(struct conf_reader *reader, const struct conf_section *section, struct conf *conf);
-static bool fill_one(struct conf_reader *reader, const struct conf_section *section, cfg_t *cfg, void *out);
+static bool fill_section(struct conf_reader *reader, const struct conf_section *section,
+                         struct conf *conf);
+static bool fill_one(struct conf_reader *reader, const struct conf_section *section, cfg_t *cfg,
+                     void *out);
 static bool fill_words(const struct conf_row *row, cfg_t *cfg, struct conf_words *words_out);
 static bool fill_secret(struct conf_reader *reader, const struct conf_row *row, cfg_t *cfg,
                         struct secret *secret_out);
@@ -165,7 +168,8 @@ bool conf_fail(struct conf_reader *reader, const char *file, int line, const cha
     return err_set(reader->err, ERR_CONFIG, "%s:%d: %s", file, line, text);
 }
 
-bool conf_fail_in(struct conf_reader *reader, const char *section, size_t index, const char *format, ...)
+bool conf_fail_in(struct conf_reader *reader, const char *section, size_t index, const char *format,
+                  ...)
 {
     char text[sizeof reader->err->text];
     va_list args;
@@ -243,7 +247,8 @@ static int on_include(cfg_t *cfg, cfg_opt_t *opt, int argc, const char **argv)
         return -1;
     }
     if (reader->depth == INCLUDE_DEPTH_MAX) {
-        conf_fail(reader, cfg->filename, cfg->line, "includes are nested more than %d deep", INCLUDE_DEPTH_MAX);
+        conf_fail(reader, cfg->filename, cfg->line, "includes are nested more than %d deep",
+                  INCLUDE_DEPTH_MAX);
         return -1;
     }
     char *path = conf_path(reader->folder, argv[0]);
@@ -251,7 +256,8 @@ static int on_include(cfg_t *cfg, cfg_opt_t *opt, int argc, const char **argv)
     bool ok = path != NULL && parse(reader, path);
     reader->depth--;
     if (!ok)
-        conf_fail(reader, cfg->filename, cfg->line, "cannot include \"%s\": %s", argv[0], strerror(errno));
+        conf_fail(reader, cfg->filename, cfg->line, "cannot include \"%s\": %s", argv[0],
+                  strerror(errno));
     mem_free(path);
     return ok ? 0 : -1;
 }
@@ -268,10 +274,12 @@ static int on_start(cfg_t *cfg, cfg_opt_t *opt, const char *value, void *result)
 }
 
 /* The row of an option; *is_file_out says that it is the `_file` beside a SECRET. */
-static const struct conf_row *find_row(const char *section_name, const char *name, bool *is_file_out)
+static const struct conf_row *find_row(const char *section_name, const char *name,
+                                       bool *is_file_out)
 {
     const struct conf_section *section = conf_sections;
-    size_t len = strlen(name), base_len = len > 5 && strcmp(name + len - 5, "_file") == 0 ? len - 5 : 0;
+    size_t len = strlen(name),
+           base_len = len > 5 && strcmp(name + len - 5, "_file") == 0 ? len - 5 : 0;
 
     while (strcmp(section->name, section_name) != 0)
         section++;
@@ -287,7 +295,7 @@ static const struct conf_row *find_row(const char *section_name, const char *nam
     return NULL;
 }
 
-/* `of listener "imaps"`, or ` of log`. */
+/* `listener "imaps"`, or `log`. */
 static const char *describe(cfg_t *cfg, char out[CONF_EXPECTED_MAX])
 {
     if (cfg->title == NULL)
@@ -313,13 +321,17 @@ static int on_value(cfg_t *cfg, cfg_opt_t *opt, const char *text, void *result)
         return -1;
     }
     opt->flags |= SEEN;
-    bool ok = is_file || row->kind == CONF_KIND_WORDS ? conf_is_text(text)
-                                                      : conf_value_read(row, reader->folder, text, &value);
+    bool ok = true; /* a secret may hold anything, and no message may hold it */
+    if (is_file || row->kind == CONF_KIND_WORDS)
+        ok = conf_is_text(text);
+    else if (row->kind != CONF_KIND_SECRET)
+        ok = conf_value_read(row, reader->folder, text, &value);
     conf_value_release(row, &value);
     conf_expected(row, expected);
     if (!ok) {
-        conf_fail(reader, cfg->filename, cfg->line, "setting \"%s\" of %s: found \"%.60s\", expected %s",
-                  opt->name, describe(cfg, where), text, expected);
+        conf_fail(reader, cfg->filename, cfg->line,
+                  "setting \"%s\" of %s: found \"%.60s\", expected %s", opt->name,
+                  describe(cfg, where), text, expected);
         return -1;
     }
     *(const char **)result = text;
@@ -332,8 +344,8 @@ static void on_error(cfg_t *cfg, const char *format, va_list args)
     char text[sizeof current_reader->err->text];
 
     vsnprintf(text, sizeof text, format, args);
-    conf_fail(current_reader, cfg->filename == NULL ? current_reader->path : cfg->filename, cfg->line, "%s",
-              text);
+    conf_fail(current_reader, cfg->filename == NULL ? current_reader->path : cfg->filename,
+              cfg->line, "%s", text);
 }
 
 static struct conf *build(struct conf_reader *reader)
@@ -351,16 +363,19 @@ static struct conf *build(struct conf_reader *reader)
     return NULL;
 }
 
-static bool fill_section(struct conf_reader *reader, const struct conf_section *section, struct conf *conf)
+static bool fill_section(struct conf_reader *reader, const struct conf_section *section,
+                         struct conf *conf)
 {
     unsigned found = cfg_size(reader->cfg, section->name);
     char *out = (char *)conf + section->offset;
     size_t count = found;
 
     if (!section->many && found > 1)
-        return conf_fail_in(reader, section->name, 1, "section \"%s\" appears twice", section->name);
+        return conf_fail_in(reader, section->name, 1, "section \"%s\" appears twice",
+                            section->name);
     if (!section->many)
-        return fill_one(reader, section, found == 0 ? NULL : cfg_getsec(reader->cfg, section->name), out);
+        return fill_one(reader, section, found == 0 ? NULL : cfg_getsec(reader->cfg, section->name),
+                        out);
     if (found == 0)
         return true;
     char *array = mem_array(count, section->size);
@@ -369,14 +384,16 @@ static bool fill_section(struct conf_reader *reader, const struct conf_section *
     memcpy(out, &array, sizeof array);
     memcpy((char *)conf + section->count_offset, &count, sizeof count);
     for (unsigned i = 0; i < found; i++) {
-        if (!fill_one(reader, section, cfg_getnsec(reader->cfg, section->name, i), array + i * section->size))
+        if (!fill_one(reader, section, cfg_getnsec(reader->cfg, section->name, i),
+                      array + i * section->size))
             return false;
     }
     return true;
 }
 
 /* `cfg` is NULL for a section that is not in the file. */
-static bool fill_one(struct conf_reader *reader, const struct conf_section *section, cfg_t *cfg, void *out)
+static bool fill_one(struct conf_reader *reader, const struct conf_section *section, cfg_t *cfg,
+                     void *out)
 {
     const char *title = cfg == NULL || cfg->title == NULL ? "" : cfg->title;
     struct conf_head *head = out;
@@ -397,7 +414,8 @@ static bool fill_one(struct conf_reader *reader, const struct conf_section *sect
             if (!fill_secret(reader, row, cfg, member))
                 return false;
         } else {
-            if (!conf_value_read(row, reader->folder, text == NULL ? row->default_text : text, &value))
+            if (!conf_value_read(row, reader->folder, text == NULL ? row->default_text : text,
+                                 &value))
                 return false;
             conf_value_store(row, &value, out);
         }
@@ -438,22 +456,22 @@ static bool fill_secret(struct conf_reader *reader, const struct conf_row *row, 
         return secret_set(secret_out, span_of(text == NULL ? row->default_text : text));
     describe(cfg, where);
     if (text != NULL && *text != '\0')
-        return conf_fail(reader, cfg->filename, start_line(cfg), "%s: both \"%s\" and \"%s\" are set", where,
-                         row->name, name);
+        return conf_fail(reader, cfg->filename, start_line(cfg),
+                         "%s: both \"%s\" and \"%s\" are set", where, row->name, name);
     char *path = conf_path(reader->folder, file);
     char *content = path == NULL ? NULL : conf_load(path, CONF_SECRET_FILE_MAX, &len);
     mem_free(path);
     if (content == NULL)
-        return conf_fail(reader, cfg->filename, start_line(cfg), "setting \"%s\" of %s: %.60s: %s", name,
-                         where, file, strerror(errno));
+        return conf_fail(reader, cfg->filename, start_line(cfg), "setting \"%s\" of %s: %.60s: %s",
+                         name, where, file, strerror(errno));
     struct span value = {content, len};
     if (value.len > 0 && content[value.len - 1] == '\n')
         value.len--;
     bool ok = value.len > 0 && secret_set(secret_out, value);
     secret_wipe(content, len);
     mem_free(content);
-    return ok || conf_fail(reader, cfg->filename, start_line(cfg), "setting \"%s\" of %s: %.60s is empty",
-                           name, where, file);
+    return ok || conf_fail(reader, cfg->filename, start_line(cfg),
+                           "setting \"%s\" of %s: %.60s is empty", name, where, file);
 }
 
 /* What the file says; NULL when it says nothing. */

@@ -21,14 +21,15 @@ static bool check_route(struct conf_reader *reader, const struct conf *conf);
 static bool check_redis(struct conf_reader *reader, const struct conf *conf);
 static bool check_shards(struct conf_reader *reader, const struct conf *conf);
 static bool check_shard(struct conf_reader *reader, const struct conf *conf, size_t index);
-static bool check_file(struct conf_reader *reader, const char *section, size_t index, const char *setting,
-                       const char *path);
+static bool check_file(struct conf_reader *reader, const char *section, size_t index,
+                       const char *setting, const char *path);
 static bool starts_with(const char *text, const char *prefix);
 
 bool conf_check(struct conf_reader *reader, const struct conf *conf)
 {
-    return check_certificates(reader, conf) && check_listeners(reader, conf) && check_username(reader, conf) &&
-           check_auth(reader, conf) && check_route(reader, conf) && check_shards(reader, conf);
+    return check_certificates(reader, conf) && check_listeners(reader, conf) &&
+           check_username(reader, conf) && check_auth(reader, conf) && check_route(reader, conf) &&
+           check_shards(reader, conf);
 }
 
 static bool check_certificates(struct conf_reader *reader, const struct conf *conf)
@@ -37,11 +38,12 @@ static bool check_certificates(struct conf_reader *reader, const struct conf *co
         const struct conf_certificate *certificate = &conf->certificates[i];
 
         if (*certificate->chain == '\0')
-            return conf_fail_in(reader, "certificate", i, "certificate \"%.63s\": \"chain\" is not set",
-                                certificate->title);
+            return conf_fail_in(reader, "certificate", i,
+                                "certificate \"%.63s\": \"chain\" is not set", certificate->title);
         if (!check_file(reader, "certificate", i, "chain", certificate->chain))
             return false;
-        if (*certificate->key != '\0' && !check_file(reader, "certificate", i, "key", certificate->key))
+        if (*certificate->key != '\0' &&
+            !check_file(reader, "certificate", i, "key", certificate->key))
             return false;
     }
     return true;
@@ -69,21 +71,24 @@ static bool check_listener(struct conf_reader *reader, const struct conf *conf, 
                             listener->title);
     for (size_t i = 0; i < listener->address.count; i++) {
         if (!address_parse(listener->address.items[i], &address))
-            return conf_fail_in(reader, "listener", index,
-                                "setting \"address\" of listener \"%.63s\": found \"%.60s\", expected a numeric "
-                                "address with port, as in 192.0.2.1:993 or [::]:993",
-                                listener->title, listener->address.items[i]);
+            return conf_fail_in(
+                reader, "listener", index,
+                "setting \"address\" of listener \"%.63s\": found \"%.60s\", expected a numeric "
+                "address with port, as in 192.0.2.1:993 or [::]:993",
+                listener->title, listener->address.items[i]);
     }
     for (size_t i = 0; i < listener->proxy_protocol.count; i++) {
         if (!network_parse(listener->proxy_protocol.items[i], &network))
-            return conf_fail_in(reader, "listener", index,
-                                "setting \"proxy_protocol\" of listener \"%.63s\": found \"%.60s\", expected a "
-                                "network, as in 192.0.2.0/24",
-                                listener->title, listener->proxy_protocol.items[i]);
+            return conf_fail_in(
+                reader, "listener", index,
+                "setting \"proxy_protocol\" of listener \"%.63s\": found \"%.60s\", expected a "
+                "network, as in 192.0.2.0/24",
+                listener->title, listener->proxy_protocol.items[i]);
     }
     if (listener->tls != TLS_NONE && conf->certificate_count == 0)
         return conf_fail_in(reader, "listener", index,
-                            "listener \"%.63s\" speaks TLS, but there is no certificate section", listener->title);
+                            "listener \"%.63s\" speaks TLS, but there is no certificate section",
+                            listener->title);
     return true;
 }
 
@@ -93,9 +98,10 @@ static bool check_username(struct conf_reader *reader, const struct conf *conf)
 
     for (size_t i = 0; i < map->count; i++) {
         if (strchr(map->items[i], '=') == NULL || map->items[i][0] == '=')
-            return conf_fail_in(reader, "username", 0,
-                                "setting \"domain_map\" of username: found \"%.60s\", expected \"from=to\"",
-                                map->items[i]);
+            return conf_fail_in(
+                reader, "username", 0,
+                "setting \"domain_map\" of username: found \"%.60s\", expected \"from=to\"",
+                map->items[i]);
     }
     return true;
 }
@@ -106,7 +112,8 @@ static bool check_auth(struct conf_reader *reader, const struct conf *conf)
     bool ok = true;
 
     if (sources->count == 0)
-        return conf_fail_in(reader, "auth", 0, "setting \"sources\" of auth: found none, expected passwd, ldap");
+        return conf_fail_in(reader, "auth", 0,
+                            "setting \"sources\" of auth: found none, expected passwd, ldap");
     for (size_t i = 0; ok && i < sources->count; i++) {
         if (strcmp(sources->items[i], "passwd") == 0)
             ok = check_passwd(reader, conf);
@@ -133,17 +140,21 @@ static bool check_ldap(struct conf_reader *reader, const struct conf *conf)
     const struct conf_ldap *ldap = &conf->ldap;
 
     if (ldap->uri.count == 0)
-        return conf_fail_in(reader, "ldap", 0, "auth asks the source \"ldap\", but \"uri\" of ldap is not set");
+        return conf_fail_in(reader, "ldap", 0,
+                            "auth asks the source \"ldap\", but \"uri\" of ldap is not set");
     for (size_t i = 0; i < ldap->uri.count; i++) {
         const char *uri = ldap->uri.items[i];
 
-        if (!starts_with(uri, "ldap://") && !starts_with(uri, "ldaps://") && !starts_with(uri, "ldapi://"))
-            return conf_fail_in(reader, "ldap", 0,
-                                "setting \"uri\" of ldap: found \"%.60s\", expected ldap://, ldaps:// or ldapi://",
-                                uri);
+        if (!starts_with(uri, "ldap://") && !starts_with(uri, "ldaps://") &&
+            !starts_with(uri, "ldapi://"))
+            return conf_fail_in(
+                reader, "ldap", 0,
+                "setting \"uri\" of ldap: found \"%.60s\", expected ldap://, ldaps:// or ldapi://",
+                uri);
     }
     if (*ldap->base == '\0' && *ldap->dn_template == '\0')
-        return conf_fail_in(reader, "ldap", 0, "neither \"base\" nor \"dn_template\" of ldap is set");
+        return conf_fail_in(reader, "ldap", 0,
+                            "neither \"base\" nor \"dn_template\" of ldap is set");
     return *ldap->ca_file == '\0' || check_file(reader, "ldap", 0, "ca_file", ldap->ca_file);
 }
 
@@ -153,7 +164,8 @@ static bool check_route(struct conf_reader *reader, const struct conf *conf)
     bool ok = true;
 
     if (sources->count == 0)
-        return conf_fail_in(reader, "route", 0, "setting \"sources\" of route: found none, expected redis, file");
+        return conf_fail_in(reader, "route", 0,
+                            "setting \"sources\" of route: found none, expected redis, file");
     for (size_t i = 0; ok && i < sources->count; i++) {
         if (strcmp(sources->items[i], "redis") == 0)
             ok = check_redis(reader, conf);
@@ -178,8 +190,9 @@ static bool check_redis(struct conf_reader *reader, const struct conf *conf)
 
     if (starts_with(address, "unix:/") || address_split(address, host, &port))
         return true;
-    return conf_fail_in(reader, "redis", 0,
-                        "setting \"address\" of redis: found \"%.60s\", expected host:port or unix:/path", address);
+    return conf_fail_in(
+        reader, "redis", 0,
+        "setting \"address\" of redis: found \"%.60s\", expected host:port or unix:/path", address);
 }
 
 static bool check_shards(struct conf_reader *reader, const struct conf *conf)
@@ -195,34 +208,41 @@ static bool check_shards(struct conf_reader *reader, const struct conf *conf)
 
 static bool check_shard(struct conf_reader *reader, const struct conf *conf, size_t index)
 {
-    static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+    static const char allowed[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
     const struct conf_shard *shard = &conf->shards[index];
     size_t title_len = strlen(shard->title);
     char host[HOST_MAX];
     uint16_t port;
 
-    if (title_len == 0 || title_len > TITLE_MAX || shard->title[strspn(shard->title, allowed)] != '\0')
+    if (title_len == 0 || title_len > TITLE_MAX ||
+        shard->title[strspn(shard->title, allowed)] != '\0')
         return conf_fail_in(reader, "shard", index,
-                            "found a shard \"%.64s\", expected a title of 1 to %d letters, digits, \".\", \"_\", \"-\"",
+                            "found a shard \"%.64s\", expected a title of 1 to %d letters, digits, "
+                            "\".\", \"_\", \"-\"",
                             shard->title, TITLE_MAX);
     if (shard->address.count == 0)
-        return conf_fail_in(reader, "shard", index, "shard \"%s\": \"address\" is not set", shard->title);
+        return conf_fail_in(reader, "shard", index, "shard \"%s\": \"address\" is not set",
+                            shard->title);
     for (size_t i = 0; i < shard->address.count; i++) {
         if (!address_split(shard->address.items[i], host, &port))
-            return conf_fail_in(reader, "shard", index,
-                                "setting \"address\" of shard \"%s\": found \"%.60s\", expected host:port",
-                                shard->title, shard->address.items[i]);
+            return conf_fail_in(
+                reader, "shard", index,
+                "setting \"address\" of shard \"%s\": found \"%.60s\", expected host:port",
+                shard->title, shard->address.items[i]);
     }
-    if (shard->login != SHARD_LOGIN_PASSWORD && (*shard->master_user == '\0' || shard->master_password.len == 0))
+    if (shard->login != SHARD_LOGIN_PASSWORD &&
+        (*shard->master_user == '\0' || shard->master_password.len == 0))
         return conf_fail_in(reader, "shard", index,
                             "shard \"%s\" logs in as a master, but \"%s\" is not set", shard->title,
                             *shard->master_user == '\0' ? "master_user" : "master_password");
-    return *shard->tls_ca_file == '\0' || check_file(reader, "shard", index, "tls_ca_file", shard->tls_ca_file);
+    return *shard->tls_ca_file == '\0' ||
+           check_file(reader, "shard", index, "tls_ca_file", shard->tls_ca_file);
 }
 
 /* Is it there, is it a file, may we read it? What is in it is for its reader to say. */
-static bool check_file(struct conf_reader *reader, const char *section, size_t index, const char *setting,
-                       const char *path)
+static bool check_file(struct conf_reader *reader, const char *section, size_t index,
+                       const char *setting, const char *path)
 {
     struct stat status;
     int failure = 0;
@@ -231,8 +251,8 @@ static bool check_file(struct conf_reader *reader, const char *section, size_t i
         failure = errno;
     else if (S_ISDIR(status.st_mode))
         failure = EISDIR;
-    return failure == 0 || conf_fail_in(reader, section, index, "setting \"%s\" of %s: %.120s: %s", setting,
-                                        section, path, strerror(failure));
+    return failure == 0 || conf_fail_in(reader, section, index, "setting \"%s\" of %s: %.120s: %s",
+                                        setting, section, path, strerror(failure));
 }
 
 static bool starts_with(const char *text, const char *prefix)

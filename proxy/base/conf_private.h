@@ -66,7 +66,8 @@ union conf_value {
 enum { CONF_EXPECTED_MAX = 128, CONF_FILE_MAX = 4 * 1024 * 1024, CONF_SECRET_FILE_MAX = 4096 };
 
 /* Converts and range-checks. Relative paths start from `folder`. False: it is not what conf_expected says. */
-bool conf_value_read(const struct conf_row *row, const char *folder, const char *text, union conf_value *value_out);
+bool conf_value_read(const struct conf_row *row, const char *folder, const char *text,
+                     union conf_value *value_out);
 
 /* Stores it as the row's member of the section at `section`, which now owns what the value holds. */
 void conf_value_store(const struct conf_row *row, const union conf_value *value, void *section);
@@ -107,8 +108,8 @@ bool conf_fail(struct conf_reader *reader, const char *file, int line, const cha
     __attribute__((format(printf, 4, 5)));
 
 /* The same at the start of the section's `index`th instance; at the file when there is none. */
-bool conf_fail_in(struct conf_reader *reader, const char *section, size_t index, const char *format, ...)
-    __attribute__((format(printf, 4, 5)));
+bool conf_fail_in(struct conf_reader *reader, const char *section, size_t index, const char *format,
+                  ...) __attribute__((format(printf, 4, 5)));
 
 /* What concerns several settings, or the outside world. */
 bool conf_check(struct conf_reader *reader, const struct conf *conf);

@@ -13,18 +13,19 @@ struct unit {
 };
 
 /* Smallest first, each a multiple of the one before. */
-static const struct unit duration_units[] = {{"ms", 1},       {"s", 1000},      {"m", 60000},
-                                             {"h", 3600000},  {"d", 86400000}};
+static const struct unit duration_units[] = {
+    {"ms", 1}, {"s", 1000}, {"m", 60000}, {"h", 3600000}, {"d", 86400000}};
 static const struct unit size_units[] = {{"B", 1}, {"K", 1 << 10}, {"M", 1 << 20}, {"G", 1 << 30}};
 
 enum { DURATION_UNITS = 5, SIZE_UNITS = 4, AMOUNT_MAX = 32 };
 
 static bool read_flag(const char *text, bool *flag_out);
 static bool read_choice(const char *words, const char *text, int *choice_out);
-static bool read_amount(const struct conf_row *row, const struct unit *units, size_t count, const char *text,
-                        int64_t *amount_out);
+static bool read_amount(const struct conf_row *row, const struct unit *units, size_t count,
+                        const char *text, int64_t *amount_out);
 static const char *read_digits(const char *text, int64_t *number_out);
-static void amount_text(int64_t amount, const struct unit *units, size_t count, char out[AMOUNT_MAX]);
+static void amount_text(int64_t amount, const struct unit *units, size_t count,
+                        char out[AMOUNT_MAX]);
 static void choice_text(const char *words, char out[CONF_EXPECTED_MAX]);
 
 bool conf_value_read(const struct conf_row *row, const char *folder, const char *text,
@@ -64,10 +65,14 @@ bool conf_value_read(const struct conf_row *row, const char *folder, const char 
 void conf_value_store(const struct conf_row *row, const union conf_value *value, void *section)
 {
     static const size_t sizes[] = {
-        [CONF_KIND_TEXT] = sizeof(CONF_TYPE_TEXT),     [CONF_KIND_PATH] = sizeof(CONF_TYPE_PATH),
-        [CONF_KIND_FLAG] = sizeof(CONF_TYPE_FLAG),     [CONF_KIND_NUMBER] = sizeof(CONF_TYPE_NUMBER),
-        [CONF_KIND_SIZE] = sizeof(CONF_TYPE_SIZE),     [CONF_KIND_DURATION] = sizeof(CONF_TYPE_DURATION),
-        [CONF_KIND_SECRET] = sizeof(CONF_TYPE_SECRET), [CONF_KIND_CHOICE] = sizeof(CONF_TYPE_CHOICE),
+        [CONF_KIND_TEXT] = sizeof(CONF_TYPE_TEXT),
+        [CONF_KIND_PATH] = sizeof(CONF_TYPE_PATH),
+        [CONF_KIND_FLAG] = sizeof(CONF_TYPE_FLAG),
+        [CONF_KIND_NUMBER] = sizeof(CONF_TYPE_NUMBER),
+        [CONF_KIND_SIZE] = sizeof(CONF_TYPE_SIZE),
+        [CONF_KIND_DURATION] = sizeof(CONF_TYPE_DURATION),
+        [CONF_KIND_SECRET] = sizeof(CONF_TYPE_SECRET),
+        [CONF_KIND_CHOICE] = sizeof(CONF_TYPE_CHOICE),
     };
 
     memcpy((char *)section + row->offset, value, sizes[row->kind]);
@@ -100,7 +105,8 @@ void conf_expected(const struct conf_row *row, char out[CONF_EXPECTED_MAX])
         choice_text(row->words, out);
         return;
     case CONF_KIND_NUMBER:
-        snprintf(out, CONF_EXPECTED_MAX, "a number from %" PRId64 " to %" PRId64, row->min, row->max);
+        snprintf(out, CONF_EXPECTED_MAX, "a number from %" PRId64 " to %" PRId64, row->min,
+                 row->max);
         return;
     case CONF_KIND_DURATION:
         amount_text(row->min, duration_units, DURATION_UNITS, min);
@@ -176,8 +182,8 @@ static bool read_choice(const char *words, const char *text, int *choice_out)
  * Digits and a unit. Without units only digits; sizes may leave "B" out; durations may not leave their unit out, for
  * nobody could tell which was meant, except for 0.
  */
-static bool read_amount(const struct conf_row *row, const struct unit *units, size_t count, const char *text,
-                        int64_t *amount_out)
+static bool read_amount(const struct conf_row *row, const struct unit *units, size_t count,
+                        const char *text, int64_t *amount_out)
 {
     int64_t number, factor = 0;
     const char *unit = read_digits(text, &number);
@@ -210,7 +216,8 @@ static const char *read_digits(const char *text, int64_t *number_out)
 }
 
 /* In the largest unit that leaves no fraction. */
-static void amount_text(int64_t amount, const struct unit *units, size_t count, char out[AMOUNT_MAX])
+static void amount_text(int64_t amount, const struct unit *units, size_t count,
+                        char out[AMOUNT_MAX])
 {
     size_t best = 0;
 

@@ -11,7 +11,8 @@
 
 struct letter {
     struct letter *next; /* private while posted */
-    void (*deliver)(struct letter *letter, void *receiver); /* may free the letter, may post and close */
+    void (*deliver)(struct letter *letter,
+                    void *receiver); /* may free the letter, may post and close */
 };
 
 struct inbox {

@@ -198,7 +198,8 @@ static size_t escape(bool json, struct span rest, char out[ESCAPED_MAX], size_t 
         *out_len = (size_t)snprintf(out, ESCAPED_MAX, "\\%c", letters[found - plain_escapes]);
     else if (len == 0 && !json)
         *out_len = (size_t)snprintf(out, ESCAPED_MAX, "\\x%02x", ch);
-    else if (len == 0) /* JSON has no bytes: a control character is one, anything else is shown as \xNN */
+    else if (len ==
+             0) /* JSON has no bytes: a control character is one, anything else is shown as \xNN */
         *out_len = (size_t)snprintf(out, ESCAPED_MAX, ch < 0x80 ? "\\u%04x" : "\\\\x%02x", ch);
     else
         memcpy(out, rest.ptr, *out_len = len);

@@ -110,8 +110,8 @@ SCRIPTS = {
         append(b"INBOX", b"", NonSync), append(b"INBOX", b""), append(b"INBOX", b"x", NonSync),
         append(b"INBOX", LOOKS_LIKE_IMAP[0], NonSync, b"\\Seen $Keyword"), append(b"missing", LOOKS_LIKE_IMAP[1]),
         append(b"missing", LOOKS_LIKE_IMAP[1], NonSync), append(b'"IN" BOX', LOOKS_LIKE_IMAP[2], NonSync),
-        (b"APPEND ", Sync(b"INBOX"), b" ", NonSync(LOOKS_LIKE_IMAP[1])), (b"APPEND INBOX",), (b"APPEND INBOX ()",),
-        (b"APPEND INBOX (\\Nonsense) ", NonSync(b"a: b\r\n\r\n")), (b"APPEND INBOX \"no date\" ", NonSync(b"a: b\r\n")),
+        (b"APPEND ", Sync(b"INBOX"), b" " + DATE + b" ", NonSync(LOOKS_LIKE_IMAP[1])), (b"APPEND INBOX",), (b"APPEND INBOX ()",),
+        (b"APPEND INBOX (\\Nonsense) " + DATE + b" ", NonSync(b"a: b\r\n\r\n")), (b"APPEND INBOX \"no date\" ", NonSync(b"a: b\r\n")),
         (b"SELECT INBOX",), (b"FETCH 1:* (FLAGS INTERNALDATE BODY.PEEK[])",), append(b"INBOX", b"a: b\r\n\r\nnul\0nul"),
         append(b"INBOX", b"8: bit\r\n\r\n\xff\xfe\x80\r\n"), append(b"INBOX", b"bare\nline feeds\n\nhere\n"),
         (b"FETCH 1:* (BODY.PEEK[])",)],
@@ -213,6 +213,21 @@ def test_random_chunks(pair, name, seed):
     steps = SCRIPTS[name]
     largest = 4000 if name not in SHORT_SCRIPTS else 12
     compare(steps, run(pair.direct(), steps), run(pair.through(cut=random_chunks(seed, largest)), steps))
+
+
+@pytest.mark.parametrize("listener", ["plain", "tls"])
+def test_continuation_before_the_end_of_the_line(pair, listener):
+    """Dovecot sends its `+` as soon as it has seen the closing brace; the CRLF may come later."""
+    for wire in (pair.direct(), pair.through(listener, timeout=5)):
+        with wire:
+            for end in ([b"\r\n"], [b"\r", b"\n"]):
+                wire.send(b"a CREATE {3}")
+                assert wire.read_response().startswith(b"+")
+                for piece in end:
+                    wire.send(piece)
+                wire.send(b"Abc\r\n")
+                assert b"a " in wire.read_tagged(b"a")
+            assert b"Abc" in wire.command(b'LIST "" *')
 
 
 READ_ONLY = [(b"SELECT INBOX",), (b"FETCH 1:* (FLAGS BODY.PEEK[])",), (b"SEARCH BODY ", NonSync(b"BYE")),

@@ -167,7 +167,10 @@ static void literals(void **state)
     REFUSED("{3");
     REFUSED("{");
     REFUSED("{3+");
-    REFUSED("~{3}\r\nabc");
+    args = ARGS("~{3}\r\nabc"); /* "~" alone is an atom; what follows it then fits nowhere */
+    assert_true(args_astring(&args, &arg) && !args_space(&args) && !args_end(&args));
+    args = ARGS("~{3}\r\nabc");
+    assert_false(args_string(&args, &arg));
     REFUSED("{3}\r\na\0c");
     REFUSED("{18446744073709551615}\r\nabc");
     REFUSED("{18446744073709551619}\r\nabc");

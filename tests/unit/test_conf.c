@@ -382,6 +382,21 @@ static void printed_defaults_are_a_valid_file(void **state)
     conf_close(&conf);
 }
 
+/* Runs from the top of the tree, as `make unit` does. */
+static void the_sample_is_valid(void **state)
+{
+    struct err err;
+
+    (void)state;
+    if (access("proxy.conf", R_OK) != 0)
+        skip();
+    struct conf *conf = conf_open("proxy.conf", &err);
+    assert_string_equal(err.text, "");
+    assert_non_null(conf);
+    assert_int_equal(conf->listener_count, 1);
+    conf_close(&conf);
+}
+
 static void printed_markdown_has_every_section(void **state)
 {
     char page[65536];
@@ -406,6 +421,7 @@ int main(void)
         cmocka_unit_test(what_is_said_of_bad_files),
         cmocka_unit_test(a_file_that_is_not_there),
         cmocka_unit_test(printed_defaults_are_a_valid_file),
+        cmocka_unit_test(the_sample_is_valid),
         cmocka_unit_test(printed_markdown_has_every_section),
     };
 

@@ -702,18 +702,20 @@ static void close_with_commands_on_their_way(void **state)
 }
 
 /* A server that says what it is told, on the same loop. */
+struct peer;
+
 struct script {
     uv_tcp_t listener;
     const char *replies[4]; /* to the HMGET of each connection in turn; NULL hangs up */
     const char *greeting;   /* instead of +OK */
     unsigned connections;
+    struct peer *last; /* the newest of them */
 };
 
 struct peer {
     uv_tcp_t tcp;
     struct script *script;
     const char *reply;
-    bool greeted;
     char bytes[2048];
 };
 
@@ -770,6 +772,7 @@ static void script_connection(uv_stream_t *stream, int status)
     peer->script = script;
     peer->reply = script->replies[script->connections < 3 ? script->connections : 3];
     script->connections++;
+    script->last = peer;
     assert_int_equal(uv_accept(stream, (uv_stream_t *)&peer->tcp), 0);
     uv_read_start((uv_stream_t *)&peer->tcp, peer_alloc, peer_read);
 }
@@ -836,6 +839,8 @@ static void odd_replies_are_unavailable(void **state)
         "*0\r\n",
         "*4\r\n$4\r\nblue\r\n$-1\r\n$-1\r\n$-1\r\n",
         "*6\r\n$4\r\nblue\r\n$-1\r\n$-1\r\n$-1\r\n$-1\r\n$-1\r\n",
+        GOOD GOOD,
+        GOOD "$",
         "*5\r\n:4\r\n$-1\r\n$-1\r\n$-1\r\n$-1\r\n",
         "*5\r\n$4\r\nblue\r\n$-1\r\n*0\r\n$-1\r\n$-1\r\n",
     };
@@ -858,6 +863,30 @@ static void odd_replies_are_unavailable(void **state)
         assert_int_equal(ask_script(&script, &err), ERR_UNAVAILABLE);
         assert_non_null(strstr(err.text, "SELECT: unexpected reply"));
     }
+    {
+        struct script script = {.greeting = "+OK\r\n" GOOD, .replies = {GOOD, GOOD}};
+
+        assert_int_equal(ask_script(&script, &err), ERR_UNAVAILABLE);
+    }
+}
+
+static void speaking_unasked_ends_the_connection(void **state)
+{
+    struct script script = {.replies = {GOOD, GOOD}};
+    struct bench b;
+    struct asked a;
+
+    (void)state;
+    bench_init(&b);
+    script_open(&script, &b);
+    bench_open(&b);
+    assert_int_equal(ask(&b, &a, "ann"), ERR_NONE);
+    peer_say(script.last, GOOD);
+    while (script.connections < 2) /* it comes back by itself */
+        uv_run(&b.loop, UV_RUN_ONCE);
+    assert_int_equal(ask(&b, &a, "ann"), ERR_NONE);
+    uv_close((uv_handle_t *)&script.listener, NULL);
+    bench_release(&b);
 }
 
 static int group_start(void **state)
@@ -896,6 +925,7 @@ int main(void)
         cmocka_unit_test(close_with_commands_on_their_way),
         cmocka_unit_test(a_lost_command_is_sent_once_more),
         cmocka_unit_test(odd_replies_are_unavailable),
+        cmocka_unit_test(speaking_unasked_ends_the_connection),
     };
 
     signal(SIGPIPE, SIG_IGN);
