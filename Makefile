@@ -1,11 +1,10 @@
-# imapmux: `make help` prints the targets. B is the build folder; several can live side by side.
+# imapmux. `make help` prints the targets. B is the build folder; several can live side by side.
 
 B       ?= build
-CC      ?= cc
 PREFIX  ?= /usr/local
+SYSCONF ?= /etc/imapmux
 VERSION := 0.1.0
 PYTHON  ?= /usr/bin/python3
-TEST_CC ?= clang
 
 PACKAGES := libuv openssl hiredis ldap libconfuse libcrypt
 WARNINGS := -Wall -Wextra -Werror -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes \
@@ -13,25 +12,32 @@ WARNINGS := -Wall -Wextra -Werror -Wshadow -Wconversion -Wstrict-prototypes -Wmi
 HARDEN   ?= -O2 -fstack-protector-strong -D_FORTIFY_SOURCE=2
 SANITIZE ?=
 CFLAGS   ?= -g
-ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -DIMAPMUX_VERSION='"$(VERSION)"' -I. -MMD -MP -fPIE $(WARNINGS) $(HARDEN) \
-            $(SANITIZE) $(CFLAGS) $(PACKAGE_CFLAGS)
+ALL_CFLAGS  = -std=c11 -D_GNU_SOURCE -DIMAPMUX_VERSION='"$(VERSION)"' -DIMAPMUX_CONF='"$(SYSCONF)/proxy.conf"' \
+              -I. -MMD -MP -fPIE $(WARNINGS) $(HARDEN) $(SANITIZE) $(CFLAGS) $(PACKAGE_CFLAGS)
 ALL_LDFLAGS = -pie -Wl,-z,relro,-z,now $(SANITIZE) $(LDFLAGS)
-PACKAGE_CFLAGS = $(shell pkg-config --cflags $(PACKAGES))
-LIBS     = $(shell pkg-config --libs $(PACKAGES)) -llber -lpthread
+PACKAGE_CFLAGS := $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
+LIBS := $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -llber -lpthread
 
-# The layers, lowest first: a layer may use itself and what stands before it (tests/layers.py checks).
-LAYERS     := base imap net auth routing proxy
-base_DIR   := proxy/base
-imap_DIR   := proxy/imap
-net_DIR    := proxy/net
-auth_DIR   := auth
+ASAN := CC=clang HARDEN=-O1 SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
+TSAN := CC=clang HARDEN=-O1 SANITIZE="-fsanitize=thread -fno-omit-frame-pointer"
+THREADED_TESTS := test_inbox test_passwd test_resolve
+
+DEPS := build-essential pkg-config git libuv1-dev libssl-dev libhiredis-dev libldap-dev libconfuse-dev uthash-dev \
+        libcrypt-dev libcmocka-dev clang clang-format clang-tidy cppcheck libclang-rt-14-dev llvm \
+        slapd ldap-utils redis-server dovecot-imapd isync python3 python3-pytest curl openssl ca-certificates
+
+# A layer is a folder, and an archive; tests/layers.py says who may use whom.
+LAYERS      := base imap net auth routing proxy
+base_DIR    := proxy/base
+imap_DIR    := proxy/imap
+net_DIR     := proxy/net
+auth_DIR    := auth
 routing_DIR := routing
-proxy_DIR  := proxy
-SOURCES    := $(foreach l,$(LAYERS),$(filter-out proxy/main.c,$(wildcard $($(l)_DIR)/*.c)))
-ARCHIVES   := $(foreach l,proxy routing auth net imap base,$B/lib$l.a)
-UNIT_TESTS := $(patsubst tests/unit/%.c,$B/tests/unit/%,$(wildcard tests/unit/test_*.c))
-FUZZERS    := $(patsubst tests/fuzz/%.c,$B/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
-C_FILES     = $(shell git ls-files '*.c' '*.h')
+proxy_DIR   := proxy
+ARCHIVES    := $(foreach l,proxy routing auth net imap base,$B/lib$l.a)
+UNIT_TESTS  := $(patsubst tests/unit/%.c,$B/tests/unit/%,$(wildcard tests/unit/test_*.c))
+FUZZERS     := $(patsubst tests/fuzz/%.c,$B/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_SECONDS ?= 5
 
 all: $B/imapmux ## Build the release: build/imapmux
 
@@ -57,11 +63,63 @@ $B/fuzz/%: tests/fuzz/%.c $(ARCHIVES)
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -Wno-missing-prototypes -fsanitize=fuzzer $(ALL_LDFLAGS) -o $@ $< $(ARCHIVES) $(LIBS)
 
-unit: $(UNIT_TESTS)
-	@set -e; for t in $^; do echo "== $$t"; $$t; done
+deps: ## Install what building and testing need (Debian 12, as root); nothing when all is there
+	@dpkg-query -W -f '$${db:Status-Status}\n' $(DEPS) 2>/dev/null | grep -c '^installed$$' | grep -qx $(words $(DEPS)) || \
+	  (apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(DEPS))
 
-fuzzers: $(FUZZERS)
+demo: deps ## Start a directory, Redis, two stores and imapmux; show a session; stay up until Ctrl-C (CHECK=1: exit)
+	@$(MAKE) --no-print-directory B=$B all
+	IMAPMUX=$B/imapmux $(PYTHON) deploy/demo.py $(if $(CHECK),--check)
 
+test: deps ## Set up and run all tests: unit, real and fault under ASan+UBSan, threaded ones under TSan too, fuzzers briefly
+	@$(MAKE) --no-print-directory asan
+	@$(MAKE) --no-print-directory tsan
+	@$(MAKE) --no-print-directory fuzz
+	IMAPMUX=build-asan/imapmux $(PYTHON) -m pytest -q -p no:cacheprovider --durations=5 tests
+
+# pytest runs the unit tests, too (tests/test_unit.py), so that its last line counts everything.
+asan: ## Build everything with address and undefined-behaviour sanitizers in build-asan
+	@$(MAKE) --no-print-directory B=build-asan $(ASAN) all unit-tests
+
+tsan: ## Build the threaded tests and the proxy with the thread sanitizer in build-tsan
+	@$(MAKE) --no-print-directory B=build-tsan $(TSAN) all $(THREADED_TESTS:%=build-tsan/tests/unit/%)
+
+unit-tests: $(UNIT_TESTS)
+
+fuzz: ## Run every fuzz target for FUZZ_SECONDS (5)
+	@$(MAKE) --no-print-directory B=build-fuzz $(subst address$(comma)undefined,fuzzer-no-link$(comma)address$(comma)undefined,$(ASAN)) fuzz-run
+
+fuzz-run: $(FUZZERS)
+	@set -e; for f in $^; do mkdir -p $B/corpus/$$(basename $$f); \
+	  $$f -max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_final_stats=0 -artifact_prefix=$B/ $B/corpus/$$(basename $$f); \
+	  echo "$$(basename $$f): no findings in $(FUZZ_SECONDS) s"; done
+
+lint: ## Check the formatting, clang-tidy, cppcheck, and that gcc and clang build without a warning
+	clang-format --dry-run --Werror $$(git ls-files '*.c' '*.h')
+	@$(MAKE) --no-print-directory B=build-gcc CC=gcc all
+	@$(MAKE) --no-print-directory B=build-clang CC=clang all
+	cppcheck -q --error-exitcode=1 --inline-suppr --enable=warning,portability --std=c11 -I. --suppress=missingIncludeSystem \
+	  --suppress='*:*uthash.h' -D_GNU_SOURCE proxy auth routing
+	clang-tidy --quiet --warnings-as-errors='*' $$(git ls-files 'proxy/*.c' 'auth/*.c' 'routing/*.c') -- \
+	  -std=c11 -D_GNU_SOURCE -DIMAPMUX_VERSION='""' -I. $(PACKAGE_CFLAGS) 2>/dev/null
+
+layers: all ## Check that no layer uses one above it, by include and by symbol
+	$(PYTHON) tests/layers.py $B
+
+install: all ## Install under PREFIX, with DESTDIR before it
+	install -D -m 755 $B/imapmux $(DESTDIR)$(PREFIX)/sbin/imapmux
+	install -D -m 644 docs/imapmux.8 $(DESTDIR)$(PREFIX)/share/man/man8/imapmux.8
+	install -D -m 644 docs/proxy.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5/proxy.conf.5
+	install -D -m 640 proxy.conf $(DESTDIR)$(SYSCONF)/proxy.conf.sample
+
+clean: ## Remove the build folders
+	rm -rf build build-asan build-tsan build-fuzz build-gcc build-clang
+
+help: ## Print this
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+comma := ,
 -include $(shell find $B -name '*.d' 2>/dev/null)
 
-.PHONY: all unit fuzzers
+.PHONY: all deps demo test asan tsan unit-tests fuzz fuzz-run lint layers install clean help
+.SECONDARY:

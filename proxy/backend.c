@@ -395,10 +395,12 @@ static enum verdict go_on(struct backend *b)
 
 static void after_tls(struct backend *b)
 {
-    if (b->shard->tls == TLS_IMPLICIT)
+    if (b->shard->tls == TLS_IMPLICIT) {
         b->step = STEP_GREETING;
-    else
-        ask_capabilities(b, STEP_CAPABILITY); /* what was said in clear counts no more */
+    } else {
+        buf_release(&b->capabilities); /* what was said in clear counts no more */
+        ask_capabilities(b, STEP_CAPABILITY);
+    }
 }
 
 /* --- logging in --- */

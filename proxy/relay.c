@@ -77,12 +77,18 @@ static bool refuse(struct relay *r, const struct dialog_step *step)
  */
 static void leave_backend(struct relay *r, enum relay_end why, const char *bye)
 {
-    if (!r->client_left && !r->backend_left)
+    if (r->backend_left)
+        return; /* it broke once more while we wrote to it */
+    if (!r->client_left)
         r->why = why;
     r->backend_left = true;
     conn_want_read(r->backend, false);
-    if (r->client_left) {
+    if (r->client_left && conn_queued(r->client) == 0) {
         end(r, why);
+        return;
+    }
+    if (r->client_left) { /* client_drained ends it */
+        r->on_linger(r->owner);
         return;
     }
     if (buf_len(&r->backend_held) > 0)
@@ -100,8 +106,11 @@ static void leave_backend(struct relay *r, enum relay_end why, const char *bye)
 static void leave_client(struct relay *r)
 {
     if (r->backend_left) {
-        end(r, r->why);
-        return;
+        r->client_left = true;
+        conn_want_read(r->client, false);
+        if (conn_queued(r->client) == 0)
+            end(r, r->why);
+        return; /* else client_drained ends it */
     }
     r->why = RELAY_CLIENT_LEFT;
     r->client_left = true;
@@ -160,12 +169,13 @@ static bool pass_from_client(struct relay *r, struct span in)
     return true;
 }
 
-/* Reads the client, but not while the store lags or the client's next bytes cannot be judged. */
+/* Reads the client, but not while the store or the client itself lags, or the client's next bytes cannot be judged. */
 static void update_client_reading(struct relay *r)
 {
     if (!r->client_left && !r->backend_left)
         conn_want_read(r->client,
-                       conn_queued(r->backend) < QUEUE_HIGH && !dialog_client_waits(&r->dialog));
+                       conn_queued(r->backend) < QUEUE_HIGH && conn_queued(r->client) < QUEUE_HIGH &&
+                           !dialog_client_waits(&r->dialog));
 }
 
 /* The bytes held go first in the scratch buffer. */
@@ -319,7 +329,14 @@ static void backend_readable(void *owner)
 
 static void client_drained(void *owner)
 {
-    update_backend_reading(owner);
+    struct relay *r = owner;
+
+    if (r->client_left && r->backend_left) {
+        end(r, r->why);
+        return;
+    }
+    update_backend_reading(r);
+    update_client_reading(r);
 }
 
 static void backend_broken(void *owner)

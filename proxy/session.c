@@ -61,6 +61,7 @@ struct session {
     char id[24];
     uint8_t phase;
     uint8_t handles_open;
+    bool lingering;        /* one side of the relay has left: the deadline counts from then */
     bool relaying;         /* relay_start was called, relay_release not yet */
 };
 
@@ -183,9 +184,9 @@ static void on_deadline(uv_timer_t *timer)
     if (s->phase == P_COMMAND) {
         login_bye(&s->entry->login, "UNAVAILABLE", "Login takes too long.");
         session_move(s, linger(s, "login time-out"));
-    } else if (s->phase == P_RELAY && s->reason == NULL && now - s->relay.last_active_ms < conf->session.idle_timeout) {
+    } else if (s->phase == P_RELAY && s->reason == NULL && !s->lingering && now - s->relay.last_active_ms < conf->session.idle_timeout) {
         uv_timer_start(timer, on_deadline, conf->session.idle_timeout - (now - s->relay.last_active_ms), 0);
-    } else if (s->phase == P_RELAY && s->reason == NULL) {
+    } else if (s->phase == P_RELAY && s->reason == NULL && !s->lingering) {
         s->reason = "idle time-out";
         arm_deadline(s, LIMIT_LINGER);
         relay_end_politely(&s->relay, "* BYE [UNAVAILABLE] Idle for too long.\r\n");
@@ -503,6 +504,10 @@ static enum phase_id refuse(struct session *s, const struct err *err)
     if (!login_refuse(&s->entry->login, err))
         return finish_with(s, "too many failed logins");
     s->entry->user[0] = '\0';
+    if (s->home->stopping) {
+        conn_write(s->client, span_of(stopping_bye));
+        return finish_with(s, "shutdown");
+    }
     return P_COMMAND;
 }
 
@@ -588,7 +593,10 @@ static enum phase_id enter_lease(struct session *s)
 
 static void on_relay_linger(void *owner)
 {
-    arm_deadline(owner, LIMIT_LINGER);
+    struct session *s = owner;
+
+    s->lingering = true;
+    arm_deadline(s, LIMIT_LINGER);
 }
 
 static void on_relay_end(void *owner)
@@ -648,6 +656,7 @@ static enum phase_id enter_relay(struct session *s)
     buf_init(login_rest(&s->entry->login), LOGIN_INPUT_MAX);
     release_entry(s);
     relay_start(relay, &from_client, backend_rest(s->lease.backend));
+    buf_release(&from_client); /* nothing is left in it, unless the relay ended at once */
     if (s->phase == P_RELAY && s->home->stopping)
         relay_end_politely(relay, stopping_bye);
     return s->phase; /* it may have ended meanwhile */
@@ -663,7 +672,11 @@ static enum phase_id enter_linger(struct session *s)
 
 static enum phase_id read_and_drop(struct session *s)
 {
-    return conn_read(s->client, s->home->scratch, s->home->scratch_size) < 0 ? P_GONE : P_LINGER;
+    ssize_t count = conn_read(s->client, s->home->scratch, s->home->scratch_size);
+
+    if (count > 0)
+        secret_wipe(s->home->scratch, (size_t)count); /* it may be another try to log in */
+    return count < 0 ? P_GONE : P_LINGER;
 }
 
 /* --- gone --- */

@@ -162,9 +162,10 @@ static bool open_worker(struct worker *w, struct workers *all, const struct tls 
     home->scratch_size = RELAY_SCRATCH_MIN;
     home->scratch = mem_new(home->scratch_size);
     w->loop_open = uv_loop_init(&w->loop) == 0;
+    if (w->loop_open)
+        turn_init(&w->turn, &w->loop);
     if (!w->loop_open || w->fds == NULL || w->listeners == NULL || home->scratch == NULL)
         return err_set(err, ERR_INTERNAL, "no memory or descriptors for a worker");
-    turn_init(&w->turn, &w->loop);
     w->inbox_open = inbox_open(&home->inbox, &w->loop, home);
     if (!w->inbox_open)
         return err_set(err, ERR_INTERNAL, "no descriptors for a worker");
@@ -209,6 +210,8 @@ static void close_worker(struct worker *w)
             router_close(&w->home.router);
         if (w->home.auth != NULL)
             auth_close(&w->home.auth);
+        uv_run(&w->loop, UV_RUN_NOWAIT); /* who was about to move arrives here instead */
+        sessions_cut_off(&w->home);
         uv_run(&w->loop, UV_RUN_DEFAULT); /* sessions and look-ups end; the idle handle is not active */
         pool_close(&w->home.pool);
         turn_release(&w->turn);

@@ -29,7 +29,7 @@ void conf_print_markdown(FILE *out)
 {
     fputs(
         "# Settings of proxy.conf\n\n"
-        "This page is printed from the table that the parser uses (`imapmux --print-markdown`).\n\n"
+        "This page is printed from the table that the parser uses (`imapmux --print-settings`).\n\n"
         "A section is `name { ... }`, one that may be there several times is `name \"title\" { ... "
         "}`. A\n"
         "setting is `name = value`, a list `name = { \"a\", \"b\" }`. Texts with other characters "

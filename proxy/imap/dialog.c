@@ -88,6 +88,7 @@ static bool ends_with_line(const struct dialog *d, struct span line);
 static void rewrite(struct dialog *d, struct span in, const struct response *response,
                     struct dialog_step *step_out);
 static void note_response(struct dialog *d, const struct response *response);
+static void begin_idling(struct dialog *d);
 static void note_plus(struct dialog *d);
 static void note_answer(struct dialog *d, const struct response *response);
 
@@ -146,6 +147,7 @@ static bool recognise_command(struct dialog *d, struct span in)
         return false;
     d->tag_len = 0;
     d->answered = false;
+    d->early_plus = false;
     if (tag.len <= DIALOG_TAG_MAX && args_is_tag(tag)) {
         d->tag_len = (uint8_t)tag.len;
         memcpy(d->tag, tag.ptr, tag.len);
@@ -286,10 +288,17 @@ static ptrdiff_t forward(struct dialog *d, struct span in)
     if (len < 0)
         return len;
     if (piece.ends_line) {
-        if (d->mode == MODE_PASS_IDLE && !d->answered)
-            d->awaits = AWAIT_IDLE;
+        bool idle = d->mode == MODE_PASS_IDLE && !d->answered;
+
         d->idling = false;
         d->mode = MODE_HEAD;
+        if (idle && d->early_plus)
+            begin_idling(d);
+        else if (idle)
+            d->awaits = AWAIT_IDLE;
+        d->early_plus = false;
+    } else if (piece.literal_sync && d->early_plus) {
+        d->early_plus = false;
     } else if (piece.literal_sync && !d->answered) {
         d->awaits = AWAIT_LITERAL;
     } else if (piece.literal_sync) {
@@ -297,6 +306,13 @@ static ptrdiff_t forward(struct dialog *d, struct span in)
         d->mode = MODE_HEAD;
     }
     return len;
+}
+
+static void begin_idling(struct dialog *d)
+{
+    scan_free_line(&d->client);
+    d->mode = MODE_CONTINUATION;
+    d->idling = true;
 }
 
 bool dialog_client_waits(const struct dialog *d)
@@ -495,13 +511,13 @@ static void note_response(struct dialog *d, const struct response *response)
         d->bye_seen = true;
 }
 
+/* Dovecot answers "{3}" before it has seen the line end, so "+" may come before we have, too. */
 static void note_plus(struct dialog *d)
 {
-    if (d->awaits == AWAIT_IDLE) {
-        scan_free_line(&d->client);
-        d->mode = MODE_CONTINUATION;
-        d->idling = true;
-    }
+    if (d->awaits == AWAIT_IDLE)
+        begin_idling(d);
+    else if (d->awaits == AWAIT_NOTHING && (d->mode == MODE_PASS || d->mode == MODE_PASS_IDLE))
+        d->early_plus = true;
     d->awaits = AWAIT_NOTHING;
 }
 

@@ -53,6 +53,7 @@ struct dialog {
     char tag[DIALOG_TAG_MAX]; /* of the client's latest command */
     uint8_t refusal;          /* client: the refused command being eaten, private to dialog.c */
     bool idling;              /* "+" to IDLE seen, its DONE not yet */
+    bool early_plus;          /* "+" came while the client's line had not ended */
     bool answered;            /* the client's latest command has its tagged answer */
     bool server_holds;        /* the last dialog_server answer was MORE with bytes */
     bool client_broken, server_broken;

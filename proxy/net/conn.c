@@ -31,6 +31,7 @@ struct conn {
     uv_poll_t poll;
     int fd;
     int watched; /* what the poll handle waits for now */
+    ssize_t late; /* CONN_EOF or CONN_BROKEN, met behind bytes that went first: for the next read */
     uint8_t state;
     bool read_on;
     bool write_blocks_read;  /* OpenSSL must write before it can read on */
@@ -251,7 +252,7 @@ void conn_want_read(struct conn *conn, bool on)
     if (conn->read_on == on)
         return;
     conn->read_on = on;
-    if (on && conn->tls != NULL && conn->state == OPEN && SSL_has_pending(conn->tls))
+    if (on && conn->tls != NULL && conn->state == OPEN && (conn->late != 0 || SSL_has_pending(conn->tls)))
         turn_post(conn->env->turn, &conn->again);
     watch(conn);
 }
@@ -378,7 +379,8 @@ static ssize_t read_verdict(struct conn *c)
         /* A peer that closes TCP without close_notify: IMAP has its own end, LOGOUT and BYE. */
         if (ERR_GET_REASON(ERR_peek_error()) == SSL_R_UNEXPECTED_EOF_WHILE_READING)
             return CONN_EOF;
-        fail(c, tls_failure(c->tls));
+        if (c->failure == NULL)
+            c->failure = tls_failure(c->tls);
         return CONN_BROKEN;
     }
 }
@@ -388,6 +390,10 @@ static ssize_t read_tls(struct conn *c, char *bytes, size_t size)
     size_t total = 0;
 
     c->write_blocks_read = false;
+    if (c->late == CONN_BROKEN)
+        fail(c, c->failure);
+    if (c->late != 0)
+        return c->late;
     do {
         size_t count = 0;
 
@@ -397,6 +403,12 @@ static ssize_t read_tls(struct conn *c, char *bytes, size_t size)
             ssize_t verdict = read_verdict(c);
 
             /* Bytes before an end or a failure first; the next call hears of it again. */
+            if (total > 0 && verdict < 0) {
+                c->late = verdict;
+                turn_post(c->env->turn, &c->again);
+            } else if (verdict == CONN_BROKEN) {
+                fail(c, c->failure);
+            }
             return total > 0 ? (ssize_t)total : verdict;
         }
         total += count;

@@ -11,9 +11,13 @@ from imapwire import random_chunks, single_bytes, whole
 from stage import PASSWORD, PATIENCE_SECONDS, Store, shard
 
 SEEDS = 12
-CUTS = [("whole", whole, whole), ("single", single_bytes, single_bytes), ("mixed", single_bytes, whole)] + [
+LOCKSTEP = "lockstep"  # stands for the fixture `lockstep`: each byte is read before the next one is sent
+CUTS = [("whole", whole, whole), ("single", single_bytes, single_bytes), ("mixed", single_bytes, whole),
+        ("lockstep", LOCKSTEP, LOCKSTEP)] + [
     (f"seed{seed}", random_chunks(seed, 3 + seed * 3), random_chunks(seed + 1000, 40 - seed * 3))
     for seed in range(SEEDS)]
+
+in_all_cuts = pytest.mark.parametrize("cuts", [cut[1:] for cut in CUTS], ids=[cut[0] for cut in CUTS], indirect=True)
 
 C, S = "client says", "store says"
 NOTHING = b""
@@ -152,14 +156,42 @@ def stage():
 
 
 @pytest.fixture(scope="module")
-def proxy(start, stage):
-    return start(shard("store", stage.store.port), workers=1)
+def calm_store():
+    with Store() as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def proxy(start, stage, calm_store):
+    return start(shard("store", stage.store.port) + shard("calm", calm_store.port), routes={"bob": "calm"}, workers=1)
+
+
+@pytest.fixture(scope="module")
+def lockstep(proxy):
+    """
+    Cutting: each byte alone, and a neighbour on the same worker has its NOOP answered in between: the worker's loop
+    has turned, so it has read the byte.
+    """
+    turn = threading.Lock()
+    with proxy.logged_in("bob") as neighbour:
+        def cut(data):
+            for piece in single_bytes(data):
+                yield piece
+                with turn:
+                    neighbour.command(b"NOOP")
+        yield cut
+
+
+@pytest.fixture
+def cuts(request, lockstep):
+    """How the client and the store send."""
+    return [lockstep if cut == LOCKSTEP else cut for cut in request.param]
 
 
 @pytest.mark.parametrize("name", TRANSCRIPTS)
-@pytest.mark.parametrize("client_cut, store_cut", [cut[1:] for cut in CUTS], ids=[cut[0] for cut in CUTS])
-def test_transcript(stage, proxy, name, client_cut, store_cut):
-    wire = stage.open(proxy, client_cut, store_cut)
+@in_all_cuts
+def test_transcript(stage, proxy, name, cuts):
+    wire = stage.open(proxy, *cuts)
     for who, data, arrives, answer, *released in TRANSCRIPTS[name]:
         if who == C:
             wire.send(data)
@@ -173,12 +205,12 @@ def test_transcript(stage, proxy, name, client_cut, store_cut):
     stage.close(wire)
 
 
-@pytest.mark.parametrize("client_cut, store_cut", [cut[1:] for cut in CUTS], ids=[cut[0] for cut in CUTS])
-def test_commands_behind_the_login(stage, proxy, client_cut, store_cut):
+@in_all_cuts
+def test_commands_behind_the_login(stage, proxy, cuts):
     """Pipelined behind the login: relayed in order, the refused ones answered."""
     behind = (b"p1 APPEND INBOX {" + L + b"+}\r\n" + TRAP + b"\r\np2 STARTTLS\r\np3 SELECT {5+}\r\nINBOX\r\n"
               b"p4 IDLE\r\nDONE\r\n")
-    wire = stage.open(proxy, client_cut, store_cut, first=behind)
+    wire = stage.open(proxy, *cuts, first=behind)
     expected = behind.replace(b"\r\np2 STARTTLS\r\np3", b"\r\np3")[:-len(b"DONE\r\n")]
     assert stage.peer.exactly(len(expected)) == expected
     answer = b"p2 BAD STARTTLS is only possible before login\r\n"
@@ -194,8 +226,8 @@ def test_commands_behind_the_login(stage, proxy, client_cut, store_cut):
 REFUSAL = re.compile(rb"q\d+ BAD COMPRESS is not supported\r\n")
 
 
-@pytest.mark.parametrize("client_cut, store_cut", [cut[1:] for cut in CUTS], ids=[cut[0] for cut in CUTS])
-def test_both_ways_at_once(stage, proxy, client_cut, store_cut):
+@in_all_cuts
+def test_both_ways_at_once(stage, proxy, cuts):
     """Neither side waits for the other. The proxy's refusals stand between responses, never within one."""
     rounds = 30
     response = b"* 1 FETCH (BODY[] {" + L + b"}\r\n" + TRAP + b" FLAGS (\\Seen))\r\n"
@@ -206,7 +238,7 @@ def test_both_ways_at_once(stage, proxy, client_cut, store_cut):
             at += len(part)
             boundaries.add(at)
     passed = b"w APPEND INBOX {" + L + b"+}\r\n" + TRAP + b"\r\n"
-    wire = stage.open(proxy, client_cut, store_cut)
+    wire = stage.open(proxy, *cuts)
     arrived = []
     threads = [threading.Thread(target=wire.send, args=(b"".join(passed + b"q%d COMPRESS DEFLATE\r\n" % number
                                                                  for number in range(rounds)),)),

@@ -22,6 +22,8 @@ GROWTH_BYTES = 4 * MIB
 SMALL_BUFFER = 8 * 1024
 STALLED_ROUNDS = 200
 NEIGHBOUR_SECONDS = 5
+FLOOD_BYTES = 64 * MIB
+STALL_SECONDS = 1
 
 BLOCK = random.Random(5).randbytes(MIB)
 
@@ -189,3 +191,43 @@ def test_store_that_reads_slowly(proxy, script):
     assert slow.read_line() == b"a OK APPEND done\r\n"
     assert script.received == digest_of_blocks()
     neighbour.check()
+
+
+def push_without_reading(wire, piece, proxy):
+    """
+    Sends `piece` again and again and reads nothing, until the proxy takes no more or closes; fails if it takes
+    FLOOD_BYTES, or grows by more than GROWTH_BYTES.
+    """
+    base, sent = proxy.resident_bytes(), 0
+    wire.socket.setblocking(False)
+    try:
+        while sent < FLOOD_BYTES:
+            try:
+                sent += wire.socket.send(piece)
+            except BlockingIOError:
+                if not select.select([], [wire.socket], [], STALL_SECONDS)[1]:
+                    break
+            if not proxy.sanitized:
+                assert proxy.resident_bytes() - base < GROWTH_BYTES, f"after {sent} bytes"
+    except ConnectionError:
+        pass
+    assert sent < FLOOD_BYTES, "the proxy takes without end from a client that reads nothing"
+
+
+@pytest.mark.parametrize("command", [b"x STARTTLS\r\n", b"x NOOP\r\n", b"x LOGIN {3+}\r\nabc\r\n"])
+def test_client_that_asks_and_never_reads(proxy, command):
+    """The proxy's own answers are bounded like the store's."""
+    slow = SlowWire(proxy.port["plain"])
+    slow.login("alice", "secret")
+    neighbour = Neighbour(proxy)
+    push_without_reading(slow, command * 2000, proxy)
+    neighbour.step()
+    slow.close()
+
+
+@pytest.mark.parametrize("command", [b"x CAPABILITY\r\n", b"x NOOP\r\n", b"x ID NIL\r\n"])
+def test_client_that_never_reads_before_login(proxy, command):
+    with SlowWire(proxy.port["plain"]) as slow:
+        push_without_reading(slow, command * 2000, proxy)
+        proxy.wait_for_event("session end")
+        assert proxy.events("session end")[0]["why"] == "client does not read"

@@ -1,0 +1,24 @@
+"""Runs the cmocka tests: all of them under ASan and UBSan, the threaded ones under TSan too."""
+import pathlib
+import subprocess
+
+import pytest
+
+TOP = pathlib.Path(__file__).resolve().parent.parent
+NAMES = sorted(path.stem for path in (TOP / "tests/unit").glob("test_*.c"))
+THREADED = ["test_inbox", "test_passwd", "test_resolve"]
+
+
+def run(binary):
+    result = subprocess.run([TOP / binary], cwd=TOP, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+    assert result.returncode == 0, result.stdout.decode(errors="replace")[-8000:]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_under_asan(name):
+    run(f"build-asan/tests/unit/{name}")
+
+
+@pytest.mark.parametrize("name", THREADED)
+def test_under_tsan(name):
+    run(f"build-tsan/tests/unit/{name}")
