@@ -20,7 +20,8 @@ struct auth_request {
     /* Set by the owner; borrowed until the answer. */
     const char *user;              /* normalised name (username_normalise), NUL-terminated */
     const struct secret *password; /* not empty: the caller refuses an empty one */
-    void (*on_answer)(struct auth_request *request, const struct err *err); /* err->kind ERR_NONE: verified */
+    void (*on_answer)(struct auth_request *request,
+                      const struct err *err); /* err->kind ERR_NONE: verified */
     void *owner;
 
     /* Private to the chain. */
@@ -72,7 +73,8 @@ struct auth_source {
 enum auth_verdict { AUTH_VERIFIED, AUTH_UNKNOWN_USER, AUTH_REFUSED, AUTH_FAILED };
 
 /* `err` tells why for REFUSED (CREDENTIALS, EXPIRED, ADMIN) and FAILED (UNAVAILABLE, INTERNAL); else it may be NULL. */
-void auth_source_answer(struct auth_request *request, enum auth_verdict verdict, const struct err *err);
+void auth_source_answer(struct auth_request *request, enum auth_verdict verdict,
+                        const struct err *err);
 
 extern const struct auth_source auth_source_passwd;
 extern const struct auth_source auth_source_ldap;

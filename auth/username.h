@@ -12,6 +12,7 @@
  * Writes the name to look up into `user_out`. False for a name that cannot exist (empty, too long, a character that
  * is not allowed, ill-formed UTF-8): the caller answers as to a wrong password.
  */
-bool username_normalise(const struct conf_username *conf, struct span raw, char user_out[USERNAME_MAX + 1]);
+bool username_normalise(const struct conf_username *conf, struct span raw,
+                        char user_out[USERNAME_MAX + 1]);
 
 #endif

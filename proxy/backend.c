@@ -57,9 +57,9 @@ struct backend {
     struct buf capabilities;
     struct buf notices;
     struct buf text;
-    struct buf pending; /* what the next "+" asks for; secret */
+    struct buf pending;       /* what the next "+" asks for; secret */
     struct buf pending_after; /* and the one after that; secret */
-    struct err err; /* of the last address that failed */
+    struct err err;           /* of the last address that failed */
 };
 
 static void try_next_name(struct backend *b);
@@ -75,8 +75,9 @@ static const struct conn_events events = {on_open, on_readable, on_drained, on_b
 
 /* --- life --- */
 
-struct backend *backend_open(const struct env *env, const struct tls *tls, const struct conf_shard *shard,
-                             const struct backend_login *login, backend_answer_fn *on_answer, void *owner)
+struct backend *backend_open(const struct env *env, const struct tls *tls,
+                             const struct conf_shard *shard, const struct backend_login *login,
+                             backend_answer_fn *on_answer, void *owner)
 {
     struct backend *b = mem_new(sizeof *b);
 
@@ -163,7 +164,8 @@ static void try_next_name(struct backend *b)
     }
     b->step = STEP_RESOLVE;
     arm(b, b->shard->connect_timeout);
-    address_split(b->shard->address.items[b->name_next++], b->host, &port); /* checked with the configuration */
+    address_split(b->shard->address.items[b->name_next++], b->host,
+                  &port); /* checked with the configuration */
     resolve(b->env, &b->resolving, b->host, port);
 }
 
@@ -186,7 +188,8 @@ static void on_resolved(struct resolve_request *request, const union address *li
 /* A failure before the login was sent: nothing is lost by trying elsewhere. */
 static void fail_address(struct backend *b, const char *why)
 {
-    err_set(&b->err, ERR_UNAVAILABLE, "store %s: %s", b->address[0] == '\0' ? b->host : b->address, why);
+    err_set(&b->err, ERR_UNAVAILABLE, "store %s: %s", b->address[0] == '\0' ? b->host : b->address,
+            why);
     conn_close(&b->conn);
     resolve_cancel(&b->resolving);
     try_next_address(b);
@@ -413,15 +416,18 @@ static void write_id(struct backend *b, struct buf *out)
 
     address_host_text(&login->client, client);
     address_host_text(&login->local, local);
-    buf_printf(out,
-               "I ID (\"x-originating-ip\" \"%s\" \"x-originating-port\" \"%u\" \"x-connected-ip\" \"%s\" "
-               "\"x-connected-port\" \"%u\" \"x-session-id\" \"%s\" \"x-proxy-ttl\" \"4\"%s%.*s)\r\n",
-               client, (unsigned)address_port(&login->client), local, (unsigned)address_port(&login->local),
-               login->session_id, login->client_id.len > 0 ? " " : "", SPAN_ARG(login->client_id));
+    buf_printf(
+        out,
+        "I ID (\"x-originating-ip\" \"%s\" \"x-originating-port\" \"%u\" \"x-connected-ip\" \"%s\" "
+        "\"x-connected-port\" \"%u\" \"x-session-id\" \"%s\" \"x-proxy-ttl\" \"4\"%s%.*s)\r\n",
+        client, (unsigned)address_port(&login->client), local,
+        (unsigned)address_port(&login->local), login->session_id,
+        login->client_id.len > 0 ? " " : "", SPAN_ARG(login->client_id));
 }
 
 /* Who logs in, and as whom: as the shard's `login` says. `login_name_out` is what LOGIN wants. */
-static const struct secret *credentials(const struct backend *b, struct buf *authzid_out, struct buf *name_out)
+static const struct secret *credentials(const struct backend *b, struct buf *authzid_out,
+                                        struct buf *name_out)
 {
     const struct conf_shard *shard = b->shard;
 
@@ -439,8 +445,8 @@ static const struct secret *credentials(const struct backend *b, struct buf *aut
 }
 
 /* AUTHENTICATE PLAIN (RFC 4616), with the initial response where the store takes it (RFC 4959). */
-static bool write_plain(struct backend *b, struct buf *out, const struct buf *authzid, const struct buf *name,
-                        const struct secret *password)
+static bool write_plain(struct backend *b, struct buf *out, const struct buf *authzid,
+                        const struct buf *name, const struct secret *password)
 {
     struct buf message;
     bool with_initial = can(b, "SASL-IR");
@@ -449,11 +455,13 @@ static bool write_plain(struct backend *b, struct buf *out, const struct buf *au
     buf_init(&message, LINE_MAX_BYTES);
     fits = buf_append(&message, buf_span(authzid)) && buf_append(&message, (struct span){"", 1}) &&
            buf_append(&message, buf_span(name)) && buf_append(&message, (struct span){"", 1}) &&
-           buf_append(&message, secret_span(password)) && buf_append_text(out, "L AUTHENTICATE PLAIN");
+           buf_append(&message, secret_span(password)) &&
+           buf_append_text(out, "L AUTHENTICATE PLAIN");
     if (fits && with_initial)
         fits = buf_append_text(out, " ") && sasl_encode_base64(buf_span(&message), out);
     else if (fits)
-        fits = sasl_encode_base64(buf_span(&message), &b->pending) && buf_append_text(&b->pending, "\r\n");
+        fits = sasl_encode_base64(buf_span(&message), &b->pending) &&
+               buf_append_text(&b->pending, "\r\n");
     buf_release(&message);
     return fits && buf_append_text(out, "\r\n");
 }
@@ -479,16 +487,17 @@ static bool add_quoted(struct buf *out, struct span text)
 }
 
 /* LOGIN, for stores without AUTH=PLAIN: quoted strings, or literals for what cannot be quoted. */
-static bool write_login(struct backend *b, struct buf *out, const struct buf *name, const struct secret *password)
+static bool write_login(struct backend *b, struct buf *out, const struct buf *name,
+                        const struct secret *password)
 {
     struct span user = buf_span(name), secret = secret_span(password);
 
     if (fits_quoted(user) && fits_quoted(secret))
-        return buf_append_text(out, "L LOGIN ") && add_quoted(out, user) && buf_append_text(out, " ") &&
-               add_quoted(out, secret) && buf_append_text(out, "\r\n");
+        return buf_append_text(out, "L LOGIN ") && add_quoted(out, user) &&
+               buf_append_text(out, " ") && add_quoted(out, secret) && buf_append_text(out, "\r\n");
     return buf_printf(out, "L LOGIN {%zu}\r\n", user.len) && buf_append(&b->pending, user) &&
-           buf_printf(&b->pending, " {%zu}\r\n", secret.len) && buf_append(&b->pending_after, secret) &&
-           buf_append_text(&b->pending_after, "\r\n");
+           buf_printf(&b->pending, " {%zu}\r\n", secret.len) &&
+           buf_append(&b->pending_after, secret) && buf_append_text(&b->pending_after, "\r\n");
 }
 
 /* ID and login go in one write: one round trip where the store takes initial responses. */
@@ -508,7 +517,8 @@ static enum verdict log_in(struct backend *b)
     if (b->shard->send_id && can(b, "ID"))
         write_id(b, &out);
     const struct secret *password = credentials(b, &authzid, &name);
-    fits = plain ? write_plain(b, &out, &authzid, &name, password) : write_login(b, &out, &name, password);
+    fits = plain ? write_plain(b, &out, &authzid, &name, password)
+                 : write_login(b, &out, &name, password);
     written = fits && conn_write(b->conn, buf_span(&out));
     buf_release(&authzid);
     buf_release(&name);
@@ -516,7 +526,8 @@ static enum verdict log_in(struct backend *b)
     buf_release(&b->capabilities); /* those after login count */
     if (written)
         return VERDICT_MORE;
-    fail(b, fits ? ERR_UNAVAILABLE : ERR_INTERNAL, fits ? conn_failure(b->conn) : "login does not fit");
+    fail(b, fits ? ERR_UNAVAILABLE : ERR_INTERNAL,
+         fits ? conn_failure(b->conn) : "login does not fit");
     return VERDICT_GONE;
 }
 
@@ -552,8 +563,9 @@ static enum verdict refused(struct backend *b, const struct reply *reply)
         kind = ERR_EXPIRED;
     else if (span_is(reply->code, "CONTACTADMIN") || span_is(reply->code, "AUTHORIZATIONFAILED"))
         kind = ERR_ADMIN;
-    snprintf(why, sizeof why, "login refused: [%.*s] %.*s", (int)(reply->code.len < 32 ? reply->code.len : 32),
-             reply->code.ptr, (int)(reply->text.len < 100 ? reply->text.len : 100), reply->text.ptr);
+    snprintf(why, sizeof why, "login refused: [%.*s] %.*s",
+             (int)(reply->code.len < 32 ? reply->code.len : 32), reply->code.ptr,
+             (int)(reply->text.len < 100 ? reply->text.len : 100), reply->text.ptr);
     fail(b, kind, why);
     return VERDICT_GONE;
 }
@@ -590,7 +602,8 @@ static enum verdict take_tagged(struct backend *b, const struct reply *reply)
         buf_append(&b->text, reply->text);
         if (span_is(reply->code, "CAPABILITY"))
             keep_capabilities(b, reply->code_args);
-        return buf_len(&b->capabilities) > 0 ? VERDICT_READY : ask_capabilities(b, STEP_CAPABILITY_AFTER);
+        return buf_len(&b->capabilities) > 0 ? VERDICT_READY
+                                             : ask_capabilities(b, STEP_CAPABILITY_AFTER);
     case STEP_CAPABILITY_AFTER:
         if (ok && buf_len(&b->capabilities) > 0)
             return VERDICT_READY;

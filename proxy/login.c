@@ -41,7 +41,8 @@ static void begin_command(struct login *l)
     l->eating = false;
 }
 
-void login_init(struct login *login, const struct conf *conf, const struct conf_listener *listener, struct conn *client)
+void login_init(struct login *login, const struct conf *conf, const struct conf_listener *listener,
+                struct conn *client)
 {
     *login = (struct login){.conf = conf, .listener = listener, .client = client};
     buf_init(&login->input, LOGIN_INPUT_MAX);
@@ -84,13 +85,15 @@ static const char *capabilities(const struct login *l)
     if (conn_tls(l->client) != NULL || l->listener->tls != TLS_STARTTLS)
         return login_allowed(l) ? "IMAP4rev1 SASL-IR LITERAL- ID ENABLE IDLE AUTH=PLAIN AUTH=LOGIN"
                                 : "IMAP4rev1 LITERAL- ID ENABLE IDLE LOGINDISABLED";
-    return login_allowed(l) ? "IMAP4rev1 SASL-IR LITERAL- ID ENABLE IDLE STARTTLS AUTH=PLAIN AUTH=LOGIN"
-                            : "IMAP4rev1 LITERAL- ID ENABLE IDLE STARTTLS LOGINDISABLED";
+    return login_allowed(l)
+               ? "IMAP4rev1 SASL-IR LITERAL- ID ENABLE IDLE STARTTLS AUTH=PLAIN AUTH=LOGIN"
+               : "IMAP4rev1 LITERAL- ID ENABLE IDLE STARTTLS LOGINDISABLED";
 }
 
 bool login_greet(struct login *login)
 {
-    return say(login, "* OK [CAPABILITY %s] %.200s\r\n", capabilities(login), login->conf->login.greeting);
+    return say(login, "* OK [CAPABILITY %s] %.200s\r\n", capabilities(login),
+               login->conf->login.greeting);
 }
 
 void login_bye(struct login *login, const char *code, const char *text)
@@ -135,7 +138,8 @@ static size_t line_limit(const struct login *l)
     if (l->sasl != SASL_NONE)
         return l->conf->login.max_sasl_line;
     args_init(&args, buf_span(&l->input));
-    if (args_tag(&args, &word) && args_space(&args) && args_word(&args, &word) && span_is(word, "AUTHENTICATE"))
+    if (args_tag(&args, &word) && args_space(&args) && args_word(&args, &word) &&
+        span_is(word, "AUTHENTICATE"))
         return l->conf->login.max_sasl_line;
     return l->conf->login.max_line;
 }
@@ -144,7 +148,8 @@ static size_t line_limit(const struct login *l)
 static enum cut meet_literal(struct login *l, const struct piece *piece)
 {
     size_t room = l->conf->login.max_line + 2 * l->conf->login.max_literal;
-    bool fits = piece->literal_size <= l->conf->login.max_literal && l->scanned + piece->literal_size <= room;
+    bool fits = piece->literal_size <= l->conf->login.max_literal &&
+                l->scanned + piece->literal_size <= room;
 
     if (!l->eating && fits) {
         if (piece->literal_sync)
@@ -198,7 +203,8 @@ static enum login_outcome run_sasl_line(struct login *l, struct span line);
 static enum login_outcome take_command(struct login *l)
 {
     struct span command = {buf_span(&l->input).ptr, l->scanned};
-    enum login_outcome outcome = l->sasl != SASL_NONE ? run_sasl_line(l, command) : run_command(l, command);
+    enum login_outcome outcome =
+        l->sasl != SASL_NONE ? run_sasl_line(l, command) : run_command(l, command);
 
     buf_consume(&l->input, command.len);
     begin_command(l);
@@ -350,7 +356,8 @@ static enum login_outcome do_id(struct login *l, struct args *args)
 
     buf_release(&l->id);
     if (args_space(args))
-        for (bool started = false; (more = args_id(args, started, &name, &value)) == ARGS_ID_PAIR; started = true)
+        for (bool started = false; (more = args_id(args, started, &name, &value)) == ARGS_ID_PAIR;
+             started = true)
             keep_id_field(l, &name, &value);
     if (more == ARGS_ID_BAD || !args_end(args))
         return bad(l, "ID takes a list of strings, or NIL.");
@@ -390,7 +397,8 @@ static void keep_user(struct login *l, struct span user)
     l->user[user.len] = '\0';
 }
 
-static enum login_outcome identified(struct login *l, const char *method, struct span user, struct span password)
+static enum login_outcome identified(struct login *l, const char *method, struct span user,
+                                     struct span password)
 {
     l->method = method;
     keep_user(l, user);
@@ -403,8 +411,8 @@ static enum login_outcome do_login(struct login *l, struct args *args)
     struct arg user, password;
     char user_text[LOGIN_USER_MAX];
 
-    if (!args_space(args) || !args_astring(args, &user) || !args_space(args) || !args_astring(args, &password) ||
-        !args_end(args))
+    if (!args_space(args) || !args_astring(args, &user) || !args_space(args) ||
+        !args_astring(args, &password) || !args_end(args))
         return bad(l, "LOGIN takes a user name and a password.");
     if (!check_privacy(l))
         return LOGIN_MORE;
@@ -544,8 +552,8 @@ bool login_accept(struct login *login, struct span capability_list, struct span 
     buf_init(&answer, 64 * 1024);
     if (login->asked_capability)
         buf_printf(&answer, "* CAPABILITY %.*s\r\n", SPAN_ARG(capability_list));
-    written = buf_printf(&answer, "%s OK [CAPABILITY %.*s] %.*s\r\n", login->tag, SPAN_ARG(capability_list),
-                         SPAN_ARG(text)) &&
+    written = buf_printf(&answer, "%s OK [CAPABILITY %.*s] %.*s\r\n", login->tag,
+                         SPAN_ARG(capability_list), SPAN_ARG(text)) &&
               conn_write(login->client, buf_span(&answer));
     buf_release(&answer);
     secret_release(&login->password);
@@ -555,7 +563,8 @@ bool login_accept(struct login *login, struct span capability_list, struct span 
 bool login_refuse(struct login *login, const struct err *err)
 {
     secret_release(&login->password);
-    if (!say(login, "%s NO [%s] %s\r\n", login->tag, err_response_code(err->kind), err_user_text(err->kind)))
+    if (!say(login, "%s NO [%s] %s\r\n", login->tag, err_response_code(err->kind),
+             err_user_text(err->kind)))
         return false;
     if (++login->bad_count < (unsigned)login->conf->login.max_bad_commands)
         return true;

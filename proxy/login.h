@@ -16,10 +16,15 @@ enum login_outcome {
     LOGIN_MORE,       /* more bytes are needed */
     LOGIN_START_TLS,  /* answered OK to STARTTLS: start TLS, then login_restart */
     LOGIN_IDENTIFIED, /* `user` and `password` are set; answer by login_accept or login_refuse */
-    LOGIN_OVER        /* the client said LOGOUT, or broke a limit and was told BYE; `over` says why */
+    LOGIN_OVER /* the client said LOGOUT, or broke a limit and was told BYE; `over` says why */
 };
 
-enum { LOGIN_TAG_MAX = 128, LOGIN_USER_MAX = 512, LOGIN_ID_MAX = 2048, LOGIN_INPUT_MAX = 192 * 1024 };
+enum {
+    LOGIN_TAG_MAX = 128,
+    LOGIN_USER_MAX = 512,
+    LOGIN_ID_MAX = 2048,
+    LOGIN_INPUT_MAX = 192 * 1024
+};
 
 struct login {
     /* Set by login_init. */
@@ -28,24 +33,25 @@ struct login {
     struct conn *client; /* borrowed; answers are written here */
 
     /* What the client has said. */
-    char user[LOGIN_USER_MAX];     /* as given; "" when it cannot be a name */
-    struct secret password;        /* empty when the client sent none */
-    const char *method;            /* "LOGIN", "PLAIN": for the log */
-    char tag[LOGIN_TAG_MAX + 1];   /* of the current command */
-    struct buf id;                 /* its ID fields but x-*, as `"name" "value" ...`, for the store */
+    char user[LOGIN_USER_MAX];   /* as given; "" when it cannot be a name */
+    struct secret password;      /* empty when the client sent none */
+    const char *method;          /* "LOGIN", "PLAIN": for the log */
+    char tag[LOGIN_TAG_MAX + 1]; /* of the current command */
+    struct buf id;               /* its ID fields but x-*, as `"name" "value" ...`, for the store */
     bool asked_capability;
     const char *over;
 
     /* Private. */
-    struct buf input;     /* bytes not consumed: the command in hand, and what was sent behind it */
+    struct buf input; /* bytes not consumed: the command in hand, and what was sent behind it */
     struct scan scan;
-    size_t scanned;       /* octets of `input` that the scanner has seen */
-    uint8_t sasl;         /* enum sasl_step: what the next line is, if no command */
-    bool eating;          /* the rest of a refused command is dropped */
+    size_t scanned; /* octets of `input` that the scanner has seen */
+    uint8_t sasl;   /* enum sasl_step: what the next line is, if no command */
+    bool eating;    /* the rest of a refused command is dropped */
     unsigned bad_count;
 };
 
-void login_init(struct login *login, const struct conf *conf, const struct conf_listener *listener, struct conn *client);
+void login_init(struct login *login, const struct conf *conf, const struct conf_listener *listener,
+                struct conn *client);
 
 /* Wipes and frees. */
 void login_release(struct login *login);

@@ -25,19 +25,21 @@ struct control {
     bool stopping;
 };
 
-static const char usage[] = "Usage: imapmux [-c FILE] [-t]\n"
-                            "       imapmux --print-defaults | --print-settings | --version | --help\n"
-                            "\n"
-                            "IMAP proxy and connection multiplexer: runs in the foreground, logs to standard error.\n"
-                            "\n"
-                            "  -c, --config FILE     configuration (default " IMAPMUX_CONF ")\n"
-                            "  -t, --test            check the configuration and exit\n"
-                            "      --print-defaults  print a proxy.conf with every setting and its default\n"
-                            "      --print-settings  print the reference of all settings, in Markdown\n"
-                            "  -V, --version         print the version\n"
-                            "  -h, --help            print this help\n"
-                            "\n"
-                            "SIGTERM and SIGINT end the process in order: clients are told BYE; a second one ends it at once.\n";
+static const char usage[] =
+    "Usage: imapmux [-c FILE] [-t]\n"
+    "       imapmux --print-defaults | --print-settings | --version | --help\n"
+    "\n"
+    "IMAP proxy and connection multiplexer: runs in the foreground, logs to standard error.\n"
+    "\n"
+    "  -c, --config FILE     configuration (default " IMAPMUX_CONF ")\n"
+    "  -t, --test            check the configuration and exit\n"
+    "      --print-defaults  print a proxy.conf with every setting and its default\n"
+    "      --print-settings  print the reference of all settings, in Markdown\n"
+    "  -V, --version         print the version\n"
+    "  -h, --help            print this help\n"
+    "\n"
+    "SIGTERM and SIGINT end the process in order: clients are told BYE; a second one ends it at "
+    "once.\n";
 
 /* --- the control loop --- */
 
@@ -78,13 +80,15 @@ static void on_signal(uv_signal_t *handle, int signum)
     }
     control->stopping = true;
     log_event(LOG_LEVEL_INFO, "stopping", "on signal %d", signum);
-    uv_timer_start(&control->stop_deadline, on_stop_deadline, control->conf->process.stop_timeout, 0);
+    uv_timer_start(&control->stop_deadline, on_stop_deadline, control->conf->process.stop_timeout,
+                   0);
     workers_stop(control->workers);
 }
 
 static bool open_control(struct control *control, struct err *err)
 {
-    if (uv_loop_init(&control->loop) != 0 || uv_async_init(&control->loop, &control->idle, on_idle) != 0)
+    if (uv_loop_init(&control->loop) != 0 ||
+        uv_async_init(&control->loop, &control->idle, on_idle) != 0)
         return err_set(err, ERR_INTERNAL, "no descriptors for the control loop");
     uv_timer_init(&control->loop, &control->stop_deadline);
     uv_signal_init(&control->loop, &control->terminate);
@@ -106,7 +110,8 @@ static void raise_descriptor_limit(const struct conf *conf)
     limit.rlim_cur = limit.rlim_max;
     if (setrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur < wanted)
         log_event(LOG_LEVEL_WARNING, "descriptors",
-                  "%llu are allowed, max_sessions = %lld may need %llu: raise the limit or lower the setting",
+                  "%llu are allowed, max_sessions = %lld may need %llu: raise the limit or lower "
+                  "the setting",
                   (unsigned long long)limit.rlim_cur, (long long)conf->process.max_sessions,
                   (unsigned long long)wanted);
 }

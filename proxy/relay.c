@@ -23,8 +23,10 @@ static void backend_readable(void *owner);
 static void backend_drained(void *owner);
 static void backend_broken(void *owner);
 
-static const struct conn_events client_events = {client_open, client_readable, client_drained, client_broken};
-static const struct conn_events backend_events = {client_open, backend_readable, backend_drained, backend_broken};
+static const struct conn_events client_events = {client_open, client_readable, client_drained,
+                                                 client_broken};
+static const struct conn_events backend_events = {client_open, backend_readable, backend_drained,
+                                                  backend_broken};
 
 /* Connections are open before they are relayed. */
 static void client_open(void *owner)
@@ -65,7 +67,9 @@ static bool flush_own(struct relay *r)
 static bool refuse(struct relay *r, const struct dialog_step *step)
 {
     if (!buf_printf(&r->own, "%.*s BAD %s\r\n", SPAN_ARG(step->tag), step->text))
-        return end(r, RELAY_PROTOCOL); /* a client that sends nothing but such commands, within one literal */
+        return end(
+            r,
+            RELAY_PROTOCOL); /* a client that sends nothing but such commands, within one literal */
     return flush_own(r);
 }
 
@@ -115,7 +119,8 @@ static void leave_client(struct relay *r)
     r->why = RELAY_CLIENT_LEFT;
     r->client_left = true;
     conn_want_read(r->client, false);
-    if (buf_len(&r->client_held) > 0) /* an unfinished command: the store shall see what there is of it */
+    if (buf_len(&r->client_held) >
+        0) /* an unfinished command: the store shall see what there is of it */
         conn_write(r->backend, buf_span(&r->client_held));
     buf_release(&r->client_held);
     conn_finish(r->backend);
@@ -150,7 +155,8 @@ static bool pass_from_client(struct relay *r, struct span in)
         case DIALOG_PASS:
             r->bytes_from_client += step.len;
             counter_add(&r->env->counters->bytes_from_clients, step.len);
-            conn_write(r->backend, (struct span){in.ptr, step.len}); /* a failure is met on reading */
+            conn_write(r->backend,
+                       (struct span){in.ptr, step.len}); /* a failure is met on reading */
             break;
         case DIALOG_REFUSE:
             if (!refuse(r, &step))
@@ -173,9 +179,9 @@ static bool pass_from_client(struct relay *r, struct span in)
 static void update_client_reading(struct relay *r)
 {
     if (!r->client_left && !r->backend_left)
-        conn_want_read(r->client,
-                       conn_queued(r->backend) < QUEUE_HIGH && conn_queued(r->client) < QUEUE_HIGH &&
-                           !dialog_client_waits(&r->dialog));
+        conn_want_read(r->client, conn_queued(r->backend) < QUEUE_HIGH &&
+                                      conn_queued(r->client) < QUEUE_HIGH &&
+                                      !dialog_client_waits(&r->dialog));
 }
 
 /* The bytes held go first in the scratch buffer. */
@@ -238,7 +244,8 @@ static bool rewrite(struct relay *r, struct span in, const struct dialog_step *s
     struct span list = {in.ptr + step->list_offset, step->list_len};
 
     memcpy(line, in.ptr, step->list_offset);
-    ptrdiff_t len = caps_rewrite(list, r->filter, line + step->list_offset, sizeof line - step->len);
+    ptrdiff_t len =
+        caps_rewrite(list, r->filter, line + step->list_offset, sizeof line - step->len);
     if (len < 0)
         return end(r, RELAY_PROTOCOL);
     memcpy(line + step->list_offset + len, in.ptr + tail_offset, tail);
@@ -349,7 +356,8 @@ static void backend_broken(void *owner)
 /* --- life --- */
 
 /* Takes what was read before the relay was there. */
-static bool pass_early(struct relay *r, struct buf *early, bool (*pass)(struct relay *r, struct span in))
+static bool pass_early(struct relay *r, struct buf *early,
+                       bool (*pass)(struct relay *r, struct span in))
 {
     struct buf taken = *early;
 
@@ -369,7 +377,8 @@ void relay_start(struct relay *relay, struct buf *from_client, struct buf *from_
     relay->last_active_ms = uv_now(relay->env->loop);
     conn_set_owner(relay->client, &client_events, relay);
     conn_set_owner(relay->backend, &backend_events, relay);
-    if (pass_early(relay, from_backend, pass_from_backend) && pass_early(relay, from_client, pass_from_client))
+    if (pass_early(relay, from_backend, pass_from_backend) &&
+        pass_early(relay, from_client, pass_from_client))
         settle(relay);
 }
 

@@ -14,12 +14,12 @@
 
 /* Why it ended: whoever went first. */
 enum relay_end {
-    RELAY_CLIENT_LEFT,    /* the client sent the end of its stream */
-    RELAY_BACKEND_LEFT,   /* the store did, as after LOGOUT */
+    RELAY_CLIENT_LEFT,  /* the client sent the end of its stream */
+    RELAY_BACKEND_LEFT, /* the store did, as after LOGOUT */
     RELAY_CLIENT_BROKEN,
     RELAY_BACKEND_BROKEN,
-    RELAY_PROTOCOL,       /* a side went over a limit of the scanner */
-    RELAY_ASKED           /* relay_end_politely */
+    RELAY_PROTOCOL, /* a side went over a limit of the scanner */
+    RELAY_ASKED     /* relay_end_politely */
 };
 
 struct relay {
@@ -29,8 +29,9 @@ struct relay {
     const struct caps_filter *filter;
     char *scratch; /* the worker's, shared by all its relays */
     size_t scratch_size;
-    void (*on_linger)(void *owner); /* one side has left, the other gets what there is: a deadline is wanted */
-    void (*on_end)(void *owner);    /* all is done, `why` is set; may free the relay */
+    void (*on_linger)(
+        void *owner); /* one side has left, the other gets what there is: a deadline is wanted */
+    void (*on_end)(void *owner); /* all is done, `why` is set; may free the relay */
     void *owner;
 
     /* For the log. */

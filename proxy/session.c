@@ -53,16 +53,16 @@ struct session {
     struct lease lease;
     struct relay relay;
     uv_timer_t deadline;
-    struct letter letter;  /* carries the session to its next home */
-    const char *reason;    /* of the end, for the log */
+    struct letter letter; /* carries the session to its next home */
+    const char *reason;   /* of the end, for the log */
     const char *method;
     union address peer, local;
-    uint64_t accepted_ms;  /* wall clock */
+    uint64_t accepted_ms; /* wall clock */
     char id[24];
     uint8_t phase;
     uint8_t handles_open;
-    bool lingering;        /* one side of the relay has left: the deadline counts from then */
-    bool relaying;         /* relay_start was called, relay_release not yet */
+    bool lingering; /* one side of the relay has left: the deadline counts from then */
+    bool relaying;  /* relay_start was called, relay_release not yet */
 };
 
 static enum phase_id enter_tls(struct session *s);
@@ -100,7 +100,8 @@ static const struct phase {
     [P_GONE] = {"gone", LIMIT_NONE, enter_gone, NULL},
 };
 
-static const char stopping_bye[] = "* BYE [UNAVAILABLE] The server is shutting down, please connect again.\r\n";
+static const char stopping_bye[] =
+    "* BYE [UNAVAILABLE] The server is shutting down, please connect again.\r\n";
 
 static void arm_deadline(struct session *s, enum limit limit);
 
@@ -184,8 +185,10 @@ static void on_deadline(uv_timer_t *timer)
     if (s->phase == P_COMMAND) {
         login_bye(&s->entry->login, "UNAVAILABLE", "Login takes too long.");
         session_move(s, linger(s, "login time-out"));
-    } else if (s->phase == P_RELAY && s->reason == NULL && !s->lingering && now - s->relay.last_active_ms < conf->session.idle_timeout) {
-        uv_timer_start(timer, on_deadline, conf->session.idle_timeout - (now - s->relay.last_active_ms), 0);
+    } else if (s->phase == P_RELAY && s->reason == NULL && !s->lingering &&
+               now - s->relay.last_active_ms < conf->session.idle_timeout) {
+        uv_timer_start(timer, on_deadline,
+                       conf->session.idle_timeout - (now - s->relay.last_active_ms), 0);
     } else if (s->phase == P_RELAY && s->reason == NULL && !s->lingering) {
         s->reason = "idle time-out";
         arm_deadline(s, LIMIT_LINGER);
@@ -205,9 +208,11 @@ static void arm_deadline(struct session *s, enum limit limit)
     } else if (limit == LIMIT_LOGIN) { /* one deadline for all phases up to the login */
         uint64_t spent = now - s->entry->login_started_ms;
 
-        uv_timer_start(&s->deadline, on_deadline, spent < conf->login.timeout ? conf->login.timeout - spent : 0, 0);
+        uv_timer_start(&s->deadline, on_deadline,
+                       spent < conf->login.timeout ? conf->login.timeout - spent : 0, 0);
     } else {
-        uint64_t timeout = limit == LIMIT_IDLE ? conf->session.idle_timeout : conf->session.linger_timeout;
+        uint64_t timeout =
+            limit == LIMIT_IDLE ? conf->session.idle_timeout : conf->session.linger_timeout;
 
         uv_timer_start(&s->deadline, on_deadline, timeout, 0);
     }
@@ -257,7 +262,8 @@ static bool comes_with_proxy_header(const struct conf_listener *listener, const 
     for (size_t i = 0; i < listener->proxy_protocol.count; i++) {
         struct network network;
 
-        if (network_parse(listener->proxy_protocol.items[i], &network) && network_contains(&network, peer))
+        if (network_parse(listener->proxy_protocol.items[i], &network) &&
+            network_contains(&network, peer))
             return true;
     }
     return false;
@@ -283,7 +289,8 @@ static void start(struct session *s, const union address *peer)
         session_move(s, s->listener->tls == TLS_IMPLICIT ? P_TLS : P_COMMAND);
 }
 
-bool session_accept(struct home *home, int fd, const union address *peer, const struct conf_listener *listener)
+bool session_accept(struct home *home, int fd, const union address *peer,
+                    const struct conf_listener *listener)
 {
     struct session *s = mem_new(sizeof *s);
     struct entry *entry = mem_new(sizeof *entry);
@@ -323,7 +330,8 @@ static enum phase_id read_proxy_header(struct session *s)
         }
         if (missing <= 0)
             return gone(s, "no valid PROXY protocol header");
-        ssize_t count = conn_read(s->client, entry->proxy_header + entry->proxy_header_len, (size_t)missing);
+        ssize_t count =
+            conn_read(s->client, entry->proxy_header + entry->proxy_header_len, (size_t)missing);
         if (count < 0)
             return gone(s, "closed before the PROXY protocol header");
         if (count == CONN_AGAIN)
@@ -367,7 +375,8 @@ static enum phase_id read_command(struct session *s)
     if (count == CONN_AGAIN)
         return P_COMMAND;
     if (count < 0)
-        return gone(s, count == CONN_EOF ? "closed by client before login" : conn_failure(s->client));
+        return gone(s,
+                    count == CONN_EOF ? "closed by client before login" : conn_failure(s->client));
     if (conn_queued(s->client) > UNREAD_MAX)
         return gone(s, "client does not read");
     bool kept = login_feed(&s->entry->login, (struct span){home->scratch, (size_t)count});
@@ -470,7 +479,8 @@ static enum phase_id enter_moving(struct session *s)
 
 /* --- verify --- */
 
-static void log_login(struct session *s, enum conf_log_level level, const char *event, const struct err *err)
+static void log_login(struct session *s, enum conf_log_level level, const char *event,
+                      const struct err *err)
 {
     struct log_line line;
     char peer[ADDRESS_TEXT_MAX];
@@ -484,7 +494,8 @@ static void log_login(struct session *s, enum conf_log_level level, const char *
         log_text(&line, "user", s->entry->login.user);
     log_text(&line, "peer", peer);
     log_text(&line, "method", s->method);
-    log_text(&line, "tls", conn_tls(s->client) == NULL ? "none" : SSL_get_version(conn_tls(s->client)));
+    log_text(&line, "tls",
+             conn_tls(s->client) == NULL ? "none" : SSL_get_version(conn_tls(s->client)));
     if (s->shard != NULL)
         log_text(&line, "shard", s->shard->title);
     if (err != NULL)
@@ -495,7 +506,8 @@ static void log_login(struct session *s, enum conf_log_level level, const char *
 /* Answers the login with NO and goes on with the client's next command, unless it has had too many tries. */
 static enum phase_id refuse(struct session *s, const struct err *err)
 {
-    bool ours = err->kind == ERR_UNAVAILABLE || err->kind == ERR_CONFIG || err->kind == ERR_INTERNAL;
+    bool ours =
+        err->kind == ERR_UNAVAILABLE || err->kind == ERR_CONFIG || err->kind == ERR_INTERNAL;
 
     counter_add(&s->home->env.counters->logins_refused, 1);
     log_login(s, ours ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO, "login refused", err);
@@ -536,7 +548,8 @@ static enum phase_id enter_verify(struct session *s)
 
 /* --- route --- */
 
-static void on_route(struct route_request *request, const struct route *route, const struct err *err)
+static void on_route(struct route_request *request, const struct route *route,
+                     const struct err *err)
 {
     struct session *s = request->owner;
 
@@ -602,9 +615,12 @@ static void on_relay_linger(void *owner)
 static void on_relay_end(void *owner)
 {
     static const char *const reasons[] = {
-        [RELAY_CLIENT_LEFT] = "closed by client",       [RELAY_BACKEND_LEFT] = "closed by store",
-        [RELAY_CLIENT_BROKEN] = "connection to client broke", [RELAY_BACKEND_BROKEN] = "connection to store broke",
-        [RELAY_PROTOCOL] = "protocol limit",            [RELAY_ASKED] = "ended by the proxy",
+        [RELAY_CLIENT_LEFT] = "closed by client",
+        [RELAY_BACKEND_LEFT] = "closed by store",
+        [RELAY_CLIENT_BROKEN] = "connection to client broke",
+        [RELAY_BACKEND_BROKEN] = "connection to store broke",
+        [RELAY_PROTOCOL] = "protocol limit",
+        [RELAY_ASKED] = "ended by the proxy",
     };
     struct session *s = owner;
     bool logout = s->relay.why == RELAY_BACKEND_LEFT && dialog_logout_seen(&s->relay.dialog);
@@ -617,10 +633,12 @@ static bool welcome(struct session *s)
 {
     char list[DIALOG_LINE_MAX];
     struct backend *backend = s->lease.backend;
-    ptrdiff_t len = caps_rewrite(backend_capabilities(backend), &s->home->filter, list, sizeof list);
+    ptrdiff_t len =
+        caps_rewrite(backend_capabilities(backend), &s->home->filter, list, sizeof list);
 
     return len >= 0 && conn_write(s->client, buf_span(backend_notices(backend))) &&
-           login_accept(&s->entry->login, (struct span){list, (size_t)len}, backend_login_text(backend));
+           login_accept(&s->entry->login, (struct span){list, (size_t)len},
+                        backend_login_text(backend));
 }
 
 static void release_entry(struct session *s)

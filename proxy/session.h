@@ -32,12 +32,14 @@ struct home {
     struct session *sessions; /* list of those at home here */
     bool stopping;
 
-    struct home *(*home_of)(struct home *home, const char *user); /* the worker that serves this user */
-    void (*on_session_gone)(struct home *home);                   /* after its memory was freed */
+    struct home *(*home_of)(struct home *home,
+                            const char *user);  /* the worker that serves this user */
+    void (*on_session_gone)(struct home *home); /* after its memory was freed */
 };
 
 /* Takes over an accepted socket. False without memory or descriptors; then the socket is closed. */
-bool session_accept(struct home *home, int fd, const union address *peer, const struct conf_listener *listener);
+bool session_accept(struct home *home, int fd, const union address *peer,
+                    const struct conf_listener *listener);
 
 /* Orderly: every session of this home is told BYE, those in a command when it is done. Sets home->stopping. */
 void sessions_stop(struct home *home);

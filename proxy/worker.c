@@ -62,18 +62,22 @@ static void on_session_gone(struct home *home)
         all->on_idle(all->owner);
 }
 
-static const char full_bye[] = "* BYE [UNAVAILABLE] Too many connections, please try again later.\r\n";
+static const char full_bye[] =
+    "* BYE [UNAVAILABLE] Too many connections, please try again later.\r\n";
 
-static void on_accept(void *owner, int fd, const union address *peer, const struct conf_listener *listener)
+static void on_accept(void *owner, int fd, const union address *peer,
+                      const struct conf_listener *listener)
 {
     struct worker *w = owner;
     size_t count = atomic_fetch_add(&w->all->session_count, 1);
 
-    if (count < (size_t)w->home.env.conf->process.max_sessions && session_accept(&w->home, fd, peer, listener))
+    if (count < (size_t)w->home.env.conf->process.max_sessions &&
+        session_accept(&w->home, fd, peer, listener))
         return;
     if (count >= (size_t)w->home.env.conf->process.max_sessions) {
         counter_add(&w->counters.sessions_refused, 1);
-        if (listener->tls != TLS_IMPLICIT && send(fd, full_bye, sizeof full_bye - 1, MSG_NOSIGNAL) < 0)
+        if (listener->tls != TLS_IMPLICIT &&
+            send(fd, full_bye, sizeof full_bye - 1, MSG_NOSIGNAL) < 0)
             log_event(LOG_LEVEL_DEBUG, "refused", "client left first");
         close(fd);
     }
@@ -141,7 +145,8 @@ static bool open_listeners(struct worker *w, struct err *err)
 
     for (size_t i = 0; i < conf->listener_count; i++) {
         for (size_t j = 0; j < conf->listeners[i].address.count; j++, at++) {
-            w->listeners[at] = listener_open(&w->home.env, w->fds[at], &conf->listeners[i], on_accept, w);
+            w->listeners[at] =
+                listener_open(&w->home.env, w->fds[at], &conf->listeners[i], on_accept, w);
             w->fds[at] = -1;
             if (w->listeners[at] == NULL)
                 return err_set(err, ERR_INTERNAL, "no memory for a listener");
@@ -150,7 +155,8 @@ static bool open_listeners(struct worker *w, struct err *err)
     return true;
 }
 
-static bool open_worker(struct worker *w, struct workers *all, const struct tls *tls, struct err *err)
+static bool open_worker(struct worker *w, struct workers *all, const struct tls *tls,
+                        struct err *err)
 {
     struct home *home = &w->home;
 
@@ -171,10 +177,9 @@ static bool open_worker(struct worker *w, struct workers *all, const struct tls 
         return err_set(err, ERR_INTERNAL, "no descriptors for a worker");
     home->env = (struct env){&w->loop, &w->turn, all->conf, &w->counters};
     home->tls = tls;
-    home->filter = (struct caps_filter){(const char *const *)all->conf->capability.remove.items,
-                                        all->conf->capability.remove.count,
-                                        (const char *const *)all->conf->capability.add.items,
-                                        all->conf->capability.add.count};
+    home->filter = (struct caps_filter){
+        (const char *const *)all->conf->capability.remove.items, all->conf->capability.remove.count,
+        (const char *const *)all->conf->capability.add.items, all->conf->capability.add.count};
     home->home_of = home_of;
     home->on_session_gone = on_session_gone;
     home->pool = pool_open(&home->env, tls);
@@ -212,7 +217,8 @@ static void close_worker(struct worker *w)
             auth_close(&w->home.auth);
         uv_run(&w->loop, UV_RUN_NOWAIT); /* who was about to move arrives here instead */
         sessions_cut_off(&w->home);
-        uv_run(&w->loop, UV_RUN_DEFAULT); /* sessions and look-ups end; the idle handle is not active */
+        uv_run(&w->loop,
+               UV_RUN_DEFAULT); /* sessions and look-ups end; the idle handle is not active */
         pool_close(&w->home.pool);
         turn_release(&w->turn);
         uv_run(&w->loop, UV_RUN_DEFAULT);
@@ -231,7 +237,9 @@ static size_t worker_count(const struct conf *conf)
 {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
 
-    return conf->process.workers > 0 ? (size_t)conf->process.workers : cores > 0 ? (size_t)cores : 1;
+    return conf->process.workers > 0 ? (size_t)conf->process.workers
+           : cores > 0               ? (size_t)cores
+                                     : 1;
 }
 
 static bool start_threads(struct workers *all, struct err *err)
@@ -246,8 +254,8 @@ static bool start_threads(struct workers *all, struct err *err)
     return true;
 }
 
-struct workers *workers_start(const struct conf *conf, const struct tls *tls, void (*on_idle)(void *owner), void *owner,
-                              struct err *err)
+struct workers *workers_start(const struct conf *conf, const struct tls *tls,
+                              void (*on_idle)(void *owner), void *owner, struct err *err)
 {
     struct workers *all = mem_new(sizeof *all);
     size_t count = worker_count(conf);

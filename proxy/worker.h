@@ -14,8 +14,8 @@ struct workers;
  * Binds every listener once for each worker, opens what the workers need, and starts their threads. NULL with *err set, and nothing
  * left running. `on_idle` is called, from any thread, whenever the last session of a stopping process has gone.
  */
-struct workers *workers_start(const struct conf *conf, const struct tls *tls, void (*on_idle)(void *owner), void *owner,
-                              struct err *err);
+struct workers *workers_start(const struct conf *conf, const struct tls *tls,
+                              void (*on_idle)(void *owner), void *owner, struct err *err);
 
 /* Begins the orderly stop: listeners close, clients are told BYE. on_idle follows when all have gone. */
 void workers_stop(struct workers *workers);

@@ -30,7 +30,8 @@ struct route_request {
      * UNAVAILABLE: a source did not answer (an error never falls through to the next source), the user is being moved, or
      * what a source said makes no sense (logged as an error).
      */
-    void (*on_answer)(struct route_request *request, const struct route *route, const struct err *err);
+    void (*on_answer)(struct route_request *request, const struct route *route,
+                      const struct err *err);
     void *owner;
 
     /* Private to the chain. */
@@ -64,8 +65,8 @@ struct route_source {
 enum route_verdict { ROUTE_FOUND, ROUTE_UNKNOWN_USER, ROUTE_FAILED };
 
 /* For FOUND, `route` is copied (an empty backend_user becomes the user's name); for FAILED, `err` tells why. */
-void route_source_answer(struct route_request *request, enum route_verdict verdict, const struct route *route,
-                         const struct err *err);
+void route_source_answer(struct route_request *request, enum route_verdict verdict,
+                         const struct route *route, const struct err *err);
 
 extern const struct route_source route_source_redis;
 extern const struct route_source route_source_file;

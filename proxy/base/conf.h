@@ -18,14 +18,14 @@ struct conf_words {
 };
 
 #define CONF_TYPE_TEXT     char *
-#define CONF_TYPE_PATH     char *           /* made absolute; "" when unset */
+#define CONF_TYPE_PATH     char * /* made absolute; "" when unset */
 #define CONF_TYPE_WORDS    struct conf_words
 #define CONF_TYPE_FLAG     bool
 #define CONF_TYPE_NUMBER   int64_t
-#define CONF_TYPE_DURATION uint64_t         /* milliseconds */
-#define CONF_TYPE_SIZE     size_t           /* bytes */
+#define CONF_TYPE_DURATION uint64_t /* milliseconds */
+#define CONF_TYPE_SIZE     size_t   /* bytes */
 #define CONF_TYPE_SECRET   struct secret
-#define CONF_TYPE_CHOICE   int              /* index into the row's words: see the enums below */
+#define CONF_TYPE_CHOICE   int /* index into the row's words: see the enums below */
 
 /* struct conf_process, struct conf_log, ...: the settings of one section. MANY sections also have a title. */
 #define CONF_MEMBER(kind, name, ...) CONF_TYPE_##kind name;
@@ -38,7 +38,7 @@ struct conf_words {
 SETTINGS_SECTIONS(CONF_STRUCT)
 
 /* ONE sections are members by their name; MANY sections are arrays: `shards` and `shard_count`. */
-#define CONF_FIELD_ONE(section)  struct conf_##section section;
+#define CONF_FIELD_ONE(section) struct conf_##section section;
 #define CONF_FIELD_MANY(section)                                                                   \
     struct conf_##section *section##s;                                                             \
     size_t section##_count;
@@ -52,7 +52,11 @@ enum conf_log_format { LOG_FORMAT_LOGFMT, LOG_FORMAT_JSON };
 enum conf_log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
 enum conf_tls_version { TLS_MIN_1_2, TLS_MIN_1_3 };
 enum conf_tls_mode { TLS_NONE, TLS_STARTTLS, TLS_IMPLICIT };
-enum conf_shard_login { SHARD_LOGIN_PASSWORD, SHARD_LOGIN_MASTER_AUTHZID, SHARD_LOGIN_MASTER_SUFFIX };
+enum conf_shard_login {
+    SHARD_LOGIN_PASSWORD,
+    SHARD_LOGIN_MASTER_AUTHZID,
+    SHARD_LOGIN_MASTER_SUFFIX
+};
 enum conf_ldap_scope { LDAP_SEARCH_BASE, LDAP_SEARCH_ONE, LDAP_SEARCH_SUBTREE };
 
 /*

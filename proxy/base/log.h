@@ -24,7 +24,8 @@ struct log_line {
 
 /* Starts a line; `event` is a constant phrase. Then add fields, then log_write. */
 void log_begin(struct log_line *line, enum conf_log_level level, const char *event);
-void log_text(struct log_line *line, const char *key, const char *value); /* left out when value is NULL or "" */
+void log_text(struct log_line *line, const char *key,
+              const char *value); /* left out when value is NULL or "" */
 void log_span(struct log_line *line, const char *key, struct span value);
 void log_number(struct log_line *line, const char *key, uint64_t value);
 void log_err(struct log_line *line, const struct err *err); /* reason=... and detail=... */

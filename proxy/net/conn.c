@@ -30,12 +30,12 @@ struct conn {
     struct turn_task again; /* plaintext is left inside OpenSSL while the socket may stay silent */
     uv_poll_t poll;
     int fd;
-    int watched; /* what the poll handle waits for now */
+    int watched;  /* what the poll handle waits for now */
     ssize_t late; /* CONN_EOF or CONN_BROKEN, met behind bytes that went first: for the next read */
     uint8_t state;
     bool read_on;
-    bool write_blocks_read;  /* OpenSSL must write before it can read on */
-    bool read_blocks_write;  /* OpenSSL must read before it can write on */
+    bool write_blocks_read; /* OpenSSL must write before it can read on */
+    bool read_blocks_write; /* OpenSSL must read before it can write on */
     bool finish_when_drained, finished;
     bool write_failed;
 };
@@ -48,7 +48,8 @@ static void flush_queue(struct conn *c);
 
 /* --- opening and closing --- */
 
-static struct conn *conn_new(const struct env *env, int fd, const struct conn_events *events, void *owner)
+static struct conn *conn_new(const struct env *env, int fd, const struct conn_events *events,
+                             void *owner)
 {
     struct conn *c = mem_new(sizeof *c);
 
@@ -65,7 +66,8 @@ static struct conn *conn_new(const struct env *env, int fd, const struct conn_ev
     c->again.run = read_again;
     c->poll.data = c;
     buf_init(&c->queue, CONN_QUEUE_MAX);
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));  /* fails on Unix sockets: no matter */
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1},
+               sizeof(int)); /* fails on Unix sockets: no matter */
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &(int){1}, sizeof(int));
     return c;
 }
@@ -81,8 +83,8 @@ struct conn *conn_open(const struct env *env, int fd, const struct conn_events *
     return c;
 }
 
-struct conn *conn_connect(const struct env *env, const union address *to, const struct conn_events *events, void *owner,
-                          struct err *err)
+struct conn *conn_connect(const struct env *env, const union address *to,
+                          const struct conn_events *events, void *owner, struct err *err)
 {
     int fd = socket(to->any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     struct conn *c = fd < 0 ? NULL : conn_new(env, fd, events, owner);
@@ -214,7 +216,8 @@ static void on_poll(uv_poll_t *poll, int status, int events)
 {
     struct conn *c = poll->data;
 
-    if (status < 0) /* an error on the socket; libuv has stopped the handle: reading tells what it is */
+    if (status <
+        0) /* an error on the socket; libuv has stopped the handle: reading tells what it is */
         c->watched = 0;
     if (c->state == CONNECTING) {
         step_connect(c);
@@ -224,11 +227,13 @@ static void on_poll(uv_poll_t *poll, int status, int events)
         step_handshake(c);
         return;
     }
-    if (buf_len(&c->queue) > 0 && (status < 0 || (events & (c->read_blocks_write ? UV_READABLE : UV_WRITABLE)))) {
+    if (buf_len(&c->queue) > 0 &&
+        (status < 0 || (events & (c->read_blocks_write ? UV_READABLE : UV_WRITABLE)))) {
         flush_queue(c);
         if (buf_len(&c->queue) == 0 && !c->write_failed) {
             watch(c);
-            c->events->on_drained(c->owner); /* one event per call: a readable socket reports again */
+            c->events->on_drained(
+                c->owner); /* one event per call: a readable socket reports again */
             return;
         }
     }
@@ -252,7 +257,8 @@ void conn_want_read(struct conn *conn, bool on)
     if (conn->read_on == on)
         return;
     conn->read_on = on;
-    if (on && conn->tls != NULL && conn->state == OPEN && (conn->late != 0 || SSL_has_pending(conn->tls)))
+    if (on && conn->tls != NULL && conn->state == OPEN &&
+        (conn->late != 0 || SSL_has_pending(conn->tls)))
         turn_post(conn->env->turn, &conn->again);
     watch(conn);
 }
@@ -303,7 +309,8 @@ bool conn_start_tls_client(struct conn *conn, SSL_CTX *context, const char *serv
         return false;
     SSL_set_connect_state(conn->tls);
     X509_VERIFY_PARAM *param = SSL_get0_param(conn->tls);
-    bool is_numeric = inet_pton(AF_INET, server_name, numeric) == 1 || inet_pton(AF_INET6, server_name, numeric) == 1;
+    bool is_numeric = inet_pton(AF_INET, server_name, numeric) == 1 ||
+                      inet_pton(AF_INET6, server_name, numeric) == 1;
     bool named = is_numeric ? X509_VERIFY_PARAM_set1_ip_asc(param, server_name) == 1
                             : SSL_set_tlsext_host_name(conn->tls, server_name) == 1 &&
                                   SSL_set1_host(conn->tls, server_name) == 1;

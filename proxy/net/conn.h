@@ -20,18 +20,20 @@ struct conn;
 
 /* All members are set. `on_broken` is the last event; conn_failure tells why. */
 struct conn_events {
-    void (*on_open)(void *owner);     /* connected (conn_connect), or TLS is up (conn_start_tls) */
-    void (*on_readable)(void *owner); /* conn_read may have something: bytes, the end, or a failure */
-    void (*on_drained)(void *owner);  /* everything queued has been written */
+    void (*on_open)(void *owner); /* connected (conn_connect), or TLS is up (conn_start_tls) */
+    void (*on_readable)(
+        void *owner); /* conn_read may have something: bytes, the end, or a failure */
+    void (*on_drained)(void *owner); /* everything queued has been written */
     void (*on_broken)(void *owner);
 };
 
 /* Takes over a connected socket, also when it fails (NULL: out of memory or descriptors; the socket is closed). */
-struct conn *conn_open(const struct env *env, int fd, const struct conn_events *events, void *owner);
+struct conn *conn_open(const struct env *env, int fd, const struct conn_events *events,
+                       void *owner);
 
 /* Starts to connect; on_open or on_broken follows. NULL when not even a socket could be had, with *err set. */
-struct conn *conn_connect(const struct env *env, const union address *to, const struct conn_events *events, void *owner,
-                          struct err *err);
+struct conn *conn_connect(const struct env *env, const union address *to,
+                          const struct conn_events *events, void *owner, struct err *err);
 
 /* Closes at once; queued bytes are lost. Nulls the pointer; harmless on NULL. */
 void conn_close(struct conn **conn);

@@ -37,7 +37,8 @@ int listener_bind(const char *address, int backlog, struct err *err)
     int on = 1;
     if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0 &&
         setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on) == 0 &&
-        (where.any.sa_family != AF_INET6 || setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on) == 0) &&
+        (where.any.sa_family != AF_INET6 ||
+         setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on) == 0) &&
         bind(fd, &where.any, address_size(&where)) == 0 && listen(fd, backlog) == 0)
         return fd;
     err_set(err, ERR_UNAVAILABLE, "cannot listen on %s: %s", address, strerrordesc_np(errno));

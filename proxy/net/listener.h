@@ -14,7 +14,8 @@ int listener_bind(const char *address, int backlog, struct err *err);
 struct listener;
 
 /* Each accepted, non-blocking descriptor belongs to the callee. */
-typedef void listener_accept_fn(void *owner, int fd, const union address *peer, const struct conf_listener *conf);
+typedef void listener_accept_fn(void *owner, int fd, const union address *peer,
+                                const struct conf_listener *conf);
 
 /* Takes over the descriptor, also on failure (NULL). */
 struct listener *listener_open(const struct env *env, int fd, const struct conf_listener *conf,

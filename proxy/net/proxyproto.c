@@ -10,7 +10,8 @@ enum { V2_FIXED = 16, V1_MAX = 107, V1_PREFIX = 6 };
 
 static bool is_v2(struct span so_far)
 {
-    return so_far.len >= sizeof v2_signature && memcmp(so_far.ptr, v2_signature, sizeof v2_signature) == 0;
+    return so_far.len >= sizeof v2_signature &&
+           memcmp(so_far.ptr, v2_signature, sizeof v2_signature) == 0;
 }
 
 static size_t v2_total(struct span so_far)
@@ -77,23 +78,28 @@ static bool parse_port(const char *text, uint16_t *port_out)
 
 static bool parse_v1(struct span header, struct proxyproto *out)
 {
-    char line[V1_MAX + 1], source[46], destination[46], source_port[6], destination_port[6], family[8];
+    char line[V1_MAX + 1], source[46], destination[46], source_port[6], destination_port[6],
+        family[8];
     int used = 0;
     uint16_t from, to;
 
-    if (header.len > V1_MAX || header.len < 2 || memcmp(header.ptr + header.len - 2, "\r\n", 2) != 0)
+    if (header.len > V1_MAX || header.len < 2 ||
+        memcmp(header.ptr + header.len - 2, "\r\n", 2) != 0)
         return false;
     memcpy(line, header.ptr, header.len - 2);
     line[header.len - 2] = '\0';
     if (strncmp(line, "PROXY UNKNOWN", 13) == 0)
         return true;
-    if (sscanf(line, "PROXY %7s %45s %45s %5s %5s%n", family, source, destination, source_port, destination_port,
-               &used) != 5 ||
-        (size_t)used != strlen(line) || !parse_port(source_port, &from) || !parse_port(destination_port, &to) ||
-        !address_of(source, from, &out->source) || !address_of(destination, to, &out->destination))
+    if (sscanf(line, "PROXY %7s %45s %45s %5s %5s%n", family, source, destination, source_port,
+               destination_port, &used) != 5 ||
+        (size_t)used != strlen(line) || !parse_port(source_port, &from) ||
+        !parse_port(destination_port, &to) || !address_of(source, from, &out->source) ||
+        !address_of(destination, to, &out->destination))
         return false;
     out->told = true;
-    int expected = strcmp(family, "TCP4") == 0 ? AF_INET : strcmp(family, "TCP6") == 0 ? AF_INET6 : AF_UNSPEC;
+    int expected = strcmp(family, "TCP4") == 0   ? AF_INET
+                   : strcmp(family, "TCP6") == 0 ? AF_INET6
+                                                 : AF_UNSPEC;
     return out->source.any.sa_family == expected && out->destination.any.sa_family == expected;
 }
 

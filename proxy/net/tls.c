@@ -9,8 +9,9 @@
 
 struct tls {
     const struct conf *conf;
-    SSL_CTX **servers; /* by certificate; all share the first one's ticket keys, for SNI comes after the ticket */
-    SSL_CTX **shards;  /* by shard; NULL where its tls is none */
+    SSL_CTX **
+        servers; /* by certificate; all share the first one's ticket keys, for SNI comes after the ticket */
+    SSL_CTX **shards; /* by shard; NULL where its tls is none */
 };
 
 static const unsigned char alpn_imap[] = "\x04imap";
@@ -24,16 +25,16 @@ static const char *reason(void)
     return text == NULL ? "unknown TLS error" : text;
 }
 
-static int choose_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_len, const unsigned char *offered,
-                       unsigned offered_len, void *unused)
+static int choose_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_len,
+                       const unsigned char *offered, unsigned offered_len, void *unused)
 {
     unsigned char *chosen;
 
     (void)ssl;
     (void)unused;
     /* A client of another protocol that was led here must not go on: refuse, do not ignore. */
-    if (SSL_select_next_proto(&chosen, out_len, alpn_imap, sizeof alpn_imap - 1, offered, offered_len) !=
-        OPENSSL_NPN_NEGOTIATED)
+    if (SSL_select_next_proto(&chosen, out_len, alpn_imap, sizeof alpn_imap - 1, offered,
+                              offered_len) != OPENSSL_NPN_NEGOTIATED)
         return SSL_TLSEXT_ERR_ALERT_FATAL;
     *out = chosen;
     return SSL_TLSEXT_ERR_OK;
@@ -51,7 +52,8 @@ static int choose_certificate(SSL *ssl, int *alert, void *argument)
             return SSL_TLSEXT_ERR_OK;
         }
     }
-    return name == NULL ? SSL_TLSEXT_ERR_NOACK : SSL_TLSEXT_ERR_OK; /* the first certificate serves */
+    return name == NULL ? SSL_TLSEXT_ERR_NOACK
+                        : SSL_TLSEXT_ERR_OK; /* the first certificate serves */
 }
 
 static void set_common(SSL_CTX *context)
@@ -66,16 +68,19 @@ static bool set_tickets(SSL_CTX *context, uint64_t lifetime_ms)
 {
     static const unsigned char session_id_context[] = "imapmux";
 
-    SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF); /* tickets only: the server keeps nothing */
+    SSL_CTX_set_session_cache_mode(context,
+                                   SSL_SESS_CACHE_OFF); /* tickets only: the server keeps nothing */
     SSL_CTX_set_timeout(context, (long)(lifetime_ms / 1000));
     if (lifetime_ms == 0) {
         SSL_CTX_set_options(context, SSL_OP_NO_TICKET);
         SSL_CTX_set_num_tickets(context, 0);
     }
-    return SSL_CTX_set_session_id_context(context, session_id_context, sizeof session_id_context - 1) == 1;
+    return SSL_CTX_set_session_id_context(context, session_id_context,
+                                          sizeof session_id_context - 1) == 1;
 }
 
-static SSL_CTX *server_context(struct tls *tls, const struct conf_certificate *certificate, struct err *err)
+static SSL_CTX *server_context(struct tls *tls, const struct conf_certificate *certificate,
+                               struct err *err)
 {
     const struct conf_tls *conf = &tls->conf->tls;
     const char *key = certificate->key[0] == '\0' ? certificate->chain : certificate->key;
@@ -91,16 +96,19 @@ static SSL_CTX *server_context(struct tls *tls, const struct conf_certificate *c
     SSL_CTX_set_tlsext_servername_callback(context, choose_certificate);
     SSL_CTX_set_tlsext_servername_arg(context, tls);
     int version = conf->min_version == TLS_MIN_1_3 ? TLS1_3_VERSION : TLS1_2_VERSION;
-    if (SSL_CTX_set_min_proto_version(context, version) != 1 || !set_tickets(context, conf->session_lifetime))
+    if (SSL_CTX_set_min_proto_version(context, version) != 1 ||
+        !set_tickets(context, conf->session_lifetime))
         err_set(err, ERR_INTERNAL, "tls: %s", reason());
     else if (SSL_CTX_set_cipher_list(context, conf->ciphers) != 1)
         err_set(err, ERR_CONFIG, "tls: ciphers \"%s\": %s", conf->ciphers, reason());
     else if (SSL_CTX_set1_groups_list(context, conf->groups) != 1)
         err_set(err, ERR_CONFIG, "tls: groups \"%s\": %s", conf->groups, reason());
     else if (SSL_CTX_use_certificate_chain_file(context, certificate->chain) != 1)
-        err_set(err, ERR_CONFIG, "certificate \"%s\": chain %s: %s", certificate->title, certificate->chain, reason());
+        err_set(err, ERR_CONFIG, "certificate \"%s\": chain %s: %s", certificate->title,
+                certificate->chain, reason());
     else if (SSL_CTX_use_PrivateKey_file(context, key, SSL_FILETYPE_PEM) != 1)
-        err_set(err, ERR_CONFIG, "certificate \"%s\": key %s: %s", certificate->title, key, reason());
+        err_set(err, ERR_CONFIG, "certificate \"%s\": key %s: %s", certificate->title, key,
+                reason());
     else
         return context;
     SSL_CTX_free(context);
@@ -119,9 +127,11 @@ static SSL_CTX *shard_context(const struct conf_shard *shard, struct err *err)
     SSL_CTX_set_verify(context, shard->tls_verify ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, NULL);
     bool own_ca = shard->tls_ca_file[0] != '\0';
     if (SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION) == 1 &&
-        (own_ca ? SSL_CTX_load_verify_file(context, shard->tls_ca_file) : SSL_CTX_set_default_verify_paths(context)) == 1)
+        (own_ca ? SSL_CTX_load_verify_file(context, shard->tls_ca_file)
+                : SSL_CTX_set_default_verify_paths(context)) == 1)
         return context;
-    err_set(err, ERR_CONFIG, "shard \"%s\": tls_ca_file %s: %s", shard->title, shard->tls_ca_file, reason());
+    err_set(err, ERR_CONFIG, "shard \"%s\": tls_ca_file %s: %s", shard->title, shard->tls_ca_file,
+            reason());
     SSL_CTX_free(context);
     return NULL;
 }

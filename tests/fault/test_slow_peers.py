@@ -68,7 +68,9 @@ class SlowStore:
         peer.log_in()
         while True:
             command = peer.line()
-            tag, name = command.split()[:2]
+            words = command.split()
+            assert len(words) > 1, f"no command: {peer.heard[-3:]}, then {peer.buffered[:200]}"
+            tag, name = words[:2]
             if name == b"FETCH":
                 self._fetch(peer)
             elif name == b"APPEND":
