@@ -100,8 +100,8 @@ lint: ## Check the formatting, clang-tidy, cppcheck, and that gcc and clang buil
 	@$(MAKE) --no-print-directory B=build-clang CC=clang all
 	cppcheck -q --error-exitcode=1 --inline-suppr --enable=warning,portability --std=c11 -I. --suppress=missingIncludeSystem \
 	  --suppress='*:*uthash.h' -D_GNU_SOURCE proxy auth routing
-	clang-tidy --quiet --warnings-as-errors='*' $$(git ls-files 'proxy/*.c' 'auth/*.c' 'routing/*.c') -- \
-	  -std=c11 -D_GNU_SOURCE -DIMAPMUX_VERSION='""' -I. $(PACKAGE_CFLAGS) 2>/dev/null
+	git ls-files 'proxy/*.c' 'auth/*.c' 'routing/*.c' | xargs -P $$(nproc) -n 8 sh -c 'exec clang-tidy --quiet \
+	  --warnings-as-errors="*" "$$@" -- -std=c11 -D_GNU_SOURCE -DIMAPMUX_VERSION=\"\" -I. $(PACKAGE_CFLAGS) 2>/dev/null' tidy
 
 layers: all ## Check that no layer uses one above it, by include and by symbol
 	$(PYTHON) tests/layers.py $B

@@ -113,13 +113,13 @@ void auth_source_answer(struct auth_request *request, enum auth_verdict verdict,
     assert((verdict != AUTH_REFUSED && verdict != AUTH_FAILED) || err->kind != ERR_NONE);
     request->operation = NULL;
     request->task.run = ask_next;
-    if (verdict == AUTH_VERIFIED || verdict == AUTH_REFUSED) {
-        request->err = verdict == AUTH_VERIFIED ? (struct err){0} : *err;
+    if (verdict == AUTH_VERIFIED)
+        request->err.kind = ERR_NONE;
+    /* The first failure is the one to tell, unless a later source decides. */
+    if (verdict == AUTH_REFUSED || (verdict == AUTH_FAILED && request->err.kind == ERR_NONE))
+        request->err = *err;
+    if (verdict == AUTH_VERIFIED || verdict == AUTH_REFUSED)
         request->task.run = answer_now;
-    } else if (verdict == AUTH_FAILED && request->err.kind == ERR_NONE) {
-        request->err =
-            *err; /* the first failure is the one to tell, unless a later source decides */
-    }
     turn_post(request->auth->env->turn, &request->task);
 }
 

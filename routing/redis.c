@@ -133,7 +133,7 @@ static void on_reply(void *owner, const redisReply *reply, const struct err *err
 static enum route_verdict read_reply(const redisReply *reply, struct route *route_out,
                                      struct err *err)
 {
-    struct span fields[FIELD_COUNT];
+    struct span fields[FIELD_COUNT] = {{NULL, 0}};
 
     if (!read_fields(reply, fields, err) ||
         !read_state(fields[FIELD_STATE], &route_out->state, err) ||
@@ -141,8 +141,8 @@ static enum route_verdict read_reply(const redisReply *reply, struct route *rout
         !read_text(fields[FIELD_BACKEND_USER], "backend_user", route_out->backend_user,
                    BACKEND_USER_MAX, err))
         return ROUTE_FAILED;
-    if (fields[FIELD_SHARD].ptr ==
-        NULL) /* whoever is disabled must not fall through to a default */
+    /* Whoever is disabled must not fall through to a default. */
+    if (fields[FIELD_SHARD].ptr == NULL)
         return route_out->state == ROUTE_DISABLED ? ROUTE_FOUND : ROUTE_UNKNOWN_USER;
     if (!read_text(fields[FIELD_SHARD], "shard", route_out->shard, SHARD_NAME_MAX, err))
         return ROUTE_FAILED;

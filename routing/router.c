@@ -123,18 +123,15 @@ void route_source_answer(struct route_request *request, enum route_verdict verdi
                          const struct route *route, const struct err *err)
 {
     assert(request->active && request->task.link == NULL);
-    switch (verdict) {
-    case ROUTE_FOUND:
-        judge(request, route);
-        break;
-    case ROUTE_UNKNOWN_USER:
+    if (verdict == ROUTE_UNKNOWN_USER) {
         next_source(request);
         return;
-    case ROUTE_FAILED:
-        /* Whatever went wrong, the user is told to come back: a failure must never look like "no such user". */
-        err_set(&request->err, ERR_UNAVAILABLE, "%s", err->text);
-        break;
     }
+    /* Whatever went wrong, the user is told to come back: a failure never looks like "no such user". */
+    if (verdict == ROUTE_FOUND && route != NULL)
+        judge(request, route);
+    else
+        err_set(&request->err, ERR_UNAVAILABLE, "%s", err == NULL ? "no answer" : err->text);
     post(request, give_answer);
 }
 

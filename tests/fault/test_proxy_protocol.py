@@ -8,11 +8,10 @@ import servers
 from imapwire import Wire, random_chunks, single_bytes, whole
 from stage import PASSWORD, PATIENCE_SECONDS, Store, shard
 
-LISTENERS = """
-listener told {{ address = {{"127.0.0.1:{told}"}} tls = none plaintext_login = yes proxy_protocol = {{"127.0.0.0/8"}} }}
-listener told_tls {{ address = {{"127.0.0.1:{told_tls}"}} tls = implicit proxy_protocol = {{"192.0.2.0/24", "127.0.0.1"}} }}
-listener other {{ address = {{"127.0.0.1:{other}"}} tls = none plaintext_login = yes proxy_protocol = {{"192.0.2.0/24"}} }}
-"""
+LISTENER = ('listener {name} {{ address = {{"127.0.0.1:{port}"}} tls = {tls} plaintext_login = yes '
+            'proxy_protocol = {{{networks}}} }}\n')
+LISTENERS = {"told": ("none", '"127.0.0.0/8"'), "told_tls": ("implicit", '"192.0.2.0/24", "127.0.0.1"'),
+             "other": ("none", '"192.0.2.0/24"')}
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 V4 = socket.inet_aton("203.0.113.7") + socket.inet_aton("198.51.100.1") + struct.pack("!HH", 4711, 993)
 V6 = (socket.inet_pton(socket.AF_INET6, "2001:db8::7") + socket.inet_pton(socket.AF_INET6, "2001:db8::1") +
@@ -70,8 +69,10 @@ def store():
 
 @pytest.fixture(scope="module")
 def proxy(start, store):
-    ports = {name: servers.free_port() for name in ("told", "told_tls", "other")}
-    one = start(shard("store", store.port), more=LISTENERS.format(**ports), workers=2)
+    ports = {name: servers.free_port() for name in LISTENERS}
+    listeners = "".join(LISTENER.format(name=name, port=ports[name], tls=tls, networks=networks)
+                        for name, (tls, networks) in LISTENERS.items())
+    one = start(shard("store", store.port), more=listeners, workers=2)
     one.port.update(ports)
     return one
 

@@ -200,12 +200,14 @@ def push_without_reading(wire, piece, proxy):
     Sends `piece` again and again and reads nothing, until the proxy takes no more or closes; fails if it takes
     FLOOD_BYTES, or grows by more than GROWTH_BYTES.
     """
-    base, sent = proxy.resident_bytes(), 0
+    base, sent, view = proxy.resident_bytes(), 0, b""
     wire.socket.setblocking(False)
     try:
         while sent < FLOOD_BYTES:
             try:
-                sent += wire.socket.send(piece)
+                view = view or memoryview(piece)
+                count = wire.socket.send(view)
+                sent, view = sent + count, view[count:]
             except BlockingIOError:
                 if not select.select([], [wire.socket], [], STALL_SECONDS)[1]:
                     break

@@ -2,6 +2,7 @@
 Stores that fail, each in its own way, between the connection and the end of the login. The client gets the right
 tagged answer in bounded time, the log says why in one line, and the client's connection goes on.
 """
+import re
 import socket
 import ssl
 import time
@@ -268,7 +269,6 @@ def goes_on(store, wire, user):
 
 @pytest.mark.parametrize("script, why", FAILURES, ids=name_of)
 def test_failing_store(store, proxy, script, why):
-    import re
     store.script = script
     with proxy.wire() as wire:
         line = refused_login(proxy, wire, "alice", b"UNAVAILABLE")
