@@ -38,6 +38,8 @@ ARCHIVES    := $(foreach l,proxy routing auth net imap base,$B/lib$l.a)
 UNIT_TESTS  := $(patsubst tests/unit/%.c,$B/tests/unit/%,$(wildcard tests/unit/test_*.c))
 FUZZERS     := $(patsubst tests/fuzz/%.c,$B/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_SECONDS ?= 5
+# Where threads meet: hand-over, stop, many sessions. These run under TSan, too.
+THREAD_STORIES := tests/fault/test_clients_misbehave.py tests/fault/test_many_sessions.py
 
 all: $B/imapmux ## Build the release: build/imapmux
 
@@ -75,6 +77,7 @@ test: deps ## Set up and run all tests: unit, real and fault under ASan+UBSan, t
 	@$(MAKE) --no-print-directory asan
 	@$(MAKE) --no-print-directory tsan
 	@$(MAKE) --no-print-directory fuzz
+	IMAPMUX=build-tsan/imapmux $(PYTHON) -m pytest -q -p no:cacheprovider $(THREAD_STORIES)
 	IMAPMUX=build-asan/imapmux $(PYTHON) -m pytest -q -p no:cacheprovider --durations=5 tests
 
 # pytest runs the unit tests, too (tests/test_unit.py), so that its last line counts everything.

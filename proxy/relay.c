@@ -138,7 +138,7 @@ static bool at_rest(const struct relay *r)
 void relay_end_politely(struct relay *relay, const char *bye)
 {
     relay->bye = bye;
-    if (!relay->backend_left && !relay->client_left && at_rest(relay))
+    if (!relay->backend_left && at_rest(relay))
         leave_backend(relay, RELAY_ASKED, bye);
 }
 
@@ -306,7 +306,7 @@ static void settle(struct relay *r)
 {
     if (!release_client(r))
         return;
-    if (r->bye != NULL && !r->client_left && at_rest(r)) {
+    if (r->bye != NULL && at_rest(r)) {
         leave_backend(r, RELAY_ASKED, r->bye);
         return;
     }

@@ -623,7 +623,8 @@ static void on_relay_end(void *owner)
         [RELAY_ASKED] = "ended by the proxy",
     };
     struct session *s = owner;
-    bool logout = s->relay.why == RELAY_BACKEND_LEFT && dialog_logout_seen(&s->relay.dialog);
+    bool logout = (s->relay.why == RELAY_BACKEND_LEFT || s->relay.why == RELAY_CLIENT_LEFT) &&
+                  dialog_logout_seen(&s->relay.dialog);
 
     session_move(s, gone(s, logout ? "logout" : reasons[s->relay.why]));
 }

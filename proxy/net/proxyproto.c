@@ -1,7 +1,6 @@
 /* Owns the wire format of PROXY protocol headers. */
 #include "proxy/net/proxyproto.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 
 static const char v2_signature[12] = "\r\n\r\n\0\r\nQUIT\n";
@@ -67,6 +66,13 @@ static bool parse_v2(struct span header, struct proxyproto *out)
     return true;
 }
 
+/* Takes the next word, which one space ends; the last one ends with the line. */
+static bool take_word(char **line, char **word_out)
+{
+    *word_out = strsep(line, " ");
+    return *word_out != NULL && **word_out != '\0';
+}
+
 static bool parse_port(const char *text, uint16_t *port_out)
 {
     char *end;
@@ -78,23 +84,23 @@ static bool parse_port(const char *text, uint16_t *port_out)
 
 static bool parse_v1(struct span header, struct proxyproto *out)
 {
-    char line[V1_MAX + 1], source[46], destination[46], source_port[6], destination_port[6],
-        family[8];
-    int used = 0;
+    char text[V1_MAX + 1];
+    char *line = text, *word, *family, *source, *destination, *source_port, *destination_port;
     uint16_t from, to;
 
     if (header.len > V1_MAX || header.len < 2 ||
         memcmp(header.ptr + header.len - 2, "\r\n", 2) != 0)
         return false;
-    memcpy(line, header.ptr, header.len - 2);
-    line[header.len - 2] = '\0';
-    if (strncmp(line, "PROXY UNKNOWN", 13) == 0)
+    memcpy(text, header.ptr, header.len - 2);
+    text[header.len - 2] = '\0';
+    if (!take_word(&line, &word) || !take_word(&line, &family))
+        return false;
+    if (strcmp(family, "UNKNOWN") == 0) /* whatever follows does not count */
         return true;
-    if (sscanf(line, "PROXY %7s %45s %45s %5s %5s%n", family, source, destination, source_port,
-               destination_port, &used) != 5 ||
-        (size_t)used != strlen(line) || !parse_port(source_port, &from) ||
-        !parse_port(destination_port, &to) || !address_of(source, from, &out->source) ||
-        !address_of(destination, to, &out->destination))
+    if (!take_word(&line, &source) || !take_word(&line, &destination) ||
+        !take_word(&line, &source_port) || !take_word(&line, &destination_port) || line != NULL ||
+        !parse_port(source_port, &from) || !parse_port(destination_port, &to) ||
+        !address_of(source, from, &out->source) || !address_of(destination, to, &out->destination))
         return false;
     out->told = true;
     int expected = strcmp(family, "TCP4") == 0   ? AF_INET

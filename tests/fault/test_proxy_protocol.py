@@ -55,9 +55,6 @@ BROKEN = {
     "v2 TCP6 too short": v2(1, 0x21, V4),
     "v2 too long": v2(1, 0x11, V4 + bytes(60000)),
 }
-# Not as the specification has it, but taken at present.
-TAKEN = ("v1 other word", "v1 line of spaces")
-LENIENT = pytest.mark.xfail(reason="the parser of version 1 is lenient", strict=False)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +128,7 @@ def test_header_and_commands_in_one_piece(proxy):
 
 
 @pytest.mark.parametrize("listener", ["told", "told_tls"])
-@pytest.mark.parametrize("name", [pytest.param(name, marks=LENIENT if name in TAKEN else ()) for name in BROKEN])
+@pytest.mark.parametrize("name", BROKEN)
 def test_broken_header(proxy, listener, name):
     """Not a byte of an answer, and the log says why."""
     with Wire(servers.HOST, proxy.port[listener], greeting=False, timeout=3) as wire:
