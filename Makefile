@@ -24,7 +24,7 @@ THREADED_TESTS := test_inbox test_passwd test_resolve
 
 DEPS := build-essential pkg-config git libuv1-dev libssl-dev libhiredis-dev libldap-dev libconfuse-dev uthash-dev \
         libcrypt-dev libcmocka-dev clang clang-format clang-tidy cppcheck libclang-rt-14-dev llvm \
-        slapd ldap-utils redis-server dovecot-imapd isync python3 python3-pytest curl openssl ca-certificates
+        slapd ldap-utils redis-server dovecot-imapd isync python3 python3-pytest curl openssl ca-certificates mandoc
 
 # A layer is a folder, and an archive; tests/layers.py says who may use whom.
 LAYERS      := base imap net auth routing proxy

@@ -1,0 +1,48 @@
+"""What is shipped to be read and used: the settings page is current, the samples are good, the pages are well formed."""
+import os
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+
+TOP = pathlib.Path(__file__).resolve().parent.parent
+IMAPMUX = TOP / os.environ.get("IMAPMUX", "build/imapmux")
+
+
+def imapmux(*words):
+    return subprocess.run([IMAPMUX, *words], cwd=TOP, capture_output=True, text=True, timeout=30)
+
+
+def test_settings_page_is_what_the_program_prints():
+    printed = imapmux("--print-settings")
+    assert printed.returncode == 0
+    assert (TOP / "docs/configuration.md").read_text() == printed.stdout, \
+        "run: build/imapmux --print-settings >docs/configuration.md"
+
+
+def test_sample_configuration_is_good():
+    checked = imapmux("-t", "-c", "proxy.conf")
+    assert (checked.returncode, checked.stdout) == (0, "proxy.conf: the configuration is good\n"), checked.stderr
+
+
+def test_bad_configuration_names_file_and_line(tmp_path):
+    path = tmp_path / "bad.conf"
+    path.write_text((TOP / "proxy.conf").read_text() + "session {\n    idle_timeout = soon\n}\n")
+    line = path.read_text().count("\n") - 1
+    checked = imapmux("-t", "-c", path)
+    assert checked.returncode == 1
+    assert checked.stderr.startswith(f"imapmux: {path}:{line}: ") and '"soon"' in checked.stderr
+
+
+@pytest.mark.parametrize("words,status", [(["--help"], 0), (["--version"], 0), (["--print-defaults"], 0),
+                                          (["--nonsense"], 2), (["surplus"], 2), (["-c", "/nonexistent"], 1)])
+def test_command_line(words, status):
+    assert imapmux(*words).returncode == status
+
+
+@pytest.mark.parametrize("page", ["imapmux.8", "proxy.conf.5"])
+def test_man_pages(page):
+    assert shutil.which("mandoc"), "make deps installs it"
+    checked = subprocess.run(["mandoc", "-T", "lint", "-W", "warning", TOP / "docs" / page], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
