@@ -1,5 +1,7 @@
 # imapmux. `make help` prints the targets. B is the build folder; several can live side by side.
 
+MAKEFLAGS += --jobs=$(shell nproc)
+
 B       ?= build
 PREFIX  ?= /usr/local
 SYSCONF ?= /etc/imapmux
@@ -93,9 +95,9 @@ fuzz: ## Run every fuzz target for FUZZ_SECONDS (5)
 	@$(MAKE) --no-print-directory B=build-fuzz $(subst address$(comma)undefined,fuzzer-no-link$(comma)address$(comma)undefined,$(ASAN)) fuzz-run
 
 fuzz-run: $(FUZZERS)
-	@set -e; for f in $^; do mkdir -p $B/corpus/$$(basename $$f); \
-	  $$f -max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_final_stats=0 -artifact_prefix=$B/ $B/corpus/$$(basename $$f); \
-	  echo "$$(basename $$f): no findings in $(FUZZ_SECONDS) s"; done
+	@for f in $^; do n=$$(basename $$f); mkdir -p $B/corpus/$$n; \
+	  $$f -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=$B/ $B/corpus/$$n >$$f.log 2>&1 || { cat $$f.log; exit 1; }; \
+	  echo "$$n: no findings in $(FUZZ_SECONDS) s"; done
 
 lint: ## Check the formatting, clang-tidy, cppcheck, and that gcc and clang build without a warning
 	clang-format --dry-run --Werror $$(git ls-files '*.c' '*.h')

@@ -1,9 +1,9 @@
 /*
- * Who is this? One call: auth_verify. Behind it, in the configured order, the sources (struct auth_source): a
- * password file, a directory. Runs on one worker's loop and is never shared.
+ * Who is this? One call: auth_verify. Behind it, in the configured order, the sources (struct
+ * auth_source): a password file, a directory. Runs on one worker's loop and is never shared.
  *
- * An asynchronous request is embedded in its owner. It answers exactly once, later, never inside auth_verify, and
- * never after auth_cancel has returned.
+ * An asynchronous request is embedded in its owner. It answers exactly once, later, never inside
+ * auth_verify, and never after auth_cancel has returned.
  */
 #ifndef IMAPMUX_AUTH_AUTH_H
 #define IMAPMUX_AUTH_AUTH_H
@@ -36,14 +36,17 @@ struct auth_request {
     void *operation;
 };
 
-/* The sources of conf->auth.sources; NULL with *err set. `env` is borrowed until the end of auth_close. */
+/*
+ * The sources of conf->auth.sources; NULL with *err set. `env` is borrowed until the end of
+ * auth_close.
+ */
 struct auth *auth_open(const struct env *env, struct err *err);
 
 /*
- * Asks the sources in turn. A source that does not know the user passes on to the next one; one that knows the user
- * and finds the password wrong refuses; one that is down makes the answer UNAVAILABLE unless a later source verifies.
- * Answers: ERR_NONE, CREDENTIALS (unknown user and wrong password alike), UNAVAILABLE (also at the deadline), EXPIRED,
- * ADMIN (disabled), INTERNAL.
+ * Asks the sources in turn. A source that does not know the user passes on to the next one; one
+ * that knows the user and finds the password wrong refuses; one that is down makes the answer
+ * UNAVAILABLE unless a later source verifies. Answers: ERR_NONE, CREDENTIALS (unknown user and
+ * wrong password alike), UNAVAILABLE (also at the deadline), EXPIRED, ADMIN (disabled), INTERNAL.
  */
 void auth_verify(struct auth *auth, struct auth_request *request);
 
@@ -51,16 +54,18 @@ void auth_verify(struct auth *auth, struct auth_request *request);
 void auth_cancel(struct auth_request *request);
 
 /*
- * Closes everything and nulls the pointer; memory goes in the last close callback, which comes when threads that connect
- * or compute hashes are done: the loop must run until then. No request may be under way.
+ * Closes everything and nulls the pointer; memory goes in the last close callback, which comes when
+ * threads that connect or compute hashes are done: the loop must run until then. No request may be
+ * under way.
  */
 void auth_close(struct auth **auth);
 
 /*
- * A source: const struct with these verbs, one file, one word in proxy.conf. `verify` answers through
- * auth_source_answer, later or inside the call (the chain defers it to the next turn); one that answers later sets
- * request->operation until then. `cancel` comes only while that is set; it ends what `verify` started and must leave
- * nothing that points at the request. `close` may leave work that ends on the loop.
+ * A source: const struct with these verbs, one file, one word in proxy.conf. `verify` answers
+ * through auth_source_answer, later or inside the call (the chain defers it to the next turn); one
+ * that answers later sets request->operation until then. `cancel` comes only while that is set; it
+ * ends what `verify` started and must leave nothing that points at the request. `close` may leave
+ * work that ends on the loop.
  */
 struct auth_source {
     const char *name;
@@ -72,7 +77,10 @@ struct auth_source {
 
 enum auth_verdict { AUTH_VERIFIED, AUTH_UNKNOWN_USER, AUTH_REFUSED, AUTH_FAILED };
 
-/* `err` tells why for REFUSED (CREDENTIALS, EXPIRED, ADMIN) and FAILED (UNAVAILABLE, INTERNAL); else it may be NULL. */
+/*
+ * `err` tells why for REFUSED (CREDENTIALS, EXPIRED, ADMIN) and FAILED (UNAVAILABLE, INTERNAL);
+ * else it may be NULL.
+ */
 void auth_source_answer(struct auth_request *request, enum auth_verdict verdict,
                         const struct err *err);
 

@@ -2,7 +2,8 @@
  * Owns a connection to a store until it is logged in.
  *
  * Steps, in order; which are taken depends on the shard's settings and on what the store says:
- * resolve, connect, [tls], greeting, [capability, starttls, tls,] [capability,] login, [capability,] ready.
+ * resolve, connect, [tls], greeting, [capability, starttls, tls,] [capability,] login,
+ * [capability,] ready.
  */
 #include "proxy/backend.h"
 
@@ -408,7 +409,10 @@ static void after_tls(struct backend *b)
 
 /* --- logging in --- */
 
-/* ID tells the store where the client is; names beginning with x- are a convention that Dovecot set. */
+/*
+ * ID tells the store where the client is; names beginning with x- are a convention that Dovecot
+ * set.
+ */
 static void write_id(struct backend *b, struct buf *out)
 {
     const struct backend_login *login = b->login;
@@ -547,7 +551,10 @@ static enum verdict send_pending(struct backend *b)
     return VERDICT_MORE;
 }
 
-/* Whose fault a refused login is. A master user that is refused is the admin's affair, never a wrong password. */
+/*
+ * Whose fault a refused login is. A master user that is refused is the admin's affair, never a
+ * wrong password.
+ */
 static enum verdict refused(struct backend *b, const struct reply *reply)
 {
     char why[160];

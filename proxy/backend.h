@@ -1,7 +1,7 @@
 /*
- * One connection to one store, from the look-up of its name to a logged-in IMAP session that the relay can have. TLS comes before
- * anything that tells who the user is; the client's address goes along by ID (RFC 2971); capabilities are those that the
- * store shows after login.
+ * One connection to one store, from the look-up of its name to a logged-in IMAP session that the
+ * relay can have. TLS comes before anything that tells who the user is; the client's address goes
+ * along by ID (RFC 2971); capabilities are those that the store shows after login.
  */
 #ifndef IMAPMUX_PROXY_BACKEND_H
 #define IMAPMUX_PROXY_BACKEND_H
@@ -25,8 +25,9 @@ struct backend;
 typedef void backend_answer_fn(void *owner, const struct err *err);
 
 /*
- * Starts; the answer comes once, later, never after backend_close. NULL without memory. Answers: UNAVAILABLE (store down, slow, hangs
- * up, speaks nonsense, or refuses the master user), CREDENTIALS / EXPIRED / ADMIN / LIMIT as the store refuses the user.
+ * Starts; the answer comes once, later, never after backend_close. NULL without memory. Answers:
+ * UNAVAILABLE (store down, slow, hangs up, speaks nonsense, or refuses the master user),
+ * CREDENTIALS / EXPIRED / ADMIN / LIMIT as the store refuses the user.
  */
 struct backend *backend_open(const struct env *env, const struct tls *tls,
                              const struct conf_shard *shard, const struct backend_login *login,
@@ -35,7 +36,10 @@ struct backend *backend_open(const struct env *env, const struct tls *tls,
 /* Closes at any time; memory goes in the last close callback. Nulls the pointer. */
 void backend_close(struct backend **backend);
 
-/* After the answer. All are borrowed until backend_close; the relay makes itself the connection's owner. */
+/*
+ * After the answer. All are borrowed until backend_close; the relay makes itself the connection's
+ * owner.
+ */
 struct conn *backend_conn(struct backend *backend);
 struct span backend_capabilities(const struct backend *backend); /* the store's own list */
 struct span backend_login_text(const struct backend *backend);   /* human text of its OK */

@@ -1,4 +1,7 @@
-/* Owns the client's side of a session before login: cutting its bytes into commands, and answering them. */
+/*
+ * Owns the client's side of a session before login: cutting its bytes into commands, and answering
+ * them.
+ */
 #include "proxy/login.h"
 
 #include "auth/sasl.h"
@@ -79,7 +82,9 @@ static bool login_allowed(const struct login *l)
     return conn_tls(l->client) != NULL || l->listener->plaintext_login;
 }
 
-/* What may be promised before the store is known: what any store worth the name has, and our own. */
+/*
+ * What may be promised before the store is known: what any store worth the name has, and our own.
+ */
 static const char *capabilities(const struct login *l)
 {
     if (conn_tls(l->client) != NULL || l->listener->tls != TLS_STARTTLS)
@@ -144,7 +149,10 @@ static size_t line_limit(const struct login *l)
     return l->conf->login.max_line;
 }
 
-/* Decides about an announced literal: go on, or refuse. A refused one that comes anyway ("{n+}") is eaten. */
+/*
+ * Decides about an announced literal: go on, or refuse. A refused one that comes anyway ("{n+}") is
+ * eaten.
+ */
 static enum cut meet_literal(struct login *l, const struct piece *piece)
 {
     size_t room = l->conf->login.max_line + 2 * l->conf->login.max_literal;
@@ -171,7 +179,10 @@ static void eat(struct login *l)
     l->scanned = 0;
 }
 
-/* Looks for the end of the command in hand: CUT_COMMAND when it is the first l->scanned octets of the input. */
+/*
+ * Looks for the end of the command in hand: CUT_COMMAND when it is the first l->scanned octets of
+ * the input.
+ */
 static enum cut cut_command(struct login *l)
 {
     while (l->scanned < buf_len(&l->input)) {
@@ -326,7 +337,10 @@ static bool add_quoted(struct buf *out, const char *text, size_t len)
     return buf_append_text(out, "\"");
 }
 
-/* Keeps one field for the store, unless it would pretend to be ours or does not fit (RFC 2971 3.3: 30 and 1024 octets). */
+/*
+ * Keeps one field for the store, unless it would pretend to be ours or does not fit (RFC 2971 3.3:
+ * 30 and 1024 octets).
+ */
 static void keep_id_field(struct login *l, const struct arg *name, const struct arg *value)
 {
     char key[31], text[1025];
@@ -388,7 +402,10 @@ static bool check_privacy(struct login *l)
     return false;
 }
 
-/* A name that does not fit or holds a NUL cannot exist: it becomes "", which is refused like a wrong password. */
+/*
+ * A name that does not fit or holds a NUL cannot exist: it becomes "", which is refused like a
+ * wrong password.
+ */
 static void keep_user(struct login *l, struct span user)
 {
     if (user.len >= sizeof l->user || memchr(user.ptr, '\0', user.len) != NULL)
@@ -487,7 +504,10 @@ static enum login_outcome take_login_password(struct login *l, struct span text)
     return outcome;
 }
 
-/* The first message of a mechanism, which may have come with the command (RFC 4959: "=" is an empty one). */
+/*
+ * The first message of a mechanism, which may have come with the command (RFC 4959: "=" is an empty
+ * one).
+ */
 static enum login_outcome do_authenticate(struct login *l, struct args *args)
 {
     struct span mechanism, initial = {"", 0};

@@ -1,7 +1,8 @@
 /*
- * IMAP before login, on the client's side: takes commands from the client's bytes, answers those that the proxy speaks itself, and
- * stops at the one that says who the user is (RFC 9051 6.1, 6.2; RFC 2971 ID; RFC 4959 SASL-IR; RFC 7888 literals).
- * It reads no socket: the session feeds it, and does what the outcome asks.
+ * IMAP before login, on the client's side: takes commands from the client's bytes, answers those
+ * that the proxy speaks itself, and stops at the one that says who the user is (RFC 9051 6.1, 6.2;
+ * RFC 2971 ID; RFC 4959 SASL-IR; RFC 7888 literals). It reads no socket: the session feeds it, and
+ * does what the outcome asks.
  */
 #ifndef IMAPMUX_PROXY_LOGIN_H
 #define IMAPMUX_PROXY_LOGIN_H
@@ -62,15 +63,19 @@ bool login_greet(struct login *login);
 /* Keeps bytes of the client; false when LOGIN_INPUT_MAX would be passed. */
 bool login_feed(struct login *login, struct span bytes);
 
-/* Handles the commands in hand until one asks for something. Also to go on after login_refuse and login_restart. */
+/*
+ * Handles the commands in hand until one asks for something. Also to go on after login_refuse and
+ * login_restart.
+ */
 enum login_outcome login_run(struct login *login);
 
 /* TLS is up: all that came in clear is forgotten (RFC 9051 11.1). */
 void login_restart(struct login *login);
 
 /*
- * Answers the login command: OK with the store's capabilities as the client may see them, untagged first if it had asked before;
- * or NO with the code and text of err->kind. False when the client is gone or has had too many tries.
+ * Answers the login command: OK with the store's capabilities as the client may see them, untagged
+ * first if it had asked before; or NO with the code and text of err->kind. False when the client is
+ * gone or has had too many tries.
  */
 bool login_accept(struct login *login, struct span capabilities, struct span text);
 bool login_refuse(struct login *login, const struct err *err);

@@ -147,7 +147,9 @@ static int run(const char *path, bool only_check)
         printf("%s: the configuration is good\n", path);
     } else if (good) {
         log_configure((enum conf_log_format)conf->log.format, (enum conf_log_level)conf->log.level);
-        signal(SIGPIPE, SIG_IGN); /* OpenSSL writes without MSG_NOSIGNAL */
+        signal(SIGPIPE, SIG_IGN); /* OpenSSL, hiredis and libldap write without MSG_NOSIGNAL */
+        /* A directory that hangs may keep threads waiting; names and hashes need some, too. */
+        setenv("UV_THREADPOOL_SIZE", "32", 0);
         raise_descriptor_limit(conf);
         control.conf = conf;
         good = serve(&control, tls, &err);

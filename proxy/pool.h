@@ -1,6 +1,7 @@
 /*
- * A worker's connections to the stores, lent to sessions. A lease is embedded in its session; it answers once, later, never
- * after pool_return. Today every lease is a new connection that ends with it.
+ * A worker's connections to the stores, lent to sessions. A lease is embedded in its session; it
+ * answers once, later, never after pool_return. Today every lease is a new connection that ends
+ * with it.
  */
 #ifndef IMAPMUX_PROXY_POOL_H
 #define IMAPMUX_PROXY_POOL_H

@@ -1,8 +1,9 @@
 /*
  * Owns the bytes between a client and its store: what is read, decided about, held, and passed on.
  *
- * Each direction reads into the worker's scratch buffer, behind what was held, shows it to the dialog and writes
- * runs of it straight to the other side. One read for each event, then the loop turns.
+ * Each direction reads into the worker's scratch buffer, behind what was held, shows it to the
+ * dialog and writes runs of it straight to the other side. One read for each event, then the loop
+ * turns.
  */
 #include "proxy/relay.h"
 
@@ -76,8 +77,9 @@ static bool refuse(struct relay *r, const struct dialog_step *step)
 /* --- leaving --- */
 
 /*
- * The store is done with, whatever the reason. The client gets what is queued, and the end; what it still sends is read and
- * dropped until it closes, for closing over unread bytes would reset the connection and lose our last words.
+ * The store is done with, whatever the reason. The client gets what is queued, and the end; what it
+ * still sends is read and dropped until it closes, for closing over unread bytes would reset the
+ * connection and lose our last words.
  */
 static void leave_backend(struct relay *r, enum relay_end why, const char *bye)
 {
@@ -175,7 +177,10 @@ static bool pass_from_client(struct relay *r, struct span in)
     return true;
 }
 
-/* Reads the client, but not while the store or the client itself lags, or the client's next bytes cannot be judged. */
+/*
+ * Reads the client, but not while the store or the client itself lags, or the client's next bytes
+ * cannot be judged.
+ */
 static void update_client_reading(struct relay *r)
 {
     if (!r->client_left && !r->backend_left)

@@ -1,8 +1,8 @@
 /*
- * A logged-in session: carries every byte between the client and the store, both ways, through the dialog scanner. Capability
- * lists are rewritten, commands that are the proxy's own are refused, all else passes unchanged and at once. Holds no bytes
- * while the session is idle, and never more than a scratch buffer's worth for each direction: a side that reads slowly
- * slows the other down.
+ * A logged-in session: carries every byte between the client and the store, both ways, through the
+ * dialog scanner. Capability lists are rewritten, commands that are the proxy's own are refused,
+ * all else passes unchanged and at once. Holds no bytes while the session is idle, and never more
+ * than a scratch buffer's worth for each direction: a side that reads slowly slows the other down.
  */
 #ifndef IMAPMUX_PROXY_RELAY_H
 #define IMAPMUX_PROXY_RELAY_H
@@ -50,8 +50,9 @@ struct relay {
 enum { RELAY_SCRATCH_MIN = 64 * 1024 };
 
 /*
- * Begins. `from_client` and `from_backend` are bytes that were read already; they are handled first and
- * consumed. May call on_linger and on_end before it returns: the caller touches the relay no more.
+ * Begins. `from_client` and `from_backend` are bytes that were read already; they are handled first
+ * and consumed. May call on_linger and on_end before it returns: the caller touches the relay no
+ * more.
  */
 void relay_start(struct relay *relay, struct buf *from_client, struct buf *from_backend);
 

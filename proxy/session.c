@@ -392,7 +392,10 @@ static enum phase_id finish_with(struct session *s, const char *reason)
 
 static enum phase_id refuse(struct session *s, const struct err *err);
 
-/* Whose name it is; empty passwords end here, before any directory could take one for an anonymous bind. */
+/*
+ * Whose name it is; empty passwords end here, before any directory could take one for an anonymous
+ * bind.
+ */
 static enum phase_id identify(struct session *s)
 {
     struct login *login = &s->entry->login;
@@ -503,7 +506,10 @@ static void log_login(struct session *s, enum conf_log_level level, const char *
     log_write(&line);
 }
 
-/* Answers the login with NO and goes on with the client's next command, unless it has had too many tries. */
+/*
+ * Answers the login with NO and goes on with the client's next command, unless it has had too many
+ * tries.
+ */
 static enum phase_id refuse(struct session *s, const struct err *err)
 {
     bool ours =
@@ -737,7 +743,10 @@ static void handle_closed(uv_handle_t *handle)
     home->on_session_gone(home);
 }
 
-/* Cancels what is outstanding and closes what is open; nothing calls back after this but the timer's close. */
+/*
+ * Cancels what is outstanding and closes what is open; nothing calls back after this but the
+ * timer's close.
+ */
 static enum phase_id enter_gone(struct session *s)
 {
     log_end(s);

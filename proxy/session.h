@@ -1,10 +1,11 @@
 /*
  * A client's session, from accept to the end:
  *
- *     proxy header -> tls -> command -> moving -> verify -> route -> lease -> relay -> linger -> gone
+ *     proxy header > tls > command > moving > verify > route > lease > relay > linger > gone
  *
- * session.c holds the table of these phases. A session lives on one worker (its home), and changes home once for each login, as soon
- * as the user's name is known, so that everything about a user happens on one thread.
+ * session.c holds the table of these phases. A session lives on one worker (its home), and changes
+ * home once for each login, as soon as the user's name is known, so that everything about a user
+ * happens on one thread.
  */
 #ifndef IMAPMUX_PROXY_SESSION_H
 #define IMAPMUX_PROXY_SESSION_H
@@ -18,7 +19,10 @@
 
 struct session;
 
-/* What a session gets from its worker. All of it outlives the session, and is used on the worker's thread only. */
+/*
+ * What a session gets from its worker. All of it outlives the session, and is used on the worker's
+ * thread only.
+ */
 struct home {
     struct env env;
     const struct tls *tls;
@@ -41,7 +45,10 @@ struct home {
 bool session_accept(struct home *home, int fd, const union address *peer,
                     const struct conf_listener *listener);
 
-/* Orderly: every session of this home is told BYE, those in a command when it is done. Sets home->stopping. */
+/*
+ * Orderly: every session of this home is told BYE, those in a command when it is done. Sets
+ * home->stopping.
+ */
 void sessions_stop(struct home *home);
 
 /* At once: every session of this home is cut off. */

@@ -1,6 +1,6 @@
 /*
- * One thread with one loop, and all that lives on it: listeners, sessions, authentication, routing, pool. Nothing in it
- * is locked, because nothing in it is shared; other threads send letters.
+ * One thread with one loop, and all that lives on it: listeners, sessions, authentication, routing,
+ * pool. Nothing in it is locked, because nothing in it is shared; other threads send letters.
  */
 #ifndef IMAPMUX_PROXY_WORKER_H
 #define IMAPMUX_PROXY_WORKER_H
@@ -11,13 +11,17 @@
 struct workers;
 
 /*
- * Binds every listener once for each worker, opens what the workers need, and starts their threads. NULL with *err set, and nothing
- * left running. `on_idle` is called, from any thread, whenever the last session of a stopping process has gone.
+ * Binds every listener once for each worker, opens what the workers need, and starts their threads.
+ * NULL with *err set, and nothing left running. `on_idle` is called, from any thread, whenever the
+ * last session of a stopping process has gone.
  */
 struct workers *workers_start(const struct conf *conf, const struct tls *tls,
                               void (*on_idle)(void *owner), void *owner, struct err *err);
 
-/* Begins the orderly stop: listeners close, clients are told BYE. on_idle follows when all have gone. */
+/*
+ * Begins the orderly stop: listeners close, clients are told BYE. on_idle follows when all have
+ * gone.
+ */
 void workers_stop(struct workers *workers);
 
 /* Cuts off the sessions that are left, ends and joins the threads, frees all. Nulls the pointer. */

@@ -1,8 +1,8 @@
 /*
  * The source `file`: conf->route.file, read once at open into a hash table. A line is
  *     name shard [backend_user]        # the name as it is after normalisation; compared octet by octet
- * with blanks or tabs between. The name * is the route of everybody who has no line. Empty lines, and what follows a
- * word that begins with #, are comments.
+ * with blanks or tabs between. The name * is the route of everybody who has no line. Empty lines,
+ * and what follows a word that begins with #, are comments.
  */
 #include "routing/route.h"
 
@@ -82,7 +82,10 @@ static bool read_lines(struct file *file, FILE *stream, struct place *place, str
         size_t len = strlen(line);
 
         place->line++;
-        /* Only the last line may lack its newline; else it was too long for us, or a NUL stands in it. */
+        /*
+         * Only the last line may lack its newline; else it was too long for us, or a NUL stands in
+         * it.
+         */
         if ((len == 0 || line[len - 1] != '\n') && (!feof(stream) || len == 0))
             return err_set(err, ERR_CONFIG, "%s:%u: line too long or with a NUL, at most %d octets",
                            place->path, place->line, LINE_MAX_BYTES - 2);

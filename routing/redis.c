@@ -1,12 +1,13 @@
 /*
  * The source `redis`: a user's route is the hash
  *     <prefix>user:{<name>}    shard state target backend_user epoch
- * read with one HMGET. Without `shard` the user is unknown; `state` is active (also when absent), moving or disabled;
- * `epoch` is a decimal number, 0 when absent. `target` belongs to whoever moves the user and is not used here. Whatever
- * does not look like this is a failure, never "unknown": what Redis says is checked for type, length and octets.
+ * read with one HMGET. Without `shard` the user is unknown; `state` is active (also when absent),
+ * moving or disabled; `epoch` is a decimal number, 0 when absent. `target` belongs to whoever moves
+ * the user and is not used here. Whatever does not look like this is a failure, never "unknown":
+ * what Redis says is checked for type, length and octets.
  *
- * The name is one argument of the command and may hold any octet. (A } in it ends Redis Cluster's hash tag early, which
- * changes the slot, not the key.)
+ * The name is one argument of the command and may hold any octet. (A } in it ends Redis Cluster's
+ * hash tag early, which changes the slot, not the key.)
  */
 #include "routing/redis_link.h"
 #include "routing/route.h"

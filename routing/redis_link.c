@@ -1,11 +1,12 @@
 /*
- * Owns the connection to Redis: hiredis' context, the poll handle under it, the commands on their way, and the one
- * timer, whose meaning follows from the state. hiredis ends a context from many places, always through its cleanup
- * hook (context_gone), so that is the only place where we let go of one; every command it still held comes back first,
- * with a NULL reply. Connecting again always starts from the timer, never from inside hiredis or a caller.
+ * Owns the connection to Redis: hiredis' context, the poll handle under it, the commands on their
+ * way, and the one timer, whose meaning follows from the state. hiredis ends a context from many
+ * places, always through its cleanup hook (context_gone), so that is the only place where we let go
+ * of one; every command it still held comes back first, with a NULL reply. Connecting again always
+ * starts from the timer, never from inside hiredis or a caller.
  *
- * hiredis' own adapter is not used: it ignores poll errors (a refused connection is one) and loses its memory when
- * uv_poll_init fails.
+ * hiredis' own adapter is not used: it ignores poll errors (a refused connection is one) and loses
+ * its memory when uv_poll_init fails.
  */
 #include "routing/redis_link.h"
 
@@ -63,8 +64,7 @@ struct redis_link {
     struct resolve_request resolving;
     union address addresses[RESOLVE_ADDRESSES_MAX];
     size_t address_count, addresses_tried;
-    size_t
-        address_first; /* where an attempt begins; moves on when an address swallows the whole time */
+    size_t address_first; /* where an attempt begins; moves on when one swallows the whole time */
 
     uint64_t attempted_at_ms; /* when the last attempt began */
     uint64_t pause_ms;        /* the next pause, before jitter */
@@ -370,7 +370,9 @@ static void on_timer(uv_timer_t *timer)
     }
 }
 
-/* One limit for every command, so the oldest is the first to miss it; then the connection is sick. */
+/*
+ * One limit for every command, so the oldest is the first to miss it; then the connection is sick.
+ */
 static void check_oldest(struct redis_link *link)
 {
     struct redis_command *oldest = TAILQ_FIRST(&link->sent);
@@ -442,7 +444,9 @@ static void on_resolved(struct resolve_request *request, const union address *li
         link_failed(link);
 }
 
-/* Starts connecting to the next address that takes it; false with link->err set when none is left. */
+/*
+ * Starts connecting to the next address that takes it; false with link->err set when none is left.
+ */
 static bool connect_next(struct redis_link *link)
 {
     while (link->addresses_tried < link->address_count) {
@@ -475,7 +479,10 @@ static redisAsyncContext *context_open(struct redis_link *link)
     return redisAsyncConnect(host, link->port);
 }
 
-/* Puts a poll handle under the context and queues the greeting; false, the context gone and link->err set. */
+/*
+ * Puts a poll handle under the context and queues the greeting; false, the context gone and
+ * link->err set.
+ */
 static bool context_adopt(struct redis_link *link, redisAsyncContext *context)
 {
     struct watch *watch = mem_new(sizeof *watch);
@@ -509,8 +516,8 @@ static bool context_adopt(struct redis_link *link, redisAsyncContext *context)
 }
 
 /*
- * Queues AUTH, when there is a password, and SELECT, always: its reply is the proof that the connection is good. They
- * leave when the connection stands.
+ * Queues AUTH, when there is a password, and SELECT, always: its reply is the proof that the
+ * connection is good. They leave when the connection stands.
  */
 static bool greet(struct redis_link *link, redisAsyncContext *context)
 {
@@ -534,7 +541,9 @@ static bool greet(struct redis_link *link, redisAsyncContext *context)
            REDIS_OK;
 }
 
-/* `data` is the command's name. After a refusal hiredis frees the context, once this has returned. */
+/*
+ * `data` is the command's name. After a refusal hiredis frees the context, once this has returned.
+ */
 static void on_greeted(redisAsyncContext *context, void *reply, void *data)
 {
     struct redis_link *link = context->data;
@@ -578,8 +587,8 @@ static void link_ready(struct redis_link *link)
 }
 
 /*
- * hiredis' cleanup hook: the context is being freed, its commands have come back. Without link->err it was hiredis that
- * found the fault; then, if it never connected, another address may be better.
+ * hiredis' cleanup hook: the context is being freed, its commands have come back. Without link->err
+ * it was hiredis that found the fault; then, if it never connected, another address may be better.
  */
 static void context_gone(void *data)
 {
@@ -622,8 +631,9 @@ static void link_failed(struct redis_link *link)
 /* The descriptor. */
 
 /*
- * A reply too many would be taken for the next user's, and hiredis aborts on one when it waits for none. So whatever
- * comes while nothing is asked, or behind the last reply (has_leftover), ends the connection.
+ * A reply too many would be taken for the next user's, and hiredis aborts on one when it waits for
+ * none. So whatever comes while nothing is asked, or behind the last reply (has_leftover), ends the
+ * connection.
  */
 static bool speaks_unasked(redisAsyncContext *context)
 {

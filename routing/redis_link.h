@@ -1,7 +1,8 @@
 /*
- * One connection to Redis on one loop, kept up: connected at open, authenticated, given a database, made again with a
- * growing pause whenever it ends. Commands travel over it in order; each is answered exactly once, never inside
- * redis_link_send, and never after redis_command_cancel has returned. Settings: conf->redis.
+ * One connection to Redis on one loop, kept up: connected at open, authenticated, given a database,
+ * made again with a growing pause whenever it ends. Commands travel over it in order; each is
+ * answered exactly once, never inside redis_link_send, and never after redis_command_cancel has
+ * returned. Settings: conf->redis.
  */
 #ifndef IMAPMUX_ROUTING_REDIS_LINK_H
 #define IMAPMUX_ROUTING_REDIS_LINK_H
@@ -18,22 +19,29 @@ struct redis_link;
 struct redis_command; /* one command, owned by the link */
 
 /*
- * What became of a command; it is gone when this is called, so the owner forgets its pointer. `reply` may be an error
- * reply of Redis, and is valid during the call; it is NULL when there is none, and then *err (UNAVAILABLE) tells why.
- * Runs inside hiredis: the callee must not use the link here, only take notes and post a task.
+ * What became of a command; it is gone when this is called, so the owner forgets its pointer.
+ * `reply` may be an error reply of Redis, and is valid during the call; it is NULL when there is
+ * none, and then *err (UNAVAILABLE) tells why. Runs inside hiredis: the callee must not use the
+ * link here, only take notes and post a task.
  */
 typedef void redis_reply_fn(void *owner, const redisReply *reply, const struct err *err);
 
-/* NULL with *err set when the address cannot be read or memory is short; a Redis that is down is no failure. */
+/*
+ * NULL with *err set when the address cannot be read or memory is short; a Redis that is down is no
+ * failure.
+ */
 struct redis_link *redis_link_open(const struct env *env, struct err *err);
 
-/* Drops the connection and all commands without an answer. Memory goes in the last close callback. */
+/*
+ * Drops the connection and all commands without an answer. Memory goes in the last close callback.
+ */
 void redis_link_close(struct redis_link **link);
 
 /*
- * Sends a command (arguments may hold any octet; copied), or keeps it while a connection is being made. A command that
- * is under way when the connection breaks is sent once more over the next one; it must be harmless to repeat. NULL with
- * *err (UNAVAILABLE, INTERNAL) when Redis is down, too many commands are held, or memory is short.
+ * Sends a command (arguments may hold any octet; copied), or keeps it while a connection is being
+ * made. A command that is under way when the connection breaks is sent once more over the next one;
+ * it must be harmless to repeat. NULL with *err (UNAVAILABLE, INTERNAL) when Redis is down, too
+ * many commands are held, or memory is short.
  */
 struct redis_command *redis_link_send(struct redis_link *link, int argc, const char **argv,
                                       const size_t *argv_len, redis_reply_fn *on_reply, void *owner,

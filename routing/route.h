@@ -1,7 +1,7 @@
 /*
- * Where is this user's mail? One call: router_find. Behind it, in the configured order, the sources (struct
- * route_source): Redis, a static file. Runs on one worker's loop and is never shared. Requests keep the same promise as
- * auth's: one answer, later, none after the cancel.
+ * Where is this user's mail? One call: router_find. Behind it, in the configured order, the sources
+ * (struct route_source): Redis, a static file. Runs on one worker's loop and is never shared.
+ * Requests keep the same promise as auth's: one answer, later, none after the cancel.
  */
 #ifndef IMAPMUX_ROUTING_ROUTE_H
 #define IMAPMUX_ROUTING_ROUTE_H
@@ -26,9 +26,10 @@ struct route_request {
     /* Set by the owner; borrowed until the answer. */
     const char *user; /* normalised, NUL-terminated */
     /*
-     * err->kind ERR_NONE: *route is valid during the call. ADMIN: nobody knows the user, or the user is disabled.
-     * UNAVAILABLE: a source did not answer (an error never falls through to the next source), the user is being moved, or
-     * what a source said makes no sense (logged as an error).
+     * err->kind ERR_NONE: *route is valid during the call. ADMIN: nobody knows the user, or the
+     * user is disabled. UNAVAILABLE: a source did not answer (an error never falls through to the
+     * next source), the user is being moved, or what a source said makes no sense (logged as an
+     * error).
      */
     void (*on_answer)(struct route_request *request, const struct route *route,
                       const struct err *err);
@@ -47,13 +48,19 @@ struct route_request {
     void *operation;
 };
 
-/* The sources of conf->route.sources; NULL with *err set. `env` is borrowed until the end of router_close. */
+/*
+ * The sources of conf->route.sources; NULL with *err set. `env` is borrowed until the end of
+ * router_close.
+ */
 struct router *router_open(const struct env *env, struct err *err);
 void router_find(struct router *router, struct route_request *request);
 void router_cancel(struct route_request *request);
 void router_close(struct router **router);
 
-/* A source: const struct, one file, one word in proxy.conf. The chain defers answers given inside `find`. */
+/*
+ * A source: const struct, one file, one word in proxy.conf. The chain defers answers given inside
+ * `find`.
+ */
 struct route_source {
     const char *name;
     void *(*open)(const struct env *env, struct err *err);
@@ -64,7 +71,10 @@ struct route_source {
 
 enum route_verdict { ROUTE_FOUND, ROUTE_UNKNOWN_USER, ROUTE_FAILED };
 
-/* For FOUND, `route` is copied (an empty backend_user becomes the user's name); for FAILED, `err` tells why. */
+/*
+ * For FOUND, `route` is copied (an empty backend_user becomes the user's name); for FAILED, `err`
+ * tells why.
+ */
 void route_source_answer(struct route_request *request, enum route_verdict verdict,
                          const struct route *route, const struct err *err);
 

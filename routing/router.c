@@ -1,7 +1,8 @@
 /*
- * Owns the chain of sources and the promises of route.h: one answer, in a later turn, within conf->route.timeout. A
- * source may answer whenever it likes; what it says is written into the request and acted upon in the next turn, so no
- * source is ever entered from inside another and no owner from inside a source.
+ * Owns the chain of sources and the promises of route.h: one answer, in a later turn, within
+ * conf->route.timeout. A source may answer whenever it likes; what it says is written into the
+ * request and acted upon in the next turn, so no source is ever entered from inside another and no
+ * owner from inside a source.
  */
 #include "routing/route.h"
 
@@ -127,7 +128,10 @@ void route_source_answer(struct route_request *request, enum route_verdict verdi
         next_source(request);
         return;
     }
-    /* Whatever went wrong, the user is told to come back: a failure never looks like "no such user". */
+    /*
+     * Whatever went wrong, the user is told to come back: a failure never looks like "no such
+     * user".
+     */
     if (verdict == ROUTE_FOUND && route != NULL)
         judge(request, route);
     else
@@ -210,7 +214,10 @@ static void leave(struct route_request *request)
     request->router->active_count--;
 }
 
-/* The timer is an object of its own because it outlives the request by the turn that uv_close takes. */
+/*
+ * The timer is an object of its own because it outlives the request by the turn that uv_close
+ * takes.
+ */
 static bool arm_deadline(struct route_request *request)
 {
     const struct env *env = request->router->env;

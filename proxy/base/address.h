@@ -1,6 +1,6 @@
 /*
- * Socket addresses as text and numbers: "192.0.2.1:993", "[2001:db8::1]:993", "host:993", "192.0.2.0/24". Only
- * numbers are resolved here; names are looked up in net/resolve.
+ * Socket addresses as text and numbers: "192.0.2.1:993", "[2001:db8::1]:993", "host:993",
+ * "192.0.2.0/24". Only numbers are resolved here; names are looked up in net/resolve.
  */
 #ifndef IMAPMUX_BASE_ADDRESS_H
 #define IMAPMUX_BASE_ADDRESS_H
@@ -20,7 +20,10 @@ union address {
 
 enum { ADDRESS_TEXT_MAX = 64, HOST_MAX = 256 };
 
-/* "host:port" or "[v6]:port" into its parts; the host may be a name. False when it is malformed or port is not 1..65535. */
+/*
+ * "host:port" or "[v6]:port" into its parts; the host may be a name. False when it is malformed or
+ * port is not 1..65535.
+ */
 bool address_split(const char *text, char host_out[HOST_MAX], uint16_t *port_out);
 
 /* A numeric "a.b.c.d:port" or "[v6]:port". Port 0 is allowed (a listener that takes any). */

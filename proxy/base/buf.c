@@ -1,4 +1,6 @@
-/* Owns the memory of byte queues. Every growth wipes the old block: login data passes through here. */
+/*
+ * Owns the memory of byte queues. Every growth wipes the old block: login data passes through here.
+ */
 #include "proxy/base/buf.h"
 
 #include "proxy/base/mem.h"

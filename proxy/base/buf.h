@@ -1,6 +1,6 @@
 /*
- * A growing byte queue with a ceiling: bytes are appended at the end and consumed from the front. An empty buffer
- * holds no memory, so an idle session owns none.
+ * A growing byte queue with a ceiling: bytes are appended at the end and consumed from the front.
+ * An empty buffer holds no memory, so an idle session owns none.
  */
 #ifndef IMAPMUX_BASE_BUF_H
 #define IMAPMUX_BASE_BUF_H
@@ -17,7 +17,10 @@ struct buf {
 /* An empty buffer that will hold at most `ceiling` bytes; allocates nothing. */
 void buf_init(struct buf *buf, size_t ceiling);
 
-/* Frees the memory; the buffer is empty and usable again. Contents that may be secret are always wiped. */
+/*
+ * Frees the memory; the buffer is empty and usable again. Contents that may be secret are always
+ * wiped.
+ */
 void buf_release(struct buf *buf);
 
 /* Appends; false, and nothing appended, over the ceiling or without memory. */
@@ -25,7 +28,10 @@ bool buf_append(struct buf *buf, struct span bytes);
 bool buf_append_text(struct buf *buf, const char *text);
 bool buf_printf(struct buf *buf, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Room for `count` more bytes at the returned address, NULL over the ceiling; buf_commit says how many were used. */
+/*
+ * Room for `count` more bytes at the returned address, NULL over the ceiling; buf_commit says how
+ * many were used.
+ */
 char *buf_reserve(struct buf *buf, size_t count);
 void buf_commit(struct buf *buf, size_t count);
 

@@ -1,7 +1,7 @@
 /*
- * Owns the reading of proxy.conf: the tables made from settings.def, libconfuse, which knows the syntax, and the
- * filling of the structs. Values reach libconfuse as text and are converted here, so that each message can say where,
- * what was found and what was expected.
+ * Owns the reading of proxy.conf: the tables made from settings.def, libconfuse, which knows the
+ * syntax, and the filling of the structs. Values reach libconfuse as text and are converted here,
+ * so that each message can say where, what was found and what was expected.
  */
 #include "proxy/base/conf_private.h"
 
@@ -51,8 +51,9 @@ SETTINGS_SECTIONS(ROWS)
 const struct conf_section conf_sections[] = {SETTINGS_SECTIONS(SECTION){0}};
 
 /*
- * The same as libconfuse wants it. No option has a default there; ours apply. START is no setting: libconfuse reads
- * its default when a section opens, and the callback then notes the line, which is not kept otherwise.
+ * The same as libconfuse wants it. No option has a default there; ours apply. START is no setting:
+ * libconfuse reads its default when a section opens, and the callback then notes the line, which is
+ * not kept otherwise.
  */
 #define START "start of section"
 static int on_start(cfg_t *cfg, cfg_opt_t *opt, const char *value, void *result);
@@ -77,7 +78,10 @@ static void on_error(cfg_t *cfg, const char *format, va_list args)
                                             rows(OPT) CFG_END()};
 SETTINGS_SECTIONS(OPTS)
 
-/* ONE sections are MULTI, too, so that a second one is seen; libconfuse would merge it into the first. */
+/*
+ * ONE sections are MULTI, too, so that a second one is seen; libconfuse would merge it into the
+ * first.
+ */
 #define FLAGS_ONE  CFGF_MULTI
 #define FLAGS_MANY (CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES)
 #define SEC(section, cardinality, rows, help)                                                      \
@@ -90,7 +94,10 @@ enum {
     INCLUDE_DEPTH_MAX = 8
 };
 
-/* libconfuse hands no pointer of ours to its callbacks, and its lexer is one for the process, anyway. */
+/*
+ * libconfuse hands no pointer of ours to its callbacks, and its lexer is one for the process,
+ * anyway.
+ */
 static struct conf_reader *current_reader;
 
 static bool parse(struct conf_reader *reader, const char *path);
@@ -305,7 +312,10 @@ static const char *describe(cfg_t *cfg, char out[CONF_EXPECTED_MAX])
     return out;
 }
 
-/* Checks a value as it is read, while libconfuse still knows the line; fill_one converts it for good. */
+/*
+ * Checks a value as it is read, while libconfuse still knows the line; fill_one converts it for
+ * good.
+ */
 static int on_value(cfg_t *cfg, cfg_opt_t *opt, const char *text, void *result)
 {
     struct conf_reader *reader = current_reader;

@@ -1,6 +1,7 @@
 /*
- * proxy.conf as C structs: one struct per section, one member per row of settings.def. A configuration is immutable
- * once read; whoever opened it closes it after everything that borrows from it has gone.
+ * proxy.conf as C structs: one struct per section, one member per row of settings.def. A
+ * configuration is immutable once read; whoever opened it closes it after everything that borrows
+ * from it has gone.
  */
 #ifndef IMAPMUX_BASE_CONF_H
 #define IMAPMUX_BASE_CONF_H
@@ -27,7 +28,10 @@ struct conf_words {
 #define CONF_TYPE_SECRET   struct secret
 #define CONF_TYPE_CHOICE   int /* index into the row's words: see the enums below */
 
-/* struct conf_process, struct conf_log, ...: the settings of one section. MANY sections also have a title. */
+/*
+ * struct conf_process, struct conf_log, ...: the settings of one section. MANY sections also have a
+ * title.
+ */
 #define CONF_MEMBER(kind, name, ...) CONF_TYPE_##kind name;
 #define CONF_STRUCT(section, cardinality, rows, help)                                              \
     struct conf_##section {                                                                        \
@@ -60,10 +64,11 @@ enum conf_shard_login {
 enum conf_ldap_scope { LDAP_SEARCH_BASE, LDAP_SEARCH_ONE, LDAP_SEARCH_SUBTREE };
 
 /*
- * Reads and checks the file and what it includes. NULL on failure, with "file:line: what was found, what was expected"
- * in *err (ERR_CONFIG). Everything that can be known without the network is checked: types, ranges, unknown and
- * doubled names, addresses and networks that do not parse, files that cannot be read, a listener with TLS without
- * a certificate, a source that is named but not configured, a shard without address, master login without master.
+ * Reads and checks the file and what it includes. NULL on failure, with "file:line: what was found,
+ * what was expected" in *err (ERR_CONFIG). Everything that can be known without the network is
+ * checked: types, ranges, unknown and doubled names, addresses and networks that do not parse,
+ * files that cannot be read, a listener with TLS without a certificate, a source that is named but
+ * not configured, a shard without address, master login without master.
  */
 struct conf *conf_open(const char *path, struct err *err);
 

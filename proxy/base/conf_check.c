@@ -1,4 +1,7 @@
-/* Owns what a configuration must be beyond the types of its values. Each check names the section that is at fault. */
+/*
+ * Owns what a configuration must be beyond the types of its values. Each check names the section
+ * that is at fault.
+ */
 #include "proxy/base/conf_private.h"
 
 #include "proxy/base/address.h"

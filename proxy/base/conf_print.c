@@ -1,4 +1,7 @@
-/* Owns how the settings are presented: a sample file and a page of documentation, both from settings.def. */
+/*
+ * Owns how the settings are presented: a sample file and a page of documentation, both from
+ * settings.def.
+ */
 #include "proxy/base/conf_private.h"
 
 #include <string.h>
@@ -8,7 +11,10 @@ static void print_markdown_row(FILE *out, const struct conf_row *row);
 static void print_cell(FILE *out, const char *text);
 static const char *written_default(const struct conf_row *row, char out[256]);
 
-/* "# " starts what is a comment for good; "#" before anything else hides a line that could be in force. */
+/*
+ * "# " starts what is a comment for good; "#" before anything else hides a line that could be in
+ * force.
+ */
 void conf_print_defaults(FILE *out)
 {
     fputs("# Every setting of imapmux with its default. To change one, take the \"#\" away before "

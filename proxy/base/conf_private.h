@@ -1,6 +1,6 @@
 /*
- * What the files of conf share: settings.def as tables that can be walked. A row describes a setting, its `offset`
- * is where the value lies in the section's struct. Nobody else includes this.
+ * What the files of conf share: settings.def as tables that can be walked. A row describes a
+ * setting, its `offset` is where the value lies in the section's struct. Nobody else includes this.
  */
 #ifndef IMAPMUX_BASE_CONF_PRIVATE_H
 #define IMAPMUX_BASE_CONF_PRIVATE_H
@@ -65,11 +65,16 @@ union conf_value {
 
 enum { CONF_EXPECTED_MAX = 128, CONF_FILE_MAX = 4 * 1024 * 1024, CONF_SECRET_FILE_MAX = 4096 };
 
-/* Converts and range-checks. Relative paths start from `folder`. False: it is not what conf_expected says. */
+/*
+ * Converts and range-checks. Relative paths start from `folder`. False: it is not what
+ * conf_expected says.
+ */
 bool conf_value_read(const struct conf_row *row, const char *folder, const char *text,
                      union conf_value *value_out);
 
-/* Stores it as the row's member of the section at `section`, which now owns what the value holds. */
+/*
+ * Stores it as the row's member of the section at `section`, which now owns what the value holds.
+ */
 void conf_value_store(const struct conf_row *row, const union conf_value *value, void *section);
 void conf_value_release(const struct conf_row *row, union conf_value *value);
 
@@ -83,14 +88,14 @@ void conf_expected(const struct conf_row *row, char out[CONF_EXPECTED_MAX]);
 char *conf_path(const char *folder, const char *path);
 
 /*
- * The whole file, NUL-terminated, in new memory; NULL with errno set, which is EFBIG over `max` bytes. Wipe before
- * freeing.
+ * The whole file, NUL-terminated, in new memory; NULL with errno set, which is EFBIG over `max`
+ * bytes. Wipe before freeing.
  */
 char *conf_load(const char *path, size_t max, size_t *len_out);
 
 /*
- * Blanks out comments, so that what is left has the same lines. False when libconfuse's lexer would be left in a bad
- * state, with what is wrong in *problem_out (a constant) and the line where.
+ * Blanks out comments, so that what is left has the same lines. False when libconfuse's lexer would
+ * be left in a bad state, with what is wrong in *problem_out (a constant) and the line where.
  */
 bool conf_blank_comments(char *text, size_t len, const char **problem_out, int *line_out);
 
@@ -103,7 +108,10 @@ struct conf_reader {
     struct err *err;
 };
 
-/* The first failure goes to *reader->err as "file:line: ..."; later ones are its consequences. Always false. */
+/*
+ * The first failure goes to *reader->err as "file:line: ..."; later ones are its consequences.
+ * Always false.
+ */
 bool conf_fail(struct conf_reader *reader, const char *file, int line, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 

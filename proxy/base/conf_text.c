@@ -1,7 +1,8 @@
 /*
- * Owns reading files whole, and the comments of proxy.conf. libconfuse 3.3 counts lines wrongly after a comment and
- * takes none within a list; an unfinished string leaves its lexer unfit for the next file, and an unfinished section at
- * the end of a file passes for a whole one. So it is given text without comments whose strings and braces all end.
+ * Owns reading files whole, and the comments of proxy.conf. libconfuse 3.3 counts lines wrongly
+ * after a comment and takes none within a list; an unfinished string leaves its lexer unfit for the
+ * next file, and an unfinished section at the end of a file passes for a whole one. So it is given
+ * text without comments whose strings and braces all end.
  */
 #include "proxy/base/conf_private.h"
 

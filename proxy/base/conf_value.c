@@ -1,4 +1,7 @@
-/* Owns how single values are written: numbers, durations, sizes, words, paths; and how their ranges are told. */
+/*
+ * Owns how single values are written: numbers, durations, sizes, words, paths; and how their ranges
+ * are told.
+ */
 #include "proxy/base/conf_private.h"
 
 #include "proxy/base/mem.h"
@@ -179,8 +182,8 @@ static bool read_choice(const char *words, const char *text, int *choice_out)
 }
 
 /*
- * Digits and a unit. Without units only digits; sizes may leave "B" out; durations may not leave their unit out, for
- * nobody could tell which was meant, except for 0.
+ * Digits and a unit. Without units only digits; sizes may leave "B" out; durations may not leave
+ * their unit out, for nobody could tell which was meant, except for 0.
  */
 static bool read_amount(const struct conf_row *row, const struct unit *units, size_t count,
                         const char *text, int64_t *amount_out)

@@ -1,6 +1,6 @@
 /*
- * What auth, routing and net get to know of the worker they run in: its loop, its next turn, the configuration and
- * the worker's counters. Everything in it outlives whoever borrows it.
+ * What auth, routing and net get to know of the worker they run in: its loop, its next turn, the
+ * configuration and the worker's counters. Everything in it outlives whoever borrows it.
  */
 #ifndef IMAPMUX_BASE_ENV_H
 #define IMAPMUX_BASE_ENV_H

@@ -1,6 +1,6 @@
 /*
- * A failure, told once by the lowest layer that knows: its kind (err.def) decides what the user hears and how it is
- * logged, its text is for the admin. A zeroed struct err is "no failure".
+ * A failure, told once by the lowest layer that knows: its kind (err.def) decides what the user
+ * hears and how it is logged, its text is for the admin. A zeroed struct err is "no failure".
  */
 #ifndef IMAPMUX_BASE_ERR_H
 #define IMAPMUX_BASE_ERR_H
@@ -20,7 +20,10 @@ struct err {
     char text[240]; /* for logs; cut when longer */
 };
 
-/* Fills *err (which may be NULL) and returns false, so that a failing function can end with `return err_set(...)`. */
+/*
+ * Fills *err (which may be NULL) and returns false, so that a failing function can end with `return
+ * err_set(...)`.
+ */
 bool err_set(struct err *err, enum err_kind kind, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 

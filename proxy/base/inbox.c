@@ -1,6 +1,6 @@
 /*
- * Owns the queue between threads: a list under a mutex and the async handle that wakes the receiver. Wake-ups merge,
- * so each takes the whole list.
+ * Owns the queue between threads: a list under a mutex and the async handle that wakes the
+ * receiver. Wake-ups merge, so each takes the whole list.
  */
 #include "proxy/base/inbox.h"
 
@@ -53,8 +53,9 @@ struct letter *inbox_close(struct inbox *inbox)
 }
 
 /*
- * Delivers what has come until now, one by one, for a letter may close the inbox; what comes meanwhile waits for the
- * wake-up that it has caused, so that two loops that answer each other do not stop everything else.
+ * Delivers what has come until now, one by one, for a letter may close the inbox; what comes
+ * meanwhile waits for the wake-up that it has caused, so that two loops that answer each other do
+ * not stop everything else.
  */
 static void on_wake(uv_async_t *wake)
 {

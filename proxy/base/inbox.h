@@ -1,7 +1,7 @@
 /*
- * Letters from any thread to one loop. A letter is embedded in what it carries: whoever posts it gives it away, and
- * `deliver`, which runs on the receiver's loop, owns it from then on. Nothing is allocated. Letters of one sender
- * arrive in the order in which they were posted.
+ * Letters from any thread to one loop. A letter is embedded in what it carries: whoever posts it
+ * gives it away, and `deliver`, which runs on the receiver's loop, owns it from then on. Nothing is
+ * allocated. Letters of one sender arrive in the order in which they were posted.
  */
 #ifndef IMAPMUX_BASE_INBOX_H
 #define IMAPMUX_BASE_INBOX_H
@@ -27,15 +27,15 @@ struct inbox {
 bool inbox_open(struct inbox *inbox, uv_loop_t *loop, void *receiver);
 
 /*
- * From any thread, until the loop has run once more after inbox_close. False after inbox_close: then the letter is
- * still the caller's.
+ * From any thread, until the loop has run once more after inbox_close. False after inbox_close:
+ * then the letter is still the caller's.
  */
 bool inbox_post(struct inbox *inbox, struct letter *letter);
 
 /*
- * On the owner's loop, once: nothing is delivered any more, also when called from within `deliver`. Returns the
- * letters that were not delivered, linked by `next`, which the caller now owns (NULL when there are none). The memory
- * is the caller's and must stay until the loop has run once more.
+ * On the owner's loop, once: nothing is delivered any more, also when called from within `deliver`.
+ * Returns the letters that were not delivered, linked by `next`, which the caller now owns (NULL
+ * when there are none). The memory is the caller's and must stay until the loop has run once more.
  */
 struct letter *inbox_close(struct inbox *inbox);
 

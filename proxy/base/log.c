@@ -1,6 +1,6 @@
 /*
- * Owns the format and level of the log and the escaping of what goes into it. A line that would grow too long loses
- * the end of a value or its last fields, never its end.
+ * Owns the format and level of the log and the escaping of what goes into it. A line that would
+ * grow too long loses the end of a value or its last fields, never its end.
  */
 #include "proxy/base/log.h"
 
@@ -96,7 +96,9 @@ void log_write(struct log_line *line)
     if (line->json)
         add_raw(line, "}", 1);
     add_raw(line, "\n", 1);
-    /* Nobody can be told that the log is broken; a short write to a full pipe is as lost as none. */
+    /*
+     * Nobody can be told that the log is broken; a short write to a full pipe is as lost as none.
+     */
     while (write(STDERR_FILENO, line->bytes, line->len) < 0 && errno == EINTR)
         continue;
 }
@@ -131,12 +133,18 @@ static void add_time(struct log_line *line)
     log_text(line, "time", with_ms);
 }
 
-/* Adds the separator and the key; false, and nothing added, when there is no room for the start of a value. */
+/*
+ * Adds the separator and the key; false, and nothing added, when there is no room for the start of
+ * a value.
+ */
 static bool add_key(struct log_line *line, const char *key, size_t value_len)
 {
     size_t key_len = strlen(key);
 
-    /* Seven: two quotes and a colon of JSON around the key, a comma, quotes around the value, and one to spare. */
+    /*
+     * Seven: two quotes and a colon of JSON around the key, a comma, quotes around the value, and
+     * one to spare.
+     */
     if (line->len + key_len + value_len + 7 + ESCAPED_MAX + TAIL_MAX > sizeof line->bytes)
         return false;
     if (line->json)
@@ -186,7 +194,10 @@ static bool is_bare(struct span value)
     return value.len > 0;
 }
 
-/* Writes the first character of `rest` as it stands within quotes; returns how many bytes of `rest` that were. */
+/*
+ * Writes the first character of `rest` as it stands within quotes; returns how many bytes of `rest`
+ * that were.
+ */
 static size_t escape(bool json, struct span rest, char out[ESCAPED_MAX], size_t *out_len)
 {
     static const char plain_escapes[] = "\"\\\n\r\t", letters[] = "\"\\nrt";
@@ -206,7 +217,10 @@ static size_t escape(bool json, struct span rest, char out[ESCAPED_MAX], size_t 
     return len == 0 ? 1 : len;
 }
 
-/* Length of the printable UTF-8 character (RFC 3629) that `rest` starts with; 0 for controls and stray bytes. */
+/*
+ * Length of the printable UTF-8 character (RFC 3629) that `rest` starts with; 0 for controls and
+ * stray bytes.
+ */
 static size_t character_len(struct span rest)
 {
     const unsigned char *ch = (const unsigned char *)rest.ptr;

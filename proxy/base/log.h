@@ -1,6 +1,7 @@
 /*
- * One event, one line on standard error: `time=... level=info event="login ok" user=ann shard=blue`. Values from
- * outside are escaped and cut. Lines of several threads never mix: each is one write.
+ * One event, one line on standard error: `time=... level=info event="login ok" user=ann
+ * shard=blue`. Values from outside are escaped and cut. Lines of several threads never mix: each is
+ * one write.
  */
 #ifndef IMAPMUX_BASE_LOG_H
 #define IMAPMUX_BASE_LOG_H

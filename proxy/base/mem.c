@@ -1,4 +1,7 @@
-/* Owns nothing but the words: every allocation of imapmux passes here, so that tests can make any of them fail. */
+/*
+ * Owns nothing but the words: every allocation of imapmux passes here, so that tests can make any
+ * of them fail.
+ */
 #include "proxy/base/mem.h"
 
 #include <stdlib.h>

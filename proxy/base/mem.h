@@ -1,6 +1,6 @@
 /*
- * The one place that allocates. Every call may fail and says so with NULL; callers turn that into ERR_INTERNAL or
- * end the session. (Memory inside OpenSSL, libuv, libldap and hiredis is theirs.)
+ * The one place that allocates. Every call may fail and says so with NULL; callers turn that into
+ * ERR_INTERNAL or end the session. (Memory inside OpenSSL, libuv, libldap and hiredis is theirs.)
  */
 #ifndef IMAPMUX_BASE_MEM_H
 #define IMAPMUX_BASE_MEM_H

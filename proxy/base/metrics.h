@@ -1,5 +1,6 @@
 /*
- * Counters of one worker, written by that worker alone with relaxed atomics, summed by whoever shows them.
+ * Counters of one worker, written by that worker alone with relaxed atomics, summed by whoever
+ * shows them.
  */
 #ifndef IMAPMUX_BASE_METRICS_H
 #define IMAPMUX_BASE_METRICS_H

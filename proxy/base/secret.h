@@ -1,5 +1,6 @@
 /*
- * A password or token: bytes that are wiped when released, never logged, and have no print function.
+ * A password or token: bytes that are wiped when released, never logged, and have no print
+ * function.
  */
 #ifndef IMAPMUX_BASE_SECRET_H
 #define IMAPMUX_BASE_SECRET_H

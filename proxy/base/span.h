@@ -1,6 +1,6 @@
 /*
- * A borrowed run of bytes. It owns nothing: it is good until the next call that may touch the memory it points
- * into, and is never stored across callbacks. Not NUL-terminated.
+ * A borrowed run of bytes. It owns nothing: it is good until the next call that may touch the
+ * memory it points into, and is never stored across callbacks. Not NUL-terminated.
  */
 #ifndef IMAPMUX_BASE_SPAN_H
 #define IMAPMUX_BASE_SPAN_H

@@ -1,4 +1,7 @@
-/* Owns the list of tasks for a loop's next turn and the idle handle that makes the turn come at once. */
+/*
+ * Owns the list of tasks for a loop's next turn and the idle handle that makes the turn come at
+ * once.
+ */
 #include "proxy/base/turn.h"
 
 #include <assert.h>

@@ -1,6 +1,7 @@
 /*
- * Work for the next turn of a loop. It is how an asynchronous request that already knows its answer still answers
- * later, never inside the call. Tasks are embedded in their owner; nothing is allocated.
+ * Work for the next turn of a loop. It is how an asynchronous request that already knows its answer
+ * still answers later, never inside the call. Tasks are embedded in their owner; nothing is
+ * allocated.
  */
 #ifndef IMAPMUX_BASE_TURN_H
 #define IMAPMUX_BASE_TURN_H

@@ -1,8 +1,9 @@
 /*
- * Owns a stream socket, its poll handle, its TLS state and the bytes that the socket has not taken yet.
+ * Owns a stream socket, its poll handle, its TLS state and the bytes that the socket has not taken
+ * yet.
  *
- * A connection is connecting, then open; shaking hands lies between, or comes later with STARTTLS. Its memory goes in the close
- * callback of its poll handle.
+ * A connection is connecting, then open; shaking hands lies between, or comes later with STARTTLS.
+ * Its memory goes in the close callback of its poll handle.
  */
 #include "proxy/net/conn.h"
 
@@ -168,8 +169,8 @@ static void watch(struct conn *c)
 }
 
 /*
- * Nothing can be written any more. What the peer has sent before is still worth reading (a store says BYE before it goes),
- * so the owner is led to the read that meets the failure.
+ * Nothing can be written any more. What the peer has sent before is still worth reading (a store
+ * says BYE before it goes), so the owner is led to the read that meets the failure.
  */
 static void fail_write(struct conn *c, const char *failure)
 {

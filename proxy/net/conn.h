@@ -1,10 +1,12 @@
 /*
- * One non-blocking stream socket, plain or TLS, on one loop. It is readiness-driven: the owner is told that bytes may
- * be there and reads them into its own buffer, so that an idle connection holds none. Writing never blocks; what the
- * socket did not take is queued, and the owner stops producing until it has drained.
+ * One non-blocking stream socket, plain or TLS, on one loop. It is readiness-driven: the owner is
+ * told that bytes may be there and reads them into its own buffer, so that an idle connection holds
+ * none. Writing never blocks; what the socket did not take is queued, and the owner stops producing
+ * until it has drained.
  *
- * Calls never call back from inside: events come from the loop. After conn_close returns no event comes any more.
- * An event may close the connection; whoever calls upwards touches it no more afterwards.
+ * Calls never call back from inside: events come from the loop. After conn_close returns no event
+ * comes any more. An event may close the connection; whoever calls upwards touches it no more
+ * afterwards.
  */
 #ifndef IMAPMUX_NET_CONN_H
 #define IMAPMUX_NET_CONN_H
@@ -27,11 +29,17 @@ struct conn_events {
     void (*on_broken)(void *owner);
 };
 
-/* Takes over a connected socket, also when it fails (NULL: out of memory or descriptors; the socket is closed). */
+/*
+ * Takes over a connected socket, also when it fails (NULL: out of memory or descriptors; the socket
+ * is closed).
+ */
 struct conn *conn_open(const struct env *env, int fd, const struct conn_events *events,
                        void *owner);
 
-/* Starts to connect; on_open or on_broken follows. NULL when not even a socket could be had, with *err set. */
+/*
+ * Starts to connect; on_open or on_broken follows. NULL when not even a socket could be had, with
+ * *err set.
+ */
 struct conn *conn_connect(const struct env *env, const union address *to,
                           const struct conn_events *events, void *owner, struct err *err);
 
@@ -42,8 +50,9 @@ void conn_close(struct conn **conn);
 void conn_set_owner(struct conn *conn, const struct conn_events *events, void *owner);
 
 /*
- * Starts TLS on a connection whose queue is empty: as the server, or as the client of `server_name`, which is sent as SNI
- * and, where the context verifies, checked (a name or a numeric address). on_open follows, or on_broken. False without memory.
+ * Starts TLS on a connection whose queue is empty: as the server, or as the client of
+ * `server_name`, which is sent as SNI and, where the context verifies, checked (a name or a numeric
+ * address). on_open follows, or on_broken. False without memory.
  */
 bool conn_start_tls_server(struct conn *conn, SSL_CTX *context);
 bool conn_start_tls_client(struct conn *conn, SSL_CTX *context, const char *server_name);
@@ -52,9 +61,9 @@ bool conn_start_tls_client(struct conn *conn, SSL_CTX *context, const char *serv
 SSL *conn_tls(const struct conn *conn);
 
 /*
- * Reads up to `size` bytes. Returns their count; CONN_AGAIN when there are none yet; CONN_EOF when the peer sends no more;
- * CONN_BROKEN on a failure. A buffer of 16 KiB or more never leaves plaintext behind inside OpenSSL for long:
- * the next on_readable comes by itself.
+ * Reads up to `size` bytes. Returns their count; CONN_AGAIN when there are none yet; CONN_EOF when
+ * the peer sends no more; CONN_BROKEN on a failure. A buffer of 16 KiB or more never leaves
+ * plaintext behind inside OpenSSL for long: the next on_readable comes by itself.
  */
 enum { CONN_AGAIN = 0, CONN_EOF = -1, CONN_BROKEN = -2 };
 ssize_t conn_read(struct conn *conn, char *bytes, size_t size);
@@ -63,9 +72,10 @@ ssize_t conn_read(struct conn *conn, char *bytes, size_t size);
 void conn_want_read(struct conn *conn, bool on);
 
 /*
- * Writes, or queues what the socket does not take. False when nothing can be written any more (or CONN_QUEUE_MAX would be
- * passed); the owner may ignore that, for an event follows: on_readable, whose conn_read gives what the peer has still
- * sent and then the failure, or on_broken while reading is off.
+ * Writes, or queues what the socket does not take. False when nothing can be written any more (or
+ * CONN_QUEUE_MAX would be passed); the owner may ignore that, for an event follows: on_readable,
+ * whose conn_read gives what the peer has still sent and then the failure, or on_broken while
+ * reading is off.
  */
 enum { CONN_QUEUE_MAX = 1 << 20 };
 bool conn_write(struct conn *conn, struct span bytes);
@@ -73,13 +83,16 @@ bool conn_write(struct conn *conn, struct span bytes);
 /* Bytes that wait for the socket. */
 size_t conn_queued(const struct conn *conn);
 
-/* Sends the end of the stream (TLS close_notify and FIN) once the queue is empty. Reading goes on. */
+/*
+ * Sends the end of the stream (TLS close_notify and FIN) once the queue is empty. Reading goes on.
+ */
 void conn_finish(struct conn *conn);
 
 /*
- * Hand-over to another loop: conn_detach takes the connection off its loop and calls `on_detached` when the last handle is
- * closed; from then on it belongs to no thread, and conn_attach continues it on another loop, with reading off. When that
- * loop cannot take it, conn_attach closes and nulls it and returns false. Only after on_open, and not while closing.
+ * Hand-over to another loop: conn_detach takes the connection off its loop and calls `on_detached`
+ * when the last handle is closed; from then on it belongs to no thread, and conn_attach continues
+ * it on another loop, with reading off. When that loop cannot take it, conn_attach closes and nulls
+ * it and returns false. Only after on_open, and not while closing.
  */
 void conn_detach(struct conn *conn, void (*on_detached)(void *owner));
 bool conn_attach(struct conn **conn, const struct env *env);

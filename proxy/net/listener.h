@@ -1,6 +1,6 @@
 /*
- * A listening socket on one worker's loop. Every worker binds its own to the same address (SO_REUSEPORT), so that the kernel
- * spreads the clients.
+ * A listening socket on one worker's loop. Every worker binds its own to the same address
+ * (SO_REUSEPORT), so that the kernel spreads the clients.
  */
 #ifndef IMAPMUX_NET_LISTENER_H
 #define IMAPMUX_NET_LISTENER_H

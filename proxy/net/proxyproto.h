@@ -1,6 +1,7 @@
 /*
- * The PROXY protocol header, versions 1 and 2, that a load balancer sends before a client's first byte. Pure functions.
- * Bytes that follow the header are not ours to read (they may be TLS), so the reader asks how many more it may take.
+ * The PROXY protocol header, versions 1 and 2, that a load balancer sends before a client's first
+ * byte. Pure functions. Bytes that follow the header are not ours to read (they may be TLS), so the
+ * reader asks how many more it may take.
  */
 #ifndef IMAPMUX_NET_PROXYPROTO_H
 #define IMAPMUX_NET_PROXYPROTO_H
@@ -11,14 +12,14 @@
 enum { PROXYPROTO_MAX = 16 + 2048 }; /* v2 with room for TLVs */
 
 /*
- * How many more bytes surely belong to the header that begins with `so_far`: 0 when it is complete, -1 when it is none or is
- * longer than PROXYPROTO_MAX.
+ * How many more bytes surely belong to the header that begins with `so_far`: 0 when it is complete,
+ * -1 when it is none or is longer than PROXYPROTO_MAX.
  */
 ptrdiff_t proxyproto_missing(struct span so_far);
 
 /*
- * Reads a complete header. True with the addresses it tells, or with `told` false for LOCAL and UNKNOWN (the
- * connection's own addresses count). False when it is malformed.
+ * Reads a complete header. True with the addresses it tells, or with `told` false for LOCAL and
+ * UNKNOWN (the connection's own addresses count). False when it is malformed.
  */
 struct proxyproto {
     bool told;

@@ -1,6 +1,7 @@
 /*
- * Owns the look-ups that run on the thread pool. getaddrinfo cannot be stopped once it runs, so each look-up is an
- * object of its own: a cancel takes the request out of it, and it frees itself when libuv gives it back.
+ * Owns the look-ups that run on the thread pool. getaddrinfo cannot be stopped once it runs, so
+ * each look-up is an object of its own: a cancel takes the request out of it, and it frees itself
+ * when libuv gives it back.
  */
 #include "proxy/net/resolve.h"
 

@@ -9,9 +9,8 @@
 
 struct tls {
     const struct conf *conf;
-    SSL_CTX **
-        servers; /* by certificate; all share the first one's ticket keys, for SNI comes after the ticket */
-    SSL_CTX **shards; /* by shard; NULL where its tls is none */
+    SSL_CTX **servers; /* by certificate; tickets are the first one's: they come before SNI */
+    SSL_CTX **shards;  /* by shard; NULL where its tls is none */
 };
 
 static const unsigned char alpn_imap[] = "\x04imap";

@@ -1,6 +1,7 @@
 /*
- * The process's TLS contexts, built once from a configuration and then shared, read-only, by all workers: that is what makes
- * session tickets work across workers. Replaced as a whole, never edited.
+ * The process's TLS contexts, built once from a configuration and then shared, read-only, by all
+ * workers: that is what makes session tickets work across workers. Replaced as a whole, never
+ * edited.
  */
 #ifndef IMAPMUX_NET_TLS_H
 #define IMAPMUX_NET_TLS_H
@@ -12,19 +13,22 @@
 struct tls;
 
 /*
- * Loads every certificate and, for each shard that speaks TLS, its authorities. NULL with *err set (ERR_CONFIG, naming
- * the file). `conf` is borrowed until tls_close.
+ * Loads every certificate and, for each shard that speaks TLS, its authorities. NULL with *err set
+ * (ERR_CONFIG, naming the file). `conf` is borrowed until tls_close.
  */
 struct tls *tls_open(const struct conf *conf, struct err *err);
 void tls_close(struct tls **tls);
 
 /*
- * The context for clients, NULL without a certificate section. SNI picks among the certificates by the names in them (RFC
- * 6125), the first serves the rest. A client that offers ALPN must offer "imap" (RFC 7301 3.2).
+ * The context for clients, NULL without a certificate section. SNI picks among the certificates by
+ * the names in them (RFC 6125), the first serves the rest. A client that offers ALPN must offer
+ * "imap" (RFC 7301 3.2).
  */
 SSL_CTX *tls_server_context(const struct tls *tls);
 
-/* The context for connections to this shard of the same configuration; NULL where its tls is none. */
+/*
+ * The context for connections to this shard of the same configuration; NULL where its tls is none.
+ */
 SSL_CTX *tls_shard_context(const struct tls *tls, const struct conf_shard *shard);
 
 #endif

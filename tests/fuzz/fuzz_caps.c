@@ -1,4 +1,7 @@
-/* Capability lists: the result holds nothing that must not pass, no word twice, and is its own result. */
+/*
+ * Capability lists: the result holds nothing that must not pass, no word twice, and is its own
+ * result.
+ */
 #include <assert.h>
 #include <stdint.h>
 

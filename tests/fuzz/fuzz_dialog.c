@@ -1,7 +1,8 @@
 /*
- * A relayed session. The input is a sequence of turns: an octet that says whose and how many octets, then those. It is
- * played as it is, and octet by octet: the same must come out. What the server says must come out unchanged, and what
- * passes of the client must hold no command that a slow, obvious reader would take for one of those refused.
+ * A relayed session. The input is a sequence of turns: an octet that says whose and how many
+ * octets, then those. It is played as it is, and octet by octet: the same must come out. What the
+ * server says must come out unchanged, and what passes of the client must hold no command that a
+ * slow, obvious reader would take for one of those refused.
  */
 #include <assert.h>
 #include <stdint.h>

@@ -1,4 +1,6 @@
-/* Server lines: what is found lies in the line and in order, and does not depend on the line end. */
+/*
+ * Server lines: what is found lies in the line and in order, and does not depend on the line end.
+ */
 #include <assert.h>
 #include <stdint.h>
 

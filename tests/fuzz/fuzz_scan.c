@@ -1,6 +1,6 @@
 /*
- * The scanner against a slow, obvious reference that has the whole stream before it and looks at each line as a whole.
- * The first octet chooses the side, the second how the stream is cut.
+ * The scanner against a slow, obvious reference that has the whole stream before it and looks at
+ * each line as a whole. The first octet chooses the side, the second how the stream is cut.
  */
 #include <assert.h>
 #include <stdint.h>
@@ -11,8 +11,7 @@
 
 /* What becomes of one octet. */
 struct mark {
-    char
-        what; /* 't' text, 'l' literal, '.' end of a command, '{' end of a line with a header, '!' bad */
+    char what; /* 't' text, 'l' literal, '.' end of a command, '{' a line with a header, '!' bad */
     bool sync, binary;
     uint64_t size;
 };

@@ -61,7 +61,10 @@ static void login_with_literals(void **state)
     check_arg(&password, ARG_LITERAL, "secret");
 }
 
-/* A command cut anywhere is never taken for a whole one with another meaning, and nothing is read past its end. */
+/*
+ * A command cut anywhere is never taken for a whole one with another meaning, and nothing is read
+ * past its end.
+ */
 static void cut_anywhere(void **state)
 {
     static const char command[] = "a1 LOGIN {3}\r\nann {6+}\r\nsec\\et \"q\\\"\" (x)";

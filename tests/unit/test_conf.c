@@ -1,4 +1,6 @@
-/* The reading of proxy.conf: what a good file becomes, and what is said of bad ones, to the line. */
+/*
+ * The reading of proxy.conf: what a good file becomes, and what is said of bad ones, to the line.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,7 +1,7 @@
 /*
- * A relayed session, told as what C (client) and S (server) send. Each is offered whole, cut at every
- * byte, and octet by octet; what comes out must be the same each time: the bytes that pass, "{tag BAD}"
- * for a refusal, a capability list in "<<" and ">>", "broken".
+ * A relayed session, told as what C (client) and S (server) send. Each is offered whole, cut at
+ * every byte, and octet by octet; what comes out must be the same each time: the bytes that pass,
+ * "{tag BAD}" for a refusal, a capability list in "<<" and ">>", "broken".
  */
 #include <setjmp.h>
 #include <stdarg.h>

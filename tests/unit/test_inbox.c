@@ -1,4 +1,7 @@
-/* Letters between threads: all arrive, in order, on the receiver's thread; none after the inbox is closed. */
+/*
+ * Letters between threads: all arrive, in order, on the receiver's thread; none after the inbox is
+ * closed.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,6 +1,6 @@
 /*
- * The source `redis` against a real redis-server on a loopback port and on a Unix socket, and against a scripted server
- * for what a real one will not say.
+ * The source `redis` against a real redis-server on a loopback port and on a Unix socket, and
+ * against a scripted server for what a real one will not say.
  */
 #include <setjmp.h>
 #include <stdarg.h>

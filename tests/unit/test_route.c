@@ -1,4 +1,6 @@
-/* The chain's promises and the source `file`. The source `redis` only plays a server that is down. */
+/*
+ * The chain's promises and the source `file`. The source `redis` only plays a server that is down.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,4 +1,6 @@
-/* The scanner: each case whole, cut at every byte, and octet by octet, must give the same pieces. */
+/*
+ * The scanner: each case whole, cut at every byte, and octet by octet, must give the same pieces.
+ */
 #include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
