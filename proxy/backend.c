@@ -607,6 +607,8 @@ static enum verdict take_tagged(struct backend *b, const struct reply *reply)
         if (!ok)
             return refused(b, reply);
         buf_append(&b->text, reply->text);
+        if (span_is(reply->code, "ALERT")) /* its place is taken by the capabilities */
+            buf_printf(&b->notices, "* OK [ALERT] %.*s\r\n", SPAN_ARG(reply->text));
         if (span_is(reply->code, "CAPABILITY"))
             keep_capabilities(b, reply->code_args);
         return buf_len(&b->capabilities) > 0 ? VERDICT_READY

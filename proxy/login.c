@@ -41,7 +41,7 @@ static void begin_command(struct login *l)
 {
     scan_init(&l->scan, SCAN_CLIENT, 0, 0);
     l->scanned = 0;
-    l->eating = false;
+    l->refusal = NULL;
 }
 
 void login_init(struct login *login, const struct conf *conf, const struct conf_listener *listener,
@@ -106,10 +106,20 @@ void login_bye(struct login *login, const char *code, const char *text)
     say(login, "* BYE [%s] %s\r\n", code, text);
 }
 
-/* Answers BAD and counts it; the client is let go after too many. */
+static enum login_outcome turn_down(struct login *l, const char *answer);
+
 static enum login_outcome bad(struct login *l, const char *text)
 {
-    say(l, "%s BAD %s\r\n", l->tag, text);
+    char answer[128];
+
+    snprintf(answer, sizeof answer, "BAD %s", text);
+    return turn_down(l, answer);
+}
+
+/* Answers what makes no sense, and counts it; the client is let go after too many. */
+static enum login_outcome turn_down(struct login *l, const char *answer)
+{
+    say(l, "%s %s\r\n", l->tag, answer);
     if (++l->bad_count < (unsigned)l->conf->login.max_bad_commands)
         return LOGIN_MORE;
     say(l, "* BYE Too many bad commands.\r\n");
@@ -134,19 +144,23 @@ static void keep_tag(struct login *l)
     l->tag[tag.len] = '\0';
 }
 
-/* Long lines are for SASL alone: OAuth tokens and Kerberos tickets. */
-static size_t line_limit(const struct login *l)
+/* Whether the command in hand has this name, as far as it has come. */
+static bool is_command(const struct login *l, const char *name)
 {
     struct args args;
     struct span word;
 
-    if (l->sasl != SASL_NONE)
-        return l->conf->login.max_sasl_line;
     args_init(&args, buf_span(&l->input));
-    if (args_tag(&args, &word) && args_space(&args) && args_word(&args, &word) &&
-        span_is(word, "AUTHENTICATE"))
-        return l->conf->login.max_sasl_line;
-    return l->conf->login.max_line;
+    return args_tag(&args, &word) && args_space(&args) && args_word(&args, &word) &&
+           span_is(word, name);
+}
+
+/* Long lines are for SASL alone: OAuth tokens and Kerberos tickets. */
+static size_t line_limit(const struct login *l)
+{
+    bool sasl = l->sasl != SASL_NONE || is_command(l, "AUTHENTICATE");
+
+    return sasl ? l->conf->login.max_sasl_line : l->conf->login.max_line;
 }
 
 /*
@@ -156,18 +170,17 @@ static size_t line_limit(const struct login *l)
 static enum cut meet_literal(struct login *l, const struct piece *piece)
 {
     size_t room = l->conf->login.max_line + 2 * l->conf->login.max_literal;
-    bool fits = piece->literal_size <= l->conf->login.max_literal &&
-                l->scanned + piece->literal_size <= room;
-
-    if (!l->eating && fits) {
-        if (piece->literal_sync)
-            say(l, "+ OK\r\n");
-        return CUT_NONE;
-    }
-    if (!l->eating)
+    if (l->refusal == NULL) {
         keep_tag(l);
-    l->eating = true;
-    if (!piece->literal_sync)
+        if (!login_allowed(l) && is_command(l, "LOGIN"))
+            l->refusal = "NO [PRIVACYREQUIRED] Log in over an encrypted connection.";
+        else if (piece->literal_size > l->conf->login.max_literal ||
+                 l->scanned + piece->literal_size > room)
+            l->refusal = "BAD [LIMIT] Literal too large.";
+    }
+    if (l->refusal == NULL && piece->literal_sync)
+        say(l, "+ OK\r\n");
+    if (l->refusal == NULL || !piece->literal_sync)
         return CUT_NONE;
     scan_cancel_literal(&l->scan);
     return CUT_REFUSED;
@@ -187,19 +200,22 @@ static enum cut cut_command(struct login *l)
 {
     while (l->scanned < buf_len(&l->input)) {
         struct piece piece;
+        size_t line_bytes = l->scan.line_bytes; /* the scanner forgets it at the end of the line */
         ptrdiff_t count = scan_next(&l->scan, span_after(buf_span(&l->input), l->scanned), &piece);
         enum cut cut = CUT_NONE;
 
         if (count <= 0)
             return CUT_OVER_LONG;
         l->scanned += (size_t)count;
-        if (!l->eating && l->scan.line_bytes > line_limit(l))
+        if (piece.kind == PIECE_TEXT)
+            line_bytes += (size_t)count;
+        if (l->refusal == NULL && line_bytes > line_limit(l))
             return CUT_OVER_LONG;
         if (piece.kind == PIECE_TEXT && piece.opens_literal)
             cut = meet_literal(l, &piece);
         else if (piece.kind == PIECE_TEXT && piece.ends_line)
-            cut = l->eating ? CUT_REFUSED : CUT_COMMAND;
-        if (l->eating)
+            cut = l->refusal != NULL ? CUT_REFUSED : CUT_COMMAND;
+        if (l->refusal != NULL)
             eat(l);
         if (cut != CUT_NONE)
             return cut;
@@ -226,8 +242,10 @@ static enum login_outcome take_command(struct login *l)
 
 static enum login_outcome refuse_literal(struct login *l)
 {
+    const char *refusal = l->refusal;
+
     begin_command(l);
-    return bad(l, "[LIMIT] Literal too large.");
+    return turn_down(l, refusal);
 }
 
 static enum login_outcome end_over_long(struct login *l)

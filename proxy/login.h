@@ -45,9 +45,9 @@ struct login {
     /* Private. */
     struct buf input; /* bytes not consumed: the command in hand, and what was sent behind it */
     struct scan scan;
-    size_t scanned; /* octets of `input` that the scanner has seen */
-    uint8_t sasl;   /* enum sasl_step: what the next line is, if no command */
-    bool eating;    /* the rest of a refused command is dropped */
+    size_t scanned;      /* octets of `input` that the scanner has seen */
+    uint8_t sasl;        /* enum sasl_step: what the next line is, if no command */
+    const char *refusal; /* set: the rest of the command is dropped, this is the answer to it */
     unsigned bad_count;
 };
 
