@@ -6,6 +6,7 @@ is ended by its process id; several checkouts can run side by side.
 import os
 import pathlib
 import pwd
+import random
 import re
 import shutil
 import signal
@@ -30,14 +31,21 @@ _ports_given = set()
 
 
 def free_port():
-    """A port that nobody listens on now, and that this process has not given out before."""
+    """
+    A port that nobody listens on now, and that this process has not given out before; below those that the kernel
+    gives to outgoing connections, so that none of these takes it meanwhile.
+    """
     while True:
+        port = random.randrange(10000, 32000)
+        if port in _ports_given:
+            continue
         with socket.socket() as probe:
-            probe.bind((HOST, 0))
-            port = probe.getsockname()[1]
-        if port not in _ports_given:
-            _ports_given.add(port)
-            return port
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+        _ports_given.add(port)
+        return port
 
 
 def wait_for(condition, what, seconds=START_SECONDS):
@@ -114,7 +122,9 @@ class Server:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def pause(self):
+        """Freezes the process; returns when it is frozen, for the signal alone takes effect some time later."""
         os.kill(self.process.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)
 
     def resume(self):
         os.kill(self.process.pid, signal.SIGCONT)

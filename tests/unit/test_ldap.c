@@ -88,15 +88,22 @@ static int socket_to(uint16_t port, int (*verb)(int, const struct sockaddr *, so
     return -1;
 }
 
+/* Below the ports that the kernel gives to outgoing connections, so that none takes it meanwhile. */
 static uint16_t free_port(void)
 {
-    struct sockaddr_in address;
-    socklen_t size = sizeof address;
-    int fd = socket_to(0, bind);
+    static unsigned seed;
 
-    assert_true(fd >= 0 && getsockname(fd, (struct sockaddr *)&address, &size) == 0);
-    close(fd);
-    return ntohs(address.sin_port);
+    if (seed == 0)
+        seed = (unsigned)getpid() ^ (unsigned)time(NULL);
+    for (;;) {
+        uint16_t port = (uint16_t)(10000 + rand_r(&seed) % 22000);
+        int fd = socket_to(port, bind);
+
+        if (fd >= 0) {
+            close(fd);
+            return port;
+        }
+    }
 }
 
 static void wait_for_port(uint16_t port)
@@ -131,8 +138,24 @@ static void slapd_start(void)
     wait_for_port(slapd.tls_port);
 }
 
+/* Returns when it is frozen: a signal alone takes effect some time later. */
+static void slapd_freeze(void)
+{
+    int status;
+
+    assert_int_equal(kill(slapd.pid, SIGSTOP), 0);
+    assert_int_equal(waitpid(slapd.pid, &status, WUNTRACED), slapd.pid);
+    assert_true(WIFSTOPPED(status));
+}
+
+static void slapd_thaw(void)
+{
+    assert_int_equal(kill(slapd.pid, SIGCONT), 0);
+}
+
 static void slapd_stop(void)
 {
+    slapd_thaw(); /* a test that failed may have left it frozen */
     assert_int_equal(kill(slapd.pid, SIGTERM), 0);
     assert_int_equal(waitpid(slapd.pid, NULL, 0), slapd.pid);
 }
@@ -333,11 +356,11 @@ static void frozen(void **state)
     f.conf.ldap.connect_timeout = 300;
     fixture_open(&f);
     assert_int_equal(login_result(&f, "ann", "secret"), ERR_NONE);
-    assert_int_equal(kill(slapd.pid, SIGSTOP), 0);
+    slapd_freeze();
     assert_int_equal(login_result(&f, "ann", "secret"), ERR_UNAVAILABLE); /* the operation */
     assert_int_equal(login_result(&f, "ann", "secret"), ERR_UNAVAILABLE); /* the service bind */
     assert_int_equal(f.counters.auth_ldap_failures, 2);
-    assert_int_equal(kill(slapd.pid, SIGCONT), 0);
+    slapd_thaw();
     while (login_result(&f, "ann", "secret") != ERR_NONE)
         usleep(5000);
     fixture_release(&f);
@@ -383,13 +406,13 @@ static void bind_handle_waits_for_cancelled_bind(void **state)
     f.conf.ldap.bind_handles = 1;
     fixture_open(&f);
     assert_int_equal(login_result(&f, "ann", "secret"), ERR_NONE);
-    assert_int_equal(kill(slapd.pid, SIGSTOP), 0);
+    slapd_freeze();
     login_start(&f, &first, "ann", "wrong");
     assert_int_equal(f.counters.auth_ldap_binds, 2);
     login_cancel(&first);
     login_start(&f, &second, "ann", "secret");
     assert_int_equal(f.counters.auth_ldap_binds, 2);
-    assert_int_equal(kill(slapd.pid, SIGCONT), 0);
+    slapd_thaw();
     login_wait(&f, &second);
     assert_int_equal(second.err.kind, ERR_NONE);
     assert_int_equal(f.counters.auth_ldap_connects, 1);

@@ -135,6 +135,16 @@ static void server_kill(void)
     server.pid = 0;
 }
 
+/* Returns when it is frozen: a signal alone takes effect some time later. */
+static void server_freeze(void)
+{
+    int status;
+
+    assert_int_equal(kill(server.pid, SIGSTOP), 0);
+    assert_int_equal(waitpid(server.pid, &status, WUNTRACED), server.pid);
+    assert_true(WIFSTOPPED(status));
+}
+
 static void server_start(const char *password)
 {
     server.password = password;
@@ -508,7 +518,7 @@ static void a_stopped_server_is_unavailable_in_time(void **state)
     b.conf.redis.connect_timeout = 300;
     bench_open(&b);
     assert_int_equal(ask(&b, &a, "ann"), ERR_NONE);
-    kill(server.pid, SIGSTOP);
+    server_freeze();
     began = uv_hrtime();
     start(&b, &a, "ann");
     start(&b, &other, "ann"); /* the first one's time-out sends this one over a new connection */
@@ -536,7 +546,7 @@ static void the_others_are_asked_again_after_a_sick_connection(void **state)
     b.conf.redis.timeout = 200;
     bench_open(&b);
     assert_int_equal(ask(&b, &a, "ann"), ERR_NONE);
-    kill(server.pid, SIGSTOP);
+    server_freeze();
     start(&b, &a, "ann");
     start(&b, &other, "ann");
     wait_for(&b, &a);
@@ -558,7 +568,7 @@ static void the_chain_s_deadline_ends_a_look_up(void **state)
     b.conf.route.timeout = 150;
     bench_open(&b);
     ask(&b, &a, "ann");
-    kill(server.pid, SIGSTOP);
+    server_freeze();
     assert_int_equal(ask(&b, &a, "ann"), ERR_UNAVAILABLE);
     assert_non_null(strstr(a.err.text, "150 ms"));
     kill(server.pid, SIGCONT);
@@ -690,7 +700,7 @@ static void close_with_commands_on_their_way(void **state)
     bench_init(&b);
     bench_open(&b);
     ask(&b, &a, "ann");
-    kill(server.pid, SIGSTOP);
+    server_freeze();
     for (size_t i = 0; i < CROWD; i++)
         start(&b, &crowd[i], "ann");
     for (int i = 0; i < 5; i++)
