@@ -635,11 +635,30 @@ static void on_relay_end(void *owner)
     session_move(s, gone(s, logout ? "logout" : reasons[s->relay.why]));
 }
 
+/* Remembers what this shard can do: with policy = common the other shards' users see no more. */
+static void learn_capabilities(struct session *s)
+{
+    struct home *home = s->home;
+    struct span *known = &home->shard_capabilities[s->shard - home->env.conf->shards];
+    struct span heard = backend_capabilities(s->lease.backend);
+    char *copy;
+
+    if (home->env.conf->capability.policy != CAPABILITY_COMMON || span_equal(*known, heard))
+        return;
+    copy = mem_copy_text(heard.ptr, heard.len);
+    if (copy == NULL) /* what was known still serves */
+        return;
+    mem_free((void *)known->ptr);
+    *known = (struct span){copy, heard.len};
+}
+
 /* Tells the client that it is logged in, with what the store can do. */
 static bool welcome(struct session *s)
 {
     char list[DIALOG_LINE_MAX];
     struct backend *backend = s->lease.backend;
+
+    learn_capabilities(s);
     ptrdiff_t len =
         caps_rewrite(backend_capabilities(backend), &s->home->filter, list, sizeof list);
 

@@ -31,6 +31,8 @@ struct home {
     struct pool *pool;
     struct inbox inbox;
     struct caps_filter filter;
+    struct span
+        *shard_capabilities; /* by shard, as last heard after a login; for policy = common */
     char *scratch;
     size_t scratch_size;
     struct session *sessions; /* list of those at home here */

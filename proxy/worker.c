@@ -177,9 +177,16 @@ static bool open_worker(struct worker *w, struct workers *all, const struct tls 
         return err_set(err, ERR_INTERNAL, "no descriptors for a worker");
     home->env = (struct env){&w->loop, &w->turn, all->conf, &w->counters};
     home->tls = tls;
-    home->filter = (struct caps_filter){
-        (const char *const *)all->conf->capability.remove.items, all->conf->capability.remove.count,
-        (const char *const *)all->conf->capability.add.items, all->conf->capability.add.count};
+    home->shard_capabilities = mem_array(all->conf->shard_count, sizeof(struct span));
+    if (home->shard_capabilities == NULL)
+        return err_set(err, ERR_INTERNAL, "no memory for a worker");
+    home->filter =
+        (struct caps_filter){.remove = (const char *const *)all->conf->capability.remove.items,
+                             .remove_count = all->conf->capability.remove.count,
+                             .add = (const char *const *)all->conf->capability.add.items,
+                             .add_count = all->conf->capability.add.count,
+                             .common = home->shard_capabilities,
+                             .common_count = all->conf->shard_count};
     home->home_of = home_of;
     home->on_session_gone = on_session_gone;
     home->pool = pool_open(&home->env, tls);
@@ -228,6 +235,9 @@ static void close_worker(struct worker *w)
     for (size_t i = 0; w->fds != NULL && i < w->all->listener_count; i++)
         if (w->fds[i] >= 0)
             close(w->fds[i]);
+    for (size_t i = 0; w->home.shard_capabilities != NULL && i < w->all->conf->shard_count; i++)
+        mem_free((void *)w->home.shard_capabilities[i].ptr);
+    mem_free(w->home.shard_capabilities);
     mem_free(w->fds);
     mem_free(w->listeners);
     mem_free(w->home.scratch);

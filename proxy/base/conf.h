@@ -56,6 +56,7 @@ enum conf_log_format { LOG_FORMAT_LOGFMT, LOG_FORMAT_JSON };
 enum conf_log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
 enum conf_tls_version { TLS_MIN_1_2, TLS_MIN_1_3 };
 enum conf_tls_mode { TLS_NONE, TLS_STARTTLS, TLS_IMPLICIT };
+enum conf_capability_policy { CAPABILITY_BACKEND, CAPABILITY_COMMON };
 enum conf_shard_login {
     SHARD_LOGIN_PASSWORD,
     SHARD_LOGIN_MASTER_AUTHZID,

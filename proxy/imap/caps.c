@@ -17,6 +17,7 @@ static bool next_word(struct span *list, struct span *word_out);
 static bool has_word(struct span list, struct span word);
 static bool is_blank(char ch);
 static bool matches_any(struct span word, const char *const *patterns, size_t count);
+static bool in_all(struct span word, const struct span *lists, size_t count);
 static bool matches(struct span word, const char *pattern);
 static bool add_word(struct list *list, struct span word);
 
@@ -35,7 +36,8 @@ ptrdiff_t caps_rewrite(struct span list, const struct caps_filter *filter, char 
         filter = &no_filter;
     while (next_word(&list, &word)) {
         if (matches_any(word, never_passed, sizeof never_passed / sizeof never_passed[0]) ||
-            matches_any(word, filter->remove, filter->remove_count))
+            matches_any(word, filter->remove, filter->remove_count) ||
+            !in_all(word, filter->common, filter->common_count))
             continue;
         if (!add_word(&written, word))
             return -1;
@@ -78,6 +80,15 @@ static bool matches_any(struct span word, const char *const *patterns, size_t co
             return true;
     }
     return false;
+}
+
+static bool in_all(struct span word, const struct span *lists, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (lists[i].len > 0 && !has_word(lists[i], word))
+            return false;
+    }
+    return true;
 }
 
 static bool matches(struct span word, const char *pattern)

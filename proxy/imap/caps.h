@@ -12,6 +12,9 @@ struct caps_filter {
     size_t remove_count;
     const char *const *add;
     size_t add_count;
+    const struct span
+        *common; /* a word that one of these lists lacks is removed; empty ones are unknown */
+    size_t common_count;
 };
 
 /* Whether the list has the word `name`, whole. */
@@ -20,7 +23,8 @@ bool caps_has(struct span list, const char *name);
 /*
  * Writes the list as a client may see it after login: without what only works between the proxy and
  * the store (STARTTLS, LOGINDISABLED, AUTH=*, SASL-IR, UNAUTHENTICATE, LOGIN-REFERRALS,
- * COMPRESS=*), without filter->remove, with filter->add behind unless there already. Order kept,
+ * COMPRESS=*), without filter->remove and what one of filter->common lacks, with filter->add
+ * behind unless there already. Order kept,
  * duplicates dropped, single spaces, no NUL. `filter` may be NULL. Returns the length, -1 if it
  * does not fit. `out` must not overlap the list.
  */

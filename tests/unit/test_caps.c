@@ -37,6 +37,18 @@ static void check(const char *list, const struct caps_filter *filter, const char
         assert_int_equal(caps_rewrite(span_of(list), filter, out, len - 1), -1);
 }
 
+static void what_all_have(void **state)
+{
+    struct span lists[] = {{"IMAP4rev1 idle X-A", 18}, {"", 0}, {"X-A IMAP4rev1 X-B", 17}};
+    const char *const add[] = {"X-ADDED"};
+    struct caps_filter filter = {.common = lists, .common_count = 3, .add = add, .add_count = 1};
+
+    (void)state;
+    check("IMAP4rev1 IDLE X-A X-B", &filter, "IMAP4rev1 X-A X-ADDED");
+    filter.common_count = 2;
+    check("IMAP4rev1 IDLE X-A X-B", &filter, "IMAP4rev1 IDLE X-A X-ADDED");
+}
+
 static void what_never_passes(void **state)
 {
     (void)state;
@@ -58,7 +70,7 @@ static void filters(void **state)
 {
     static const char *const remove[] = {"X-*", "notify", "*IDLE", ""};
     static const char *const add[] = {"idle", "X-NEW", "x-new", "QUOTA"};
-    struct caps_filter filter = {remove, 4, add, 4};
+    struct caps_filter filter = {.remove = remove, .remove_count = 4, .add = add, .add_count = 4};
 
     (void)state;
     check("IMAP4rev1 IDLE X-GM NOTIFY NOTIFYING x- QUOTA", &filter,
@@ -69,9 +81,8 @@ static void filters(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(words_are_whole),
-        cmocka_unit_test(what_never_passes),
-        cmocka_unit_test(order_and_duplicates),
+        cmocka_unit_test(words_are_whole),   cmocka_unit_test(what_all_have),
+        cmocka_unit_test(what_never_passes), cmocka_unit_test(order_and_duplicates),
         cmocka_unit_test(filters),
     };
 
