@@ -1,6 +1,8 @@
 # imapmux. `make help` prints the targets. B is the build folder; several can live side by side.
 
+ifeq ($(MAKELEVEL),0)
 MAKEFLAGS += --jobs=$(shell nproc)
+endif
 
 B       ?= build
 PREFIX  ?= /usr/local

@@ -13,7 +13,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const char *const remove_words[] = {"X-*", "NOTIFY"};
 static const char *const add_words[] = {"QUOTA", "idle"};
-static const struct caps_filter filter = {remove_words, 2, add_words, 2};
+static const struct caps_filter filter = {
+    .remove = remove_words, .remove_count = 2, .add = add_words, .add_count = 2};
 
 static bool begins(struct span word, const char *prefix)
 {
