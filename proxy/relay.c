@@ -121,8 +121,8 @@ static void leave_client(struct relay *r)
     r->why = RELAY_CLIENT_LEFT;
     r->client_left = true;
     conn_want_read(r->client, false);
-    if (buf_len(&r->client_held) >
-        0) /* an unfinished command: the store shall see what there is of it */
+    /* Of an unfinished command the store shall see what there is. */
+    if (buf_len(&r->client_held) > 0)
         conn_write(r->backend, buf_span(&r->client_held));
     buf_release(&r->client_held);
     conn_finish(r->backend);

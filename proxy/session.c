@@ -180,15 +180,15 @@ static void on_deadline(uv_timer_t *timer)
 {
     struct session *s = timer->data;
     uint64_t now = uv_now(s->home->env.loop);
-    const struct conf *conf = s->home->env.conf;
+    const struct conf_session *conf = &s->home->env.conf->session;
+    uint64_t limit = s->lingering ? conf->linger_timeout : conf->idle_timeout;
 
     if (s->phase == P_COMMAND) {
         login_bye(&s->entry->login, "UNAVAILABLE", "Login takes too long.");
         session_move(s, linger(s, "login time-out"));
-    } else if (s->phase == P_RELAY && s->reason == NULL && !s->lingering &&
-               now - s->relay.last_active_ms < conf->session.idle_timeout) {
-        uv_timer_start(timer, on_deadline,
-                       conf->session.idle_timeout - (now - s->relay.last_active_ms), 0);
+    } else if (s->phase == P_RELAY && s->reason == NULL && now - s->relay.last_active_ms < limit) {
+        /* Bytes still pass; a store may have much to say to a client that has closed its half. */
+        uv_timer_start(timer, on_deadline, limit - (now - s->relay.last_active_ms), 0);
     } else if (s->phase == P_RELAY && s->reason == NULL && !s->lingering) {
         s->reason = "idle time-out";
         arm_deadline(s, LIMIT_LINGER);

@@ -410,7 +410,7 @@ static ssize_t read_tls(struct conn *c, char *bytes, size_t size)
         if (SSL_read_ex(c->tls, bytes + total, size - total, &count) != 1) {
             ssize_t verdict = read_verdict(c);
 
-            /* Bytes before an end or a failure first; the next call hears of it again. */
+            /* Bytes before an end or a failure go first; the next call hears of it. */
             if (total > 0 && verdict < 0) {
                 c->late = verdict;
                 turn_post(c->env->turn, &c->again);
