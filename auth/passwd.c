@@ -6,6 +6,7 @@
  */
 #include "auth/auth.h"
 
+#include "proxy/base/hash.h"
 #include "proxy/base/mem.h"
 
 #include <assert.h>
@@ -13,12 +14,6 @@
 #include <errno.h>
 #include <openssl/crypto.h>
 #include <stdio.h>
-
-#define HASH_NONFATAL_OOM        1
-#define uthash_nonfatal_oom(elt) ((void)(elt))
-#define uthash_malloc(size)      mem_new(size)
-#define uthash_free(block, size) mem_free(block)
-#include <uthash.h>
 
 enum { LINE_MAX_BYTES = 1024 };
 

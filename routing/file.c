@@ -6,17 +6,12 @@
  */
 #include "routing/route.h"
 
+#include "proxy/base/hash.h"
 #include "proxy/base/mem.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-
-/* uthash: our allocator, and no exit() when it fails (a failed add leaves hh.tbl NULL). */
-#define HASH_NONFATAL_OOM        1
-#define uthash_malloc(size)      mem_new(size)
-#define uthash_free(block, size) mem_free(block)
-#include <uthash.h>
 
 enum { LINE_MAX_BYTES = 1024, WORDS_MAX = 3 };
 
