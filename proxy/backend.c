@@ -1,106 +1,112 @@
 /*
- * Owns a connection to a store until it is logged in.
+ * Owns a connection to a store while no relay has it: its steps, and what the store may say in each.
  *
- * Steps, in order; which are taken depends on the shard's settings and on what the store says:
- * resolve, connect, [tls], greeting, [capability, starttls, tls,] [capability,] login,
- * [capability,] ready.
+ * To open: dial, connect, [tls], greeting, [capability, starttls, tls,] [capability,] warm; which
+ * are taken depends on the shard's settings and on what the store says.
  */
 #include "proxy/backend.h"
 
-#include "auth/sasl.h"
 #include "proxy/base/mem.h"
 #include "proxy/imap/caps.h"
 #include "proxy/imap/reply.h"
 #include "proxy/imap/scan.h"
-#include "proxy/net/resolve.h"
+#include "proxy/net/dial.h"
+#include "proxy/net/proxyproto.h"
 
 #include <assert.h>
 #include <stdio.h>
 
 enum step {
-    STEP_RESOLVE,
+    STEP_DIAL, /* opening: a failure leads to the next address */
     STEP_CONNECT,
     STEP_TLS,
     STEP_GREETING,
     STEP_CAPABILITY,
     STEP_STARTTLS,
+    STEP_WARM, /* from here on a failure is final */
     STEP_LOGIN,
     STEP_CAPABILITY_AFTER,
-    STEP_READY
+    STEP_READY,
+    STEP_LEAVING,
+    STEP_PARKED,
+    STEP_CHECK,
+    STEP_RESET,
+    STEP_CAPABILITY_RESET
 };
 
 enum {
-    LINE_MAX_BYTES = 64 * 1024, /* longest line of a store before and at login */
+    LINE_MAX_BYTES = 64 * 1024, /* longest line of a store while we listen */
     NOTICES_MAX = 4096,
     READ_SIZE = 16 * 1024,
-    LOGIN_PIECES = 3 /* LOGIN, then user and password when they must be literals */
+    TIDY_TIMEOUT_MS = 2000 /* to leave, check and reset: else a new one is quicker */
 };
 
 struct backend {
     const struct env *env;
-    const struct tls *tls;
-    const struct conf_shard *shard;
-    const struct backend_login *login;
-    backend_answer_fn *on_answer; /* NULL once it has been called */
+    struct backend_target *target;
+    const struct conf_shard *shard;    /* the target's */
+    const struct store_client *client; /* while opening for it or logging in */
+    const struct backend_events *events;
     void *owner;
     struct conn *conn;
-    struct resolve_request resolving;
+    struct dial dial;
     uv_timer_t deadline;
-    union address addresses[RESOLVE_ADDRESSES_MAX];
-    size_t address_count, address_next; /* of the name that is tried */
-    size_t name_next;                   /* of shard->address */
-    char host[HOST_MAX];
-    char address[ADDRESS_TEXT_MAX];
-    enum step step;
+    union address address;
+    uint8_t step;
+    bool busy;     /* an operation is under way: an answer is owed */
+    bool got_word; /* the store has said something about the login */
+    bool stale;    /* see backend_is_stale */
     struct scan scan;
     size_t scanned;
     struct buf input;
     struct buf capabilities;
     struct buf notices;
     struct buf text;
-    struct buf pending;       /* what the next "+" asks for; secret */
-    struct buf pending_after; /* and the one after that; secret */
-    struct err err;           /* of the last address that failed */
+    struct store_login login;
+    struct err err; /* of the last address that failed */
 };
 
-static void try_next_name(struct backend *b);
-static void on_resolved(struct resolve_request *request, const union address *list, size_t count,
-                        const struct err *err);
+static void say(struct backend *b, const char *text);
+static void try_next_address(struct backend *b);
+static void on_address(struct dial *dial, const struct err *err);
 static void on_open(void *owner);
 static void on_readable(void *owner);
 static void on_drained(void *owner);
 static void on_broken(void *owner);
 static void on_deadline(uv_timer_t *timer);
 
-static const struct conn_events events = {on_open, on_readable, on_drained, on_broken};
+static const struct conn_events conn_events = {on_open, on_readable, on_drained, on_broken};
 
 /* --- life --- */
 
-struct backend *backend_open(const struct env *env, const struct tls *tls,
-                             const struct conf_shard *shard, const struct backend_login *login,
-                             backend_answer_fn *on_answer, void *owner)
+struct backend *backend_open(const struct env *env, struct backend_target *target,
+                             const struct store_client *client, const struct backend_events *events,
+                             void *owner)
 {
     struct backend *b = mem_new(sizeof *b);
 
     if (b == NULL)
         return NULL;
     b->env = env;
-    b->tls = tls;
-    b->shard = shard;
-    b->login = login;
-    b->on_answer = on_answer;
+    b->target = target;
+    b->shard = target->shard;
+    b->client = client;
+    b->events = events;
     b->owner = owner;
-    b->resolving.on_answer = on_resolved;
-    b->resolving.owner = b;
+    b->busy = true;
+    b->dial.env = env;
+    b->dial.names = &target->shard->address;
+    b->dial.on_ready = on_address;
+    b->dial.owner = b;
     buf_init(&b->input, LINE_MAX_BYTES + READ_SIZE);
     buf_init(&b->capabilities, LINE_MAX_BYTES);
     buf_init(&b->notices, NOTICES_MAX);
     buf_init(&b->text, LINE_MAX_BYTES);
-    buf_init(&b->pending, LINE_MAX_BYTES * 2);
-    buf_init(&b->pending_after, LINE_MAX_BYTES * 2);
+    store_login_init(&b->login);
     uv_timer_init(env->loop, &b->deadline);
     b->deadline.data = b;
-    try_next_name(b);
+    gauge_add(&env->counters->backends_open, 1);
+    try_next_address(b); /* a name is looked up first: the answer comes later */
     return b;
 }
 
@@ -118,32 +124,17 @@ void backend_close(struct backend **backend)
     *backend = NULL;
     if (b == NULL)
         return;
-    resolve_cancel(&b->resolving);
+    gauge_add(&b->env->counters->backends_open, -1);
+    if (b->conn != NULL && !b->busy && (b->step == STEP_WARM || b->step == STEP_PARKED))
+        say(b, "P LOGOUT\r\n"); /* for the store's log; its answer is not waited for */
+    dial_release(&b->dial);
     conn_close(&b->conn);
     buf_release(&b->input);
     buf_release(&b->capabilities);
     buf_release(&b->notices);
     buf_release(&b->text);
-    buf_release(&b->pending);
-    buf_release(&b->pending_after);
+    store_login_release(&b->login);
     uv_close((uv_handle_t *)&b->deadline, timer_closed);
-}
-
-/* Tells the owner, who may close us: the last thing a caller does. */
-static void answer(struct backend *b, const struct err *err)
-{
-    backend_answer_fn *on_answer = b->on_answer;
-
-    assert(on_answer != NULL);
-    b->on_answer = NULL;
-    uv_timer_stop(&b->deadline);
-    buf_release(&b->pending);
-    buf_release(&b->pending_after);
-    if (err->kind != ERR_NONE) {
-        counter_add(&b->env->counters->backend_failures, 1);
-        conn_close(&b->conn);
-    }
-    on_answer(b->owner, err);
 }
 
 static void arm(struct backend *b, uint64_t timeout_ms)
@@ -151,104 +142,167 @@ static void arm(struct backend *b, uint64_t timeout_ms)
     uv_timer_start(&b->deadline, on_deadline, timeout_ms, 0);
 }
 
-/* --- connecting: every address of every name, in turn --- */
-
-static void try_next_address(struct backend *b);
-
-static void try_next_name(struct backend *b)
+/* An operation begins. */
+static void begin(struct backend *b, enum step step, uint64_t timeout_ms)
 {
-    uint16_t port = 0;
-
-    if (b->name_next == b->shard->address.count) {
-        answer(b, &b->err);
-        return;
-    }
-    b->step = STEP_RESOLVE;
-    arm(b, b->shard->connect_timeout);
-    address_split(b->shard->address.items[b->name_next++], b->host,
-                  &port); /* checked with the configuration */
-    resolve(b->env, &b->resolving, b->host, port);
+    assert(!b->busy);
+    b->busy = true;
+    b->step = (uint8_t)step;
+    arm(b, timeout_ms);
 }
 
-static void on_resolved(struct resolve_request *request, const union address *list, size_t count,
-                        const struct err *err)
+/* Tells the owner, who may close us: the last thing a caller does. */
+static void answer(struct backend *b, const struct err *err)
 {
-    struct backend *b = request->owner;
+    assert(b->busy);
+    b->busy = false;
+    b->client = NULL;
+    uv_timer_stop(&b->deadline);
+    store_login_release(&b->login);
+    if (err->kind != ERR_NONE)
+        conn_close(&b->conn);
+    b->events->on_answer(b->owner, err);
+}
 
-    if (err->kind != ERR_NONE) {
-        b->err = *err;
-        try_next_name(b);
-        return;
+/* --- opening: every address of every name, in turn --- */
+
+/* The shard's next source address of this family; NULL: the system chooses. */
+static const union address *next_source(struct backend *b, sa_family_t family,
+                                        union address *address)
+{
+    const struct conf_words *sources = &b->shard->source_address;
+
+    for (size_t i = 0; i < sources->count; i++) {
+        const char *text = sources->items[b->target->source_turn++ % sources->count];
+
+        if (address_of(text, 0, address) && address->any.sa_family == family)
+            return address;
     }
-    memcpy(b->addresses, list, count * sizeof *list);
-    b->address_count = count;
-    b->address_next = 0;
+    return NULL;
+}
+
+/* False when not even a socket can be had; why is kept. */
+static bool try_address(struct backend *b, const union address *to)
+{
+    union address source;
+
+    b->address = *to;
+    b->step = STEP_CONNECT;
+    buf_release(&b->input);
+    buf_release(&b->capabilities);
+    buf_release(&b->notices);
+    b->scanned = 0;
+    scan_init(&b->scan, SCAN_SERVER, LINE_MAX_BYTES, LINE_MAX_BYTES);
+    arm(b, b->shard->connect_timeout);
+    b->conn = conn_connect(b->env, to, next_source(b, to->any.sa_family, &source), &conn_events, b,
+                           &b->err);
+    return b->conn != NULL;
+}
+
+static void try_next_address(struct backend *b)
+{
+    for (;;) {
+        switch (dial_next(&b->dial)) {
+        case DIAL_ADDRESS:
+            if (try_address(b, b->dial.to))
+                return;
+            break;
+        case DIAL_LATER:
+            b->step = STEP_DIAL;
+            arm(b, b->shard->connect_timeout);
+            return;
+        case DIAL_END:
+            counter_add(&b->env->counters->backend_failures, 1);
+            answer(b, &b->err);
+            return;
+        }
+    }
+}
+
+static void on_address(struct dial *dial, const struct err *err)
+{
+    struct backend *b = dial->owner;
+
+    if (err->kind != ERR_NONE)
+        b->err = *err;
     try_next_address(b);
 }
 
 /* A failure before the login was sent: nothing is lost by trying elsewhere. */
 static void fail_address(struct backend *b, const char *why)
 {
-    err_set(&b->err, ERR_UNAVAILABLE, "store %s: %s", b->address[0] == '\0' ? b->host : b->address,
+    char address[ADDRESS_TEXT_MAX] = "";
+
+    if (b->step != STEP_DIAL)
+        address_text(&b->address, address);
+    err_set(&b->err, ERR_UNAVAILABLE, "store %s: %s", address[0] == '\0' ? b->dial.host : address,
             why);
     conn_close(&b->conn);
-    resolve_cancel(&b->resolving);
+    dial_skip(&b->dial);
     try_next_address(b);
-}
-
-static void try_next_address(struct backend *b)
-{
-    while (b->address_next < b->address_count) {
-        const union address *to = &b->addresses[b->address_next++];
-
-        address_text(to, b->address);
-        b->step = STEP_CONNECT;
-        buf_release(&b->input);
-        buf_release(&b->capabilities);
-        buf_release(&b->notices);
-        b->scanned = 0;
-        scan_init(&b->scan, SCAN_SERVER, LINE_MAX_BYTES, LINE_MAX_BYTES);
-        arm(b, b->shard->connect_timeout);
-        b->conn = conn_connect(b->env, to, &events, b, &b->err);
-        if (b->conn != NULL)
-            return;
-    }
-    try_next_name(b);
 }
 
 /* A failure that no other address can mend. */
 static void fail(struct backend *b, enum err_kind kind, const char *why)
 {
     struct err err = {0};
+    char address[ADDRESS_TEXT_MAX];
 
-    err_set(&err, kind, "store %s: %s", b->address, why);
+    address_text(&b->address, address);
+    err_set(&err, kind, "store %s: %s", address, why);
+    counter_add(&b->env->counters->backend_failures, 1);
     answer(b, &err);
 }
 
+/* Whatever is under way fails, and may have ended the backend. */
 static void fail_at(struct backend *b, const char *why)
 {
-    if (b->step < STEP_LOGIN)
+    if (b->step < STEP_WARM)
         fail_address(b, why);
-    else
+    else if (b->busy)
         fail(b, ERR_UNAVAILABLE, why);
+    else
+        b->events->on_lost(b->owner);
+}
+
+/* The store has gone. */
+static void fail_gone(struct backend *b, const char *why)
+{
+    b->stale = b->step == STEP_LOGIN && !b->got_word;
+    fail_at(b, why);
 }
 
 static void on_deadline(uv_timer_t *timer)
 {
     struct backend *b = timer->data;
 
-    fail_at(b, b->step == STEP_RESOLVE    ? "its name is not found in time"
+    fail_at(b, b->step == STEP_DIAL       ? "its name is not found in time"
                : b->step <= STEP_GREETING ? "no answer in time"
-                                          : "login takes too long");
+               : b->step <= STEP_READY    ? "login takes too long"
+                                          : "no answer in time");
 }
 
 static void start_tls(struct backend *b)
 {
-    const char *name = b->shard->tls_name[0] == '\0' ? b->host : b->shard->tls_name;
+    const char *name = b->shard->tls_name[0] == '\0' ? b->dial.host : b->shard->tls_name;
 
     b->step = STEP_TLS;
-    if (!conn_start_tls_client(b->conn, tls_shard_context(b->tls, b->shard), name))
+    if (conn_queued(b->conn) > 0 ||
+        !conn_start_tls_client(b->conn, b->target->tls, name,
+                               &b->target->memories[b->dial.name_index]))
         fail_address(b, "cannot set up TLS");
+}
+
+/* The PROXY header is the first thing that the store reads. */
+static bool send_proxy_header(struct backend *b)
+{
+    const struct store_client *client = b->client;
+    char header[512];
+
+    assert(client != NULL);
+    size_t len = proxyproto_write(&client->address, &client->local, client->session_id,
+                                  client->tls_version, client->tls_cipher, header, sizeof header);
+    return len > 0 && conn_write(b->conn, (struct span){header, len});
 }
 
 static void after_tls(struct backend *b);
@@ -262,7 +316,9 @@ static void on_open(void *owner)
         return;
     }
     counter_add(&b->env->counters->backend_connects, 1);
-    if (b->shard->tls == TLS_IMPLICIT)
+    if (b->shard->client_address == CLIENT_ADDRESS_PROXY && !send_proxy_header(b))
+        fail_address(b, "cannot send the PROXY protocol header");
+    else if (b->shard->tls == TLS_IMPLICIT)
         start_tls(b);
     else
         b->step = STEP_GREETING;
@@ -272,7 +328,7 @@ static void on_broken(void *owner)
 {
     struct backend *b = owner;
 
-    fail_at(b, conn_failure(b->conn));
+    fail_gone(b, conn_failure(b->conn));
 }
 
 static void on_drained(void *owner)
@@ -284,10 +340,10 @@ static void on_drained(void *owner)
 
 /* What a response led to. */
 enum verdict {
-    VERDICT_MORE,  /* read on */
-    VERDICT_TLS,   /* the store is ready for TLS */
-    VERDICT_READY, /* logged in */
-    VERDICT_GONE   /* failed: the backend may be gone */
+    VERDICT_MORE, /* read on */
+    VERDICT_TLS,  /* the store is ready for TLS */
+    VERDICT_DONE, /* the operation has succeeded; the step is set */
+    VERDICT_GONE  /* failed: the backend may be gone */
 };
 
 static enum verdict take_response(struct backend *b, struct span line);
@@ -298,6 +354,14 @@ static void start_tls_now(struct backend *b)
         fail_address(b, "bytes in clear behind STARTTLS"); /* somebody is in between */
     else
         start_tls(b);
+}
+
+static void done(struct backend *b)
+{
+    if (b->step == STEP_WARM)
+        dial_release(&b->dial);
+    conn_want_read(b->conn, b->step != STEP_READY); /* the relay switches it on again */
+    answer(b, &(struct err){0});
 }
 
 /* Cuts the input into responses, literals included, and handles them until one ends the reading. */
@@ -323,13 +387,13 @@ static void take_responses(struct backend *b)
             start_tls_now(b);
             return;
         }
-        if (verdict == VERDICT_READY) {
-            b->step = STEP_READY;
-            conn_want_read(b->conn, false);
-            answer(b, &(struct err){0});
+        if (verdict == VERDICT_DONE && b->step != STEP_PARKED) {
+            done(b);
             return;
         }
     }
+    if (b->busy && b->step == STEP_PARKED) /* what came behind the answer has been heard, too */
+        done(b);
 }
 
 static void on_readable(void *owner)
@@ -342,20 +406,24 @@ static void on_readable(void *owner)
         fail_at(b, "a response is too long");
         return;
     }
+    conn_hurry(b->conn); /* Cyrus answers ID and the login in two segments */
     count = conn_read(b->conn, room, READ_SIZE);
+    if (buf_len(&b->input) == 0 && count <= 0)
+        buf_release(&b->input); /* an idle connection holds no buffer */
     if (count > 0) {
         buf_commit(&b->input, (size_t)count);
         take_responses(b);
     } else if (count != CONN_AGAIN) {
-        fail_at(b, count == CONN_EOF ? "closed by the store" : conn_failure(b->conn));
+        fail_gone(b, count == CONN_EOF ? "closed by the store" : conn_failure(b->conn));
     }
 }
 
 /* --- asking --- */
 
-static bool say(struct backend *b, const char *text)
+/* A broken connection reports itself: by on_readable or on_broken. */
+static void say(struct backend *b, const char *text)
 {
-    return conn_write(b->conn, span_of(text));
+    conn_write(b->conn, span_of(text));
 }
 
 static bool can(const struct backend *b, const char *capability)
@@ -371,8 +439,8 @@ static void keep_capabilities(struct backend *b, struct span list)
 
 static enum verdict ask_capabilities(struct backend *b, enum step step)
 {
-    b->step = step;
-    say(b, "C CAPABILITY\r\n"); /* a broken connection reports itself */
+    b->step = (uint8_t)step;
+    say(b, "C CAPABILITY\r\n");
     return VERDICT_MORE;
 }
 
@@ -382,9 +450,19 @@ static enum verdict give_up_address(struct backend *b, const char *why)
     return VERDICT_GONE;
 }
 
-static enum verdict log_in(struct backend *b);
+static enum verdict give_up(struct backend *b, const char *why)
+{
+    fail(b, ERR_UNAVAILABLE, why);
+    return VERDICT_GONE;
+}
 
-/* Capabilities are known: TLS first if it is wanted, else the login. */
+static enum verdict succeed(struct backend *b, enum step step)
+{
+    b->step = (uint8_t)step;
+    return VERDICT_DONE;
+}
+
+/* Capabilities are known: TLS first if it is wanted, else all is ready for a login. */
 static enum verdict go_on(struct backend *b)
 {
     if (b->shard->tls == TLS_STARTTLS && conn_tls(b->conn) == NULL) {
@@ -394,11 +472,15 @@ static enum verdict go_on(struct backend *b)
         say(b, "S STARTTLS\r\n");
         return VERDICT_MORE;
     }
-    return log_in(b);
+    if (!store_login_possible(b->shard, buf_span(&b->capabilities)))
+        return give_up_address(b, "the store offers no way to log in (AUTH=PLAIN or LOGIN)");
+    return succeed(b, STEP_WARM);
 }
 
 static void after_tls(struct backend *b)
 {
+    if (SSL_session_reused(conn_tls(b->conn)))
+        counter_add(&b->env->counters->backend_tls_resumed, 1);
     if (b->shard->tls == TLS_IMPLICIT) {
         b->step = STEP_GREETING;
     } else {
@@ -409,145 +491,42 @@ static void after_tls(struct backend *b)
 
 /* --- logging in --- */
 
-/*
- * ID tells the store where the client is; names beginning with x- are a convention that Dovecot
- * set.
- */
-static void write_id(struct backend *b, struct buf *out)
-{
-    const struct backend_login *login = b->login;
-    char client[ADDRESS_TEXT_MAX], local[ADDRESS_TEXT_MAX];
-
-    address_host_text(&login->client, client);
-    address_host_text(&login->local, local);
-    buf_printf(
-        out,
-        "I ID (\"x-originating-ip\" \"%s\" \"x-originating-port\" \"%u\" \"x-connected-ip\" \"%s\" "
-        "\"x-connected-port\" \"%u\" \"x-session-id\" \"%s\" \"x-proxy-ttl\" \"4\"%s%.*s)\r\n",
-        client, (unsigned)address_port(&login->client), local,
-        (unsigned)address_port(&login->local), login->session_id,
-        login->client_id.len > 0 ? " " : "", SPAN_ARG(login->client_id));
-}
-
-/* Who logs in, and as whom: as the shard's `login` says. `login_name_out` is what LOGIN wants. */
-static const struct secret *credentials(const struct backend *b, struct buf *authzid_out,
-                                        struct buf *name_out)
-{
-    const struct conf_shard *shard = b->shard;
-
-    if (shard->login == SHARD_LOGIN_PASSWORD) {
-        buf_append_text(name_out, b->login->user);
-        return b->login->password;
-    }
-    if (shard->login == SHARD_LOGIN_MASTER_AUTHZID) {
-        buf_append_text(authzid_out, b->login->user);
-        buf_append_text(name_out, shard->master_user);
-    } else {
-        buf_printf(name_out, "%s%s%s", b->login->user, shard->master_separator, shard->master_user);
-    }
-    return &shard->master_password;
-}
-
-/* AUTHENTICATE PLAIN (RFC 4616), with the initial response where the store takes it (RFC 4959). */
-static bool write_plain(struct backend *b, struct buf *out, const struct buf *authzid,
-                        const struct buf *name, const struct secret *password)
-{
-    struct buf message;
-    bool with_initial = can(b, "SASL-IR");
-    bool fits;
-
-    buf_init(&message, LINE_MAX_BYTES);
-    fits = buf_append(&message, buf_span(authzid)) && buf_append(&message, (struct span){"", 1}) &&
-           buf_append(&message, buf_span(name)) && buf_append(&message, (struct span){"", 1}) &&
-           buf_append(&message, secret_span(password)) &&
-           buf_append_text(out, "L AUTHENTICATE PLAIN");
-    if (fits && with_initial)
-        fits = buf_append_text(out, " ") && sasl_encode_base64(buf_span(&message), out);
-    else if (fits)
-        fits = sasl_encode_base64(buf_span(&message), &b->pending) &&
-               buf_append_text(&b->pending, "\r\n");
-    buf_release(&message);
-    return fits && buf_append_text(out, "\r\n");
-}
-
-static bool fits_quoted(struct span text)
-{
-    for (size_t i = 0; i < text.len; i++)
-        if ((unsigned char)text.ptr[i] < ' ' || (unsigned char)text.ptr[i] > '~')
-            return false;
-    return true;
-}
-
-static bool add_quoted(struct buf *out, struct span text)
-{
-    bool fits = buf_append_text(out, "\"");
-
-    for (size_t i = 0; fits && i < text.len; i++) {
-        if (text.ptr[i] == '"' || text.ptr[i] == '\\')
-            fits = buf_append_text(out, "\\");
-        fits = fits && buf_append(out, (struct span){text.ptr + i, 1});
-    }
-    return fits && buf_append_text(out, "\"");
-}
-
-/* LOGIN, for stores without AUTH=PLAIN: quoted strings, or literals for what cannot be quoted. */
-static bool write_login(struct backend *b, struct buf *out, const struct buf *name,
-                        const struct secret *password)
-{
-    struct span user = buf_span(name), secret = secret_span(password);
-
-    if (fits_quoted(user) && fits_quoted(secret))
-        return buf_append_text(out, "L LOGIN ") && add_quoted(out, user) &&
-               buf_append_text(out, " ") && add_quoted(out, secret) && buf_append_text(out, "\r\n");
-    return buf_printf(out, "L LOGIN {%zu}\r\n", user.len) && buf_append(&b->pending, user) &&
-           buf_printf(&b->pending, " {%zu}\r\n", secret.len) &&
-           buf_append(&b->pending_after, secret) && buf_append_text(&b->pending_after, "\r\n");
-}
-
 /* ID and login go in one write: one round trip where the store takes initial responses. */
-static enum verdict log_in(struct backend *b)
+void backend_log_in(struct backend *backend, const struct store_client *client)
 {
-    struct buf authzid, name, out;
-    bool plain = can(b, "AUTH=PLAIN");
-    bool fits, written;
+    struct store_login *login = &backend->login;
 
-    if (!plain && (can(b, "LOGINDISABLED") || b->shard->login == SHARD_LOGIN_MASTER_AUTHZID))
-        return give_up_address(b, "the store offers no way to log in (AUTH=PLAIN or LOGIN)");
-    buf_init(&authzid, LINE_MAX_BYTES);
-    buf_init(&name, LINE_MAX_BYTES);
-    buf_init(&out, LINE_MAX_BYTES * 4);
-    b->step = STEP_LOGIN;
-    arm(b, b->shard->login_timeout);
-    if (b->shard->send_id && can(b, "ID"))
-        write_id(b, &out);
-    const struct secret *password = credentials(b, &authzid, &name);
-    fits = plain ? write_plain(b, &out, &authzid, &name, password)
-                 : write_login(b, &out, &name, password);
-    written = fits && conn_write(b->conn, buf_span(&out));
-    buf_release(&authzid);
-    buf_release(&name);
-    buf_release(&out);
-    buf_release(&b->capabilities); /* those after login count */
-    if (written)
-        return VERDICT_MORE;
-    fail(b, fits ? ERR_UNAVAILABLE : ERR_INTERNAL,
-         fits ? conn_failure(b->conn) : "login does not fit");
-    return VERDICT_GONE;
+    assert(backend->step == STEP_WARM);
+    begin(backend, STEP_LOGIN, backend->shard->login_timeout);
+    backend->client = client;
+    backend->got_word = false;
+    if (!store_login_write(login, backend->shard, buf_span(&backend->capabilities), client)) {
+        /* No memory. An answer never comes inside the call, so this login is out of time at once. */
+        uv_timer_start(&backend->deadline, on_deadline, 0, 0);
+        return;
+    }
+    conn_write(backend->conn, buf_span(&login->now));
+    conn_hurry(backend->conn);
+    buf_release(&login->now);
+    buf_release(&backend->capabilities); /* those after login count */
+}
+
+bool backend_is_stale(const struct backend *backend)
+{
+    return backend->stale;
 }
 
 /* "+": the next part of what was kept back. */
 static enum verdict send_pending(struct backend *b)
 {
-    bool expected = buf_len(&b->pending) > 0;
-    bool written = expected && conn_write(b->conn, buf_span(&b->pending));
+    struct store_login *login = &b->login;
 
-    if (!written) {
-        fail(b, ERR_UNAVAILABLE, expected ? conn_failure(b->conn) : "an unexpected \"+\" at login");
-        return VERDICT_GONE;
-    }
-    buf_release(&b->pending);
-    buf_append(&b->pending, buf_span(&b->pending_after));
-    buf_release(&b->pending_after);
+    if (buf_len(&login->on_plus) == 0)
+        return give_up(b, "an unexpected \"+\" at login");
+    conn_write(b->conn, buf_span(&login->on_plus));
+    buf_release(&login->on_plus);
+    buf_append(&login->on_plus, buf_span(&login->on_second_plus));
+    buf_release(&login->on_second_plus);
     return VERDICT_MORE;
 }
 
@@ -577,6 +556,61 @@ static enum verdict refused(struct backend *b, const struct reply *reply)
     return VERDICT_GONE;
 }
 
+static enum verdict take_login_answer(struct backend *b, const struct reply *reply)
+{
+    if (!span_is(reply->tag, "L")) /* the answer to ID */
+        return VERDICT_MORE;
+    if (reply->kind != REPLY_OK)
+        return refused(b, reply);
+    buf_release(&b->text);
+    buf_append(&b->text, reply->text);
+    if (span_is(reply->code, "ALERT")) /* its place is taken by the capabilities */
+        buf_printf(&b->notices, "* OK [ALERT] %.*s\r\n", SPAN_ARG(reply->text));
+    if (span_is(reply->code, "CAPABILITY"))
+        keep_capabilities(b, reply->code_args);
+    return buf_len(&b->capabilities) > 0 ? succeed(b, STEP_READY)
+                                         : ask_capabilities(b, STEP_CAPABILITY_AFTER);
+}
+
+/* --- between two sessions --- */
+
+void backend_leave(struct backend *backend, bool selected)
+{
+    assert(backend->step == STEP_READY);
+    begin(backend, STEP_LEAVING, TIDY_TIMEOUT_MS);
+    scan_init(&backend->scan, SCAN_SERVER, LINE_MAX_BYTES, LINE_MAX_BYTES);
+    conn_set_owner(backend->conn, &conn_events, backend);
+    say(backend, selected ? "P UNSELECT\r\n" : "P NOOP\r\n");
+    conn_want_read(backend->conn, true);
+}
+
+void backend_check(struct backend *backend)
+{
+    assert(backend->step == STEP_PARKED);
+    begin(backend, STEP_CHECK, TIDY_TIMEOUT_MS);
+    say(backend, "P NOOP\r\n");
+}
+
+void backend_reset(struct backend *backend)
+{
+    assert(backend->step == STEP_PARKED);
+    begin(backend, STEP_RESET, TIDY_TIMEOUT_MS);
+    say(backend, "P UNAUTHENTICATE\r\n");
+}
+
+/* RFC 8437: the connection is as it was before the login, under the same TLS. */
+static enum verdict take_reset_answer(struct backend *b, const struct reply *reply)
+{
+    if (reply->kind != REPLY_OK)
+        return give_up(b, "the store refuses UNAUTHENTICATE");
+    buf_release(&b->capabilities);
+    buf_release(&b->notices);
+    if (!span_is(reply->code, "CAPABILITY"))
+        return ask_capabilities(b, STEP_CAPABILITY_RESET);
+    keep_capabilities(b, reply->code_args);
+    return succeed(b, STEP_WARM);
+}
+
 /* --- responses, by step --- */
 
 static enum verdict take_greeting(struct backend *b, const struct reply *reply)
@@ -602,32 +636,55 @@ static enum verdict take_tagged(struct backend *b, const struct reply *reply)
     case STEP_STARTTLS:
         return ok ? VERDICT_TLS : give_up_address(b, "the store refuses STARTTLS");
     case STEP_LOGIN:
-        if (!span_is(reply->tag, "L")) /* the answer to ID */
-            return VERDICT_MORE;
-        if (!ok)
-            return refused(b, reply);
-        buf_append(&b->text, reply->text);
-        if (span_is(reply->code, "ALERT")) /* its place is taken by the capabilities */
-            buf_printf(&b->notices, "* OK [ALERT] %.*s\r\n", SPAN_ARG(reply->text));
-        if (span_is(reply->code, "CAPABILITY"))
-            keep_capabilities(b, reply->code_args);
-        return buf_len(&b->capabilities) > 0 ? VERDICT_READY
-                                             : ask_capabilities(b, STEP_CAPABILITY_AFTER);
+        return take_login_answer(b, reply);
     case STEP_CAPABILITY_AFTER:
-        if (ok && buf_len(&b->capabilities) > 0)
-            return VERDICT_READY;
-        fail(b, ERR_UNAVAILABLE, "the store gives no capabilities after login");
-        return VERDICT_GONE;
+        return ok && buf_len(&b->capabilities) > 0
+                   ? succeed(b, STEP_READY)
+                   : give_up(b, "the store gives no capabilities after login");
+    case STEP_LEAVING:
+        return ok && span_is(reply->tag, "P") ? succeed(b, STEP_PARKED)
+                                              : give_up(b, "the store does not let go");
+    case STEP_CHECK:
+        return ok && span_is(reply->tag, "P") ? succeed(b, STEP_READY)
+                                              : give_up(b, "the store does not answer NOOP");
+    case STEP_RESET:
+        return take_reset_answer(b, reply);
+    case STEP_CAPABILITY_RESET:
+        return ok && store_login_possible(b->shard, buf_span(&b->capabilities))
+                   ? succeed(b, STEP_WARM)
+                   : give_up(b, "the store offers no new login");
     default:
-        return give_up_address(b, "an unexpected answer");
+        fail_at(b, "an unexpected answer");
+        return VERDICT_GONE;
     }
 }
 
-/* An alert at login is for the user to see (RFC 9051 7.1). */
-static void keep_notice(struct backend *b, const struct reply *reply, struct span line)
+/*
+ * What a store may say while nobody listens: status that is harmless. Capabilities that change, or
+ * anything about a mailbox, tell that the connection is not what it seems.
+ */
+static bool may_be_said(const struct backend *b, const struct reply *reply)
 {
-    if (b->step >= STEP_LOGIN && span_is(reply->code, "ALERT"))
-        buf_append(&b->notices, line); /* one too many is not worth the login */
+    if (b->step == STEP_WARM || b->step == STEP_PARKED || b->step == STEP_CHECK)
+        return reply->kind == REPLY_OK;
+    return b->step != STEP_LEAVING || reply->kind != REPLY_CAPABILITY;
+}
+
+static enum verdict take_untagged(struct backend *b, const struct reply *reply, struct span line)
+{
+    if (reply->kind == REPLY_BYE) {
+        fail_gone(b, "says BYE");
+        return VERDICT_GONE;
+    }
+    if (!may_be_said(b, reply)) {
+        fail_at(b, "says what it was not asked");
+        return VERDICT_GONE;
+    }
+    if (reply->kind == REPLY_CAPABILITY)
+        keep_capabilities(b, reply->text);
+    else if (b->step >= STEP_LOGIN && span_is(reply->code, "ALERT"))
+        buf_append(&b->notices, line); /* for the user to see (RFC 9051 7.1), if it fits */
+    return VERDICT_MORE;
 }
 
 static enum verdict take_response(struct backend *b, struct span line)
@@ -640,19 +697,15 @@ static enum verdict take_response(struct backend *b, struct span line)
     }
     if (b->step == STEP_GREETING)
         return take_greeting(b, &reply);
-    if (reply.kind == REPLY_CONTINUE)
+    if (b->step == STEP_LOGIN && !reply_is_untagged(&reply) && !span_is(reply.tag, "I"))
+        b->got_word = true;
+    if (reply.kind == REPLY_CONTINUE && b->step == STEP_LOGIN)
         return send_pending(b);
-    if (!reply_is_untagged(&reply))
-        return take_tagged(b, &reply);
-    if (reply.kind == REPLY_CAPABILITY) {
-        keep_capabilities(b, reply.text);
-    } else if (reply.kind == REPLY_BYE) {
-        fail_at(b, "says BYE");
+    if (reply.kind == REPLY_CONTINUE) {
+        fail_at(b, "an unexpected \"+\"");
         return VERDICT_GONE;
-    } else {
-        keep_notice(b, &reply, line);
     }
-    return VERDICT_MORE;
+    return reply_is_untagged(&reply) ? take_untagged(b, &reply, line) : take_tagged(b, &reply);
 }
 
 /* --- what the owner gets --- */
@@ -682,7 +735,7 @@ struct buf *backend_rest(struct backend *backend)
     return &backend->input;
 }
 
-const char *backend_address(const struct backend *backend)
+const union address *backend_address(const struct backend *backend)
 {
-    return backend->address;
+    return &backend->address;
 }

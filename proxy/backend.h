@@ -1,52 +1,91 @@
 /*
- * One connection to one store, from the look-up of its name to a logged-in IMAP session that the
- * relay can have. TLS comes before anything that tells who the user is; the client's address goes
- * along by ID (RFC 2971); capabilities are those that the store shows after login.
+ * One connection to one store, through all its life: it is opened until it is warm (connected, TLS
+ * done, greeted, capabilities known), logs a user in, is lent to a relay, is cleaned and parked,
+ * checked and lent again, or reset to be warm once more (RFC 8437).
+ *
+ *     opening > warm > logging in > ready <> relay
+ *                ^                    ^        |
+ *                |                 checking    v
+ *                +--- resetting <--- parked < leaving
+ *
+ * TLS comes before anything that tells who the user is; capabilities are those that the store shows
+ * after login.
  */
 #ifndef IMAPMUX_PROXY_BACKEND_H
 #define IMAPMUX_PROXY_BACKEND_H
 
 #include "proxy/base/buf.h"
 #include "proxy/net/conn.h"
-#include "proxy/net/tls.h"
+#include "proxy/store_login.h"
 
-/* Who logs in; borrowed until the answer. */
-struct backend_login {
-    const char *user;              /* name at the store */
-    const struct secret *password; /* the client's own; used when the shard says login = password */
-    const char *session_id;
-    struct span client_id;       /* the client's ID fields, `"name" "value" ...`; may be empty */
-    union address client, local; /* the client's connection, as the client sees it */
+/* What a worker has for each shard; it outlives the backends. */
+struct backend_target {
+    const struct conf_shard *shard;
+    SSL_CTX *tls;                /* NULL where the shard's tls is none */
+    struct tls_memory *memories; /* one for each of shard->address */
+    size_t source_turn;          /* which of shard->source_address is next */
 };
 
 struct backend;
 
-/* err->kind ERR_NONE: logged in. Else the backend is of no use, and the owner closes it. */
-typedef void backend_answer_fn(void *owner, const struct err *err);
+struct backend_events {
+    /*
+     * Once for each operation (open, log_in, leave, check, reset), later, never after
+     * backend_close. Other than ERR_NONE: the backend is of no use any more, and the owner closes
+     * it.
+     */
+    void (*on_answer)(void *owner, const struct err *err);
+    /* While warm or parked: it ended, or said what it must not. The owner closes it. */
+    void (*on_lost)(void *owner);
+};
 
 /*
- * Starts; the answer comes once, later, never after backend_close. NULL without memory. Answers:
- * UNAVAILABLE (store down, slow, hangs up, speaks nonsense, or refuses the master user),
- * CREDENTIALS / EXPIRED / ADMIN / LIMIT as the store refuses the user.
+ * Begins to open; ERR_NONE: warm. `client` is needed where the shard says client_address = proxy,
+ * and borrowed until the answer; else it may be NULL. NULL without memory. Fails with UNAVAILABLE,
+ * and with LIMIT when descriptors have run out.
  */
-struct backend *backend_open(const struct env *env, const struct tls *tls,
-                             const struct conf_shard *shard, const struct backend_login *login,
-                             backend_answer_fn *on_answer, void *owner);
+struct backend *backend_open(const struct env *env, struct backend_target *target,
+                             const struct store_client *client, const struct backend_events *events,
+                             void *owner);
+
+/*
+ * From warm; `client` is borrowed until the answer. ERR_NONE: ready. Fails with UNAVAILABLE (store
+ * slow, hangs up, speaks nonsense, or refuses the master user), CREDENTIALS, EXPIRED, ADMIN, LIMIT as
+ * the store refuses the user.
+ */
+void backend_log_in(struct backend *backend, const struct store_client *client);
+
+/*
+ * After a failed log_in: the connection had ended before the store said a word about it, as when
+ * the store has just got tired of waiting. Nothing speaks against trying on another one.
+ */
+bool backend_is_stale(const struct backend *backend);
+
+/*
+ * From the hands of a relay that says it is clean: unselects the mailbox, if one was `selected`,
+ * and waits until all that is under way has come. ERR_NONE: parked.
+ */
+void backend_leave(struct backend *backend, bool selected);
+
+/* From parked: asks whether it is still there. ERR_NONE: ready. */
+void backend_check(struct backend *backend);
+
+/* From parked: UNAUTHENTICATE. ERR_NONE: warm. */
+void backend_reset(struct backend *backend);
 
 /* Closes at any time; memory goes in the last close callback. Nulls the pointer. */
 void backend_close(struct backend **backend);
 
 /*
- * After the answer. All are borrowed until backend_close; the relay makes itself the connection's
- * owner.
+ * While ready. All are borrowed until backend_close; the relay makes itself the connection's owner.
  */
 struct conn *backend_conn(struct backend *backend);
 struct span backend_capabilities(const struct backend *backend); /* the store's own list */
 struct span backend_login_text(const struct backend *backend);   /* human text of its OK */
 struct buf *
-backend_notices(struct backend *backend); /* untagged status lines that came with the login */
+backend_notices(struct backend *backend); /* alerts that are for the user; the taker empties it */
 struct buf *
 backend_rest(struct backend *backend); /* bytes read behind the OK: the session's first */
-const char *backend_address(const struct backend *backend); /* "192.0.2.1:143", for the log */
+const union address *backend_address(const struct backend *backend);
 
 #endif

@@ -11,6 +11,7 @@
 #include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 enum sasl_step { SASL_NONE, SASL_PLAIN_MESSAGE, SASL_LOGIN_USER, SASL_LOGIN_PASSWORD };
 
@@ -47,7 +48,8 @@ static void begin_command(struct login *l)
 void login_init(struct login *login, const struct conf *conf, const struct conf_listener *listener,
                 struct conn *client)
 {
-    *login = (struct login){.conf = conf, .listener = listener, .client = client};
+    *login = (struct login){
+        .conf = conf, .listener = listener, .client = client, .proxy_ttl = LOGIN_PROXY_TTL};
     buf_init(&login->input, LOGIN_INPUT_MAX);
     buf_init(&login->id, LOGIN_ID_MAX);
     begin_command(login);
@@ -287,6 +289,7 @@ void login_restart(struct login *login)
 {
     buf_release(&login->input);
     buf_release(&login->id);
+    login->proxy_ttl = LOGIN_PROXY_TTL;
     login->asked_capability = false;
     begin_command(login);
 }
@@ -356,6 +359,18 @@ static bool add_quoted(struct buf *out, const char *text, size_t len)
 }
 
 /*
+ * The client is a proxy itself, and tells how many may follow it: one less may follow us. Whoever
+ * lies about it only locks itself out.
+ */
+static void note_proxy_ttl(struct login *l, const char *text)
+{
+    unsigned long told = strtoul(text, NULL, 10);
+
+    if (told <= LOGIN_PROXY_TTL)
+        l->proxy_ttl = told == 0 ? 0 : (unsigned)told - 1;
+}
+
+/*
  * Keeps one field for the store, unless it would pretend to be ours or does not fit (RFC 2971 3.3:
  * 30 and 1024 octets).
  */
@@ -368,6 +383,8 @@ static void keep_id_field(struct login *l, const struct arg *name, const struct 
         return;
     arg_copy(name, key, sizeof key);
     arg_copy(value, text, sizeof text);
+    if (strcasecmp(key, "x-proxy-ttl") == 0)
+        note_proxy_ttl(l, text);
     if (strncasecmp(key, "x-", 2) == 0)
         return;
     buf_init(&quoted, LOGIN_ID_MAX);

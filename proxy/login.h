@@ -24,6 +24,7 @@ enum {
     LOGIN_TAG_MAX = 128,
     LOGIN_USER_MAX = 512,
     LOGIN_ID_MAX = 2048,
+    LOGIN_PROXY_TTL = 4,
     LOGIN_INPUT_MAX = 192 * 1024
 };
 
@@ -39,6 +40,7 @@ struct login {
     const char *method;          /* "LOGIN", "PLAIN": for the log */
     char tag[LOGIN_TAG_MAX + 1]; /* of the current command */
     struct buf id;               /* its ID fields but x-*, as `"name" "value" ...`, for the store */
+    unsigned proxy_ttl; /* how many proxies may follow: by its x-proxy-ttl, else LOGIN_PROXY_TTL */
     bool asked_capability;
     const char *over;
 

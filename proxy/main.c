@@ -18,11 +18,12 @@
 struct control {
     uv_loop_t loop;
     uv_signal_t terminate, interrupt;
-    uv_timer_t stop_deadline;
+    uv_timer_t stop_deadline, metrics;
     uv_async_t idle; /* the last session has gone */
     const struct conf *conf;
     struct workers *workers;
     bool stopping;
+    bool metrics_failed;
 };
 
 static const char usage[] =
@@ -48,6 +49,7 @@ static void end_control(struct control *control)
     uv_close((uv_handle_t *)&control->terminate, NULL);
     uv_close((uv_handle_t *)&control->interrupt, NULL);
     uv_close((uv_handle_t *)&control->stop_deadline, NULL);
+    uv_close((uv_handle_t *)&control->metrics, NULL);
     uv_close((uv_handle_t *)&control->idle, NULL);
 }
 
@@ -85,12 +87,32 @@ static void on_signal(uv_signal_t *handle, int signum)
     workers_stop(control->workers);
 }
 
+/* Now and at each interval; what goes wrong is logged once, until it goes well again. */
+static void save_metrics(uv_timer_t *timer)
+{
+    struct control *control = timer->data;
+    struct err err = {0};
+    bool saved = workers_save_metrics(control->workers, &err);
+
+    if (!saved && !control->metrics_failed)
+        log_event(LOG_LEVEL_ERROR, "metrics not written", "%s", err.text);
+    control->metrics_failed = !saved;
+}
+
+static void start_metrics(struct control *control)
+{
+    if (control->conf->metrics.file[0] != '\0')
+        uv_timer_start(&control->metrics, save_metrics, 0, control->conf->metrics.interval);
+}
+
 static bool open_control(struct control *control, struct err *err)
 {
     if (uv_loop_init(&control->loop) != 0 ||
         uv_async_init(&control->loop, &control->idle, on_idle) != 0)
         return err_set(err, ERR_INTERNAL, "no descriptors for the control loop");
     uv_timer_init(&control->loop, &control->stop_deadline);
+    uv_timer_init(&control->loop, &control->metrics);
+    control->metrics.data = control;
     uv_signal_init(&control->loop, &control->terminate);
     uv_signal_init(&control->loop, &control->interrupt);
     control->terminate.data = control->interrupt.data = control;
@@ -123,6 +145,7 @@ static bool serve(struct control *control, const struct tls *tls, struct err *er
     control->workers = workers_start(control->conf, tls, tell_idle, control, err);
     if (control->workers != NULL) {
         log_event(LOG_LEVEL_INFO, "ready", "imapmux " IMAPMUX_VERSION);
+        start_metrics(control);
         uv_run(&control->loop, UV_RUN_DEFAULT);
         workers_end(&control->workers);
         log_event(LOG_LEVEL_INFO, "stopped", "all sessions have ended");

@@ -1,37 +1,68 @@
 /*
- * A worker's connections to the stores, lent to sessions. A lease is embedded in its session; it
- * answers once, later, never after pool_return. Today every lease is a new connection that ends
- * with it.
+ * A worker's connections to the stores, lent to sessions. A session asks by a lease request, and
+ * gets a connection that is logged in as its user: one that was parked when this user's last
+ * session ended, else one that was kept warm, else a new one. How many may exist and log in at once
+ * is decided by gates that all workers share; who finds no place waits in a line, for a bounded
+ * time.
+ *
+ * One session never sees anything of another: a connection is kept only if the relay vouches that
+ * it is clean (dialog_is_clean), and lent again only to the same user, verified anew with the same
+ * password.
  */
 #ifndef IMAPMUX_PROXY_POOL_H
 #define IMAPMUX_PROXY_POOL_H
 
-#include "proxy/backend.h"
+#include "proxy/lease.h"
+#include "proxy/store.h"
 
-struct pool;
+/*
+ * NULL without memory or descriptors. `stores` is shared by `worker_count` pools, of which this is
+ * number `index`; all that is given is borrowed until the end of pool_close.
+ */
+struct pool *pool_open(const struct env *env, const struct tls *tls, struct store *stores,
+                       size_t index, size_t worker_count);
 
-struct lease {
-    /* Set by the owner; the login is borrowed until the answer. */
-    struct backend_login login;
-    void (*on_answer)(struct lease *lease, const struct err *err); /* kinds: see backend_open */
-    void *owner;
+/*
+ * Answers once, later, never inside the call and never after pool_cancel. False with *err set, and
+ * no answer, when the line is too long or memory short.
+ */
+bool pool_lease(struct pool *pool, struct lease_request *request, const struct conf_shard *shard,
+                struct err *err);
+void pool_cancel(struct lease_request *request); /* harmless on one that is not under way */
 
-    /* Set with the answer ERR_NONE: the owner's until pool_return. */
-    struct backend *backend;
+/* Whether it waits in a line, and nothing has been done for it yet. */
+bool pool_waits(const struct lease_request *request);
 
-    struct pool *pool; /* private */
-};
+struct backend *pooled_backend(struct pooled *connection);
+enum lease_kind pooled_kind(const struct pooled *connection);
 
-/* NULL without memory. `env` and `tls` are borrowed until pool_close. */
-struct pool *pool_open(const struct env *env, const struct tls *tls);
+/* Whether a clean connection of this shard would be kept now: no use in keeping it clean if not. */
+bool pool_would_keep(const struct pooled *connection);
 
-/* False without memory; then there is no answer. */
-bool pool_lease(struct pool *pool, struct lease *lease, const struct conf_shard *shard);
+/*
+ * Gives a connection back, and nulls the pointer. It may be kept if it `is_clean`; it then has a
+ * mailbox to be unselected if one `is_selected`. Harmless on NULL.
+ */
+void pool_return(struct pooled **connection, bool is_clean, bool is_selected);
 
-/* Gives the backend back, or ends a lease under way. Harmless on one that is neither. */
-void pool_return(struct lease *lease);
+/* Ends what is parked for this user: kicked, moved, disabled. */
+void pool_forget_user(struct pool *pool, const char *user);
 
-/* No lease may be out. Nulls the pointer. */
+/* A descriptor was given out: a high number means that they run short, and an idle one must go. */
+void pool_relieve(struct pool *pool, int fd);
+
+/*
+ * For a session whose store was lost: how long its idle client shall wait to hear of it. The first
+ * few are told at once, a crowd is spread over shard.drain_time.
+ */
+uint64_t pool_letting_go_delay(struct pool *pool, const struct conf_shard *shard);
+
+/* Ends what is idle, and keeps nothing from now on. */
+void pool_stop(struct pool *pool);
+
+/*
+ * No lease may be out or under way. Nulls the pointer; memory goes in the last close callback.
+ */
 void pool_close(struct pool **pool);
 
 #endif

@@ -12,6 +12,7 @@
 enum {
     HELD_MAX = 256 * 1024, /* what came behind a login, at the most */
     OWN_MAX = 64 * 1024,
+    LOGOUT_MAX = 64 + DIALOG_TAG_MAX,
     /* A reader that lags this far behind stops the other side until all of it has gone. */
     QUEUE_HIGH = 32 * 1024
 };
@@ -76,6 +77,8 @@ static bool refuse(struct relay *r, const struct dialog_step *step)
 
 /* --- leaving --- */
 
+static const char lost[] = "* BYE [UNAVAILABLE] The connection to the mail store was lost.\r\n";
+
 /*
  * The store is done with, whatever the reason. The client gets what is queued, and the end; what it
  * still sends is read and dropped until it closes, for closing over unread bytes would reset the
@@ -108,9 +111,16 @@ static void leave_backend(struct relay *r, enum relay_end why, const char *bye)
     r->on_linger(r->owner);
 }
 
-/* The client sends no more; the store answers what it was asked, and ends. */
+/*
+ * The client sends no more. If that leaves the store clean this is the end, else the store answers
+ * what it was asked, and ends.
+ */
 static void leave_client(struct relay *r)
 {
+    if (r->keeps_backend && relay_leaves_clean(r)) {
+        end(r, RELAY_CLIENT_LEFT);
+        return;
+    }
     if (r->backend_left) {
         r->client_left = true;
         conn_want_read(r->client, false);
@@ -129,12 +139,78 @@ static void leave_client(struct relay *r)
     r->on_linger(r->owner);
 }
 
-/* Whether the client can be told to go: nothing of a command is under way, or it idles. */
+/* Whether the client waits for nothing: nothing of a command is under way, or it idles. */
+static bool client_rests(const struct relay *r)
+{
+    return (dialog_open_count(&r->dialog) == 0 || dialog_client_idles(&r->dialog)) &&
+           buf_len(&r->client_held) == 0 && buf_len(&r->own) == 0 && buf_len(&r->logout) == 0;
+}
+
+/* Whether it can be told to go, too. */
 static bool at_rest(const struct relay *r)
 {
-    return dialog_server_at_line_start(&r->dialog) &&
-           (dialog_open_count(&r->dialog) == 0 || dialog_client_idles(&r->dialog)) &&
-           buf_len(&r->client_held) == 0;
+    return client_rests(r) && dialog_server_at_line_start(&r->dialog);
+}
+
+/* The store's connection is the owner's to close from now on. */
+static void strand(struct relay *r)
+{
+    r->why = RELAY_STRANDED;
+    r->backend_left = true;
+    conn_want_read(r->backend, false);
+    conn_set_owner(r->backend, &no_events, NULL);
+    r->backend = NULL;
+    r->on_end(r->owner);
+}
+
+/*
+ * The store is lost, or says BYE on its own. A client that waits for nothing need not hear of it at
+ * once, together with all the others: that is for the owner to decide.
+ */
+static void lose_backend(struct relay *r, enum relay_end why)
+{
+    bool told = dialog_bye_seen(&r->dialog);
+
+    if (!r->client_left && !r->backend_left && at_rest(r) && !told)
+        strand(r);
+    else
+        leave_backend(r, why, told ? NULL : lost);
+}
+
+struct span relay_last_words(const struct relay *relay)
+{
+    return buf_len(&relay->backend_held) > 0 ? buf_span(&relay->backend_held) : span_of(lost);
+}
+
+bool relay_leaves_clean(const struct relay *relay)
+{
+    return dialog_is_clean(&relay->dialog) && !relay->backend_left &&
+           conn_queued(relay->backend) == 0 && buf_len(&relay->client_held) == 0;
+}
+
+/* The client's LOGOUT is answered as soon as all that was asked before it is. */
+static bool finish_logout(struct relay *r)
+{
+    if (buf_len(&r->logout) == 0 || !dialog_is_quiet(&r->dialog))
+        return true;
+    conn_write(r->client, buf_span(&r->logout));
+    buf_release(&r->logout);
+    return end(r, RELAY_LOGOUT);
+}
+
+static bool begin_logout(struct relay *r, const struct dialog_step *step)
+{
+    buf_printf(&r->logout, "* BYE Logging out\r\n%.*s OK Logout completed.\r\n",
+               SPAN_ARG(step->tag));
+    return finish_logout(r);
+}
+
+bool relay_say_still_here(struct relay *relay)
+{
+    if (!dialog_client_idles(&relay->dialog) || !at_rest(relay) || relay->backend_left)
+        return false;
+    conn_write(relay->client, span_of("* OK Still here\r\n")); /* a failure is met on reading */
+    return true;
 }
 
 void relay_end_politely(struct relay *relay, const char *bye)
@@ -166,6 +242,8 @@ static bool pass_from_client(struct relay *r, struct span in)
             break;
         case DIALOG_EAT:
             break;
+        case DIALOG_LOGOUT:
+            return begin_logout(r, &step); /* what follows it is dropped */
         case DIALOG_MORE:
         case DIALOG_WAIT:
             return buf_append(&r->client_held, in) || end(r, RELAY_PROTOCOL);
@@ -186,7 +264,7 @@ static void update_client_reading(struct relay *r)
     if (!r->client_left && !r->backend_left)
         conn_want_read(r->client, conn_queued(r->backend) < QUEUE_HIGH &&
                                       conn_queued(r->client) < QUEUE_HIGH &&
-                                      !dialog_client_waits(&r->dialog));
+                                      !dialog_client_waits(&r->dialog) && buf_len(&r->logout) == 0);
 }
 
 /* The bytes held go first in the scratch buffer. */
@@ -258,6 +336,18 @@ static bool rewrite(struct relay *r, struct span in, const struct dialog_step *s
            end(r, RELAY_CLIENT_BROKEN);
 }
 
+/*
+ * The store says BYE on its own. What a client that waits for nothing hears of it, and when, is
+ * for the owner to decide: false then. All others hear it at once.
+ */
+static bool hear_farewell(struct relay *r, struct span in)
+{
+    if (r->client_left || !client_rests(r) || !buf_append(&r->backend_held, in))
+        return true;
+    strand(r);
+    return false;
+}
+
 /* Decides about the store's bytes; what is undecided is held. False when the relay has ended. */
 static bool pass_from_backend(struct relay *r, struct span in)
 {
@@ -276,6 +366,10 @@ static bool pass_from_backend(struct relay *r, struct span in)
             break;
         case DIALOG_MORE:
             return buf_append(&r->backend_held, in) || end(r, RELAY_PROTOCOL);
+        case DIALOG_FAREWELL:
+            if (!hear_farewell(r, in))
+                return false;
+            continue; /* now it passes */
         default:
             return end(r, RELAY_PROTOCOL);
         }
@@ -309,7 +403,7 @@ static void update_backend_reading(struct relay *r)
 /* After bytes of the store: everything that they may have changed. */
 static void settle(struct relay *r)
 {
-    if (!release_client(r))
+    if (!release_client(r) || !finish_logout(r))
         return;
     if (r->bye != NULL && at_rest(r)) {
         leave_backend(r, RELAY_ASKED, r->bye);
@@ -319,8 +413,6 @@ static void settle(struct relay *r)
     update_backend_reading(r);
 }
 
-static const char lost[] = "* BYE [UNAVAILABLE] The connection to the mail store was lost.\r\n";
-
 static void backend_readable(void *owner)
 {
     struct relay *r = owner;
@@ -329,8 +421,7 @@ static void backend_readable(void *owner)
 
     if (count < 0) {
         hold_again(r, &r->backend_held, held);
-        leave_backend(r, count == CONN_EOF ? RELAY_BACKEND_LEFT : RELAY_BACKEND_BROKEN,
-                      dialog_bye_seen(&r->dialog) ? NULL : lost);
+        lose_backend(r, count == CONN_EOF ? RELAY_BACKEND_LEFT : RELAY_BACKEND_BROKEN);
         return;
     }
     if (count > 0)
@@ -355,7 +446,7 @@ static void backend_broken(void *owner)
 {
     struct relay *r = owner;
 
-    leave_backend(r, RELAY_BACKEND_BROKEN, dialog_bye_seen(&r->dialog) ? NULL : lost);
+    lose_backend(r, RELAY_BACKEND_BROKEN);
 }
 
 /* --- life --- */
@@ -372,13 +463,18 @@ static bool pass_early(struct relay *r, struct buf *early,
     return goes_on;
 }
 
-void relay_start(struct relay *relay, struct buf *from_client, struct buf *from_backend)
+void relay_start(struct relay *relay, bool keeps_backend, struct buf *from_client,
+                 struct buf *from_backend)
 {
     assert(relay->scratch_size >= RELAY_SCRATCH_MIN);
     dialog_init(&relay->dialog);
+    relay->keeps_backend = keeps_backend;
+    if (keeps_backend)
+        dialog_take_logout(&relay->dialog);
     buf_init(&relay->client_held, HELD_MAX);
     buf_init(&relay->backend_held, HELD_MAX);
     buf_init(&relay->own, OWN_MAX);
+    buf_init(&relay->logout, LOGOUT_MAX);
     relay->last_active_ms = uv_now(relay->env->loop);
     conn_set_owner(relay->client, &client_events, relay);
     conn_set_owner(relay->backend, &backend_events, relay);
@@ -390,8 +486,10 @@ void relay_start(struct relay *relay, struct buf *from_client, struct buf *from_
 void relay_release(struct relay *relay)
 {
     conn_set_owner(relay->client, &no_events, NULL);
-    conn_set_owner(relay->backend, &no_events, NULL);
+    if (relay->backend != NULL)
+        conn_set_owner(relay->backend, &no_events, NULL);
     buf_release(&relay->client_held);
     buf_release(&relay->backend_held);
     buf_release(&relay->own);
+    buf_release(&relay->logout);
 }

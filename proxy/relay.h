@@ -19,7 +19,9 @@ enum relay_end {
     RELAY_CLIENT_BROKEN,
     RELAY_BACKEND_BROKEN,
     RELAY_PROTOCOL, /* a side went over a limit of the scanner */
-    RELAY_ASKED     /* relay_end_politely */
+    RELAY_ASKED,    /* relay_end_politely */
+    RELAY_LOGOUT,   /* the client has logged out, and was told so; its store knows nothing of it */
+    RELAY_STRANDED  /* the store has left a client that was at rest, and has not been told */
 };
 
 struct relay {
@@ -43,18 +45,36 @@ struct relay {
     struct dialog dialog;
     struct buf client_held, backend_held; /* bytes about which the dialog has not decided */
     struct buf own;                       /* lines of ours that wait for a response boundary */
+    struct buf logout;                    /* our answer to LOGOUT, once all before it is done */
     const char *bye;                      /* relay_end_politely: the line to say */
-    bool client_left, backend_left;
+    bool client_left, backend_left, keeps_backend;
 };
 
 enum { RELAY_SCRATCH_MIN = 64 * 1024 };
 
 /*
- * Begins. `from_client` and `from_backend` are bytes that were read already; they are handled first
+ * Begins. With `keeps_backend`, the store's connection is to outlive the session if it is clean: the
+ * relay answers LOGOUT itself. `from_client` and `from_backend` are bytes that were read already; they are handled first
  * and consumed. May call on_linger and on_end before it returns: the caller touches the relay no
  * more.
  */
-void relay_start(struct relay *relay, struct buf *from_client, struct buf *from_backend);
+void relay_start(struct relay *relay, bool keeps_backend, struct buf *from_client,
+                 struct buf *from_backend);
+
+/* Tells a client that idles that the server is still there; false when it does not idle. */
+bool relay_say_still_here(struct relay *relay);
+
+/*
+ * At the end: whether nothing is left of this session at the store, but perhaps a selected mailbox
+ * (dialog_is_selected), and the connection is whole.
+ */
+bool relay_leaves_clean(const struct relay *relay);
+
+/*
+ * RELAY_STRANDED: what the client shall hear in the end, the store's own last words or ours.
+ * Borrowed until relay_release.
+ */
+struct span relay_last_words(const struct relay *relay);
 
 /* Says `bye` (a constant, whole line) to the client at the next command boundary, and ends. */
 void relay_end_politely(struct relay *relay, const char *bye);

@@ -23,6 +23,7 @@ enum phase_id {
     P_ROUTE,
     P_LEASE,
     P_RELAY,
+    P_STRANDED,
     P_LINGER,
     P_GONE,
     PHASE_COUNT
@@ -35,11 +36,13 @@ struct entry {
     struct login login;
     struct auth_request verify;
     struct route_request route;
+    struct lease_request lease;
     char user[USERNAME_MAX + 1];
     char backend_user[BACKEND_USER_MAX + 1];
     char proxy_header[PROXYPROTO_MAX];
     size_t proxy_header_len;
-    uint64_t login_started_ms;
+    uint64_t login_started_ms; /* the time for it counts from here */
+    uint64_t identified_ms;    /* when the client had said who it is; uv_hrtime: loops differ */
 };
 
 struct session {
@@ -50,19 +53,21 @@ struct session {
     char *user;          /* normalised name, once verified */
     const struct conf_listener *listener;
     const struct conf_shard *shard;
-    struct lease lease;
+    struct pooled *connection; /* to the store, while leased */
     struct relay relay;
     uv_timer_t deadline;
     struct letter letter; /* carries the session to its next home */
     const char *reason;   /* of the end, for the log */
     const char *method;
-    union address peer, local;
+    union address peer, local, store;
     uint64_t accepted_ms; /* wall clock */
     char id[24];
     uint8_t phase;
     uint8_t handles_open;
+    uint8_t lease_kind;
     bool lingering; /* one side of the relay has left: the deadline counts from then */
     bool relaying;  /* relay_start was called, relay_release not yet */
+    bool relayed;   /* it was called at all */
 };
 
 static enum phase_id enter_tls(struct session *s);
@@ -72,38 +77,55 @@ static enum phase_id enter_verify(struct session *s);
 static enum phase_id enter_route(struct session *s);
 static enum phase_id enter_lease(struct session *s);
 static enum phase_id enter_relay(struct session *s);
+static enum phase_id enter_stranded(struct session *s);
 static enum phase_id enter_linger(struct session *s);
 static enum phase_id enter_gone(struct session *s);
 static enum phase_id read_proxy_header(struct session *s);
 static enum phase_id read_command(struct session *s);
+static enum phase_id hear_end(struct session *s);
+static enum phase_id read_stranded(struct session *s);
 static enum phase_id read_and_drop(struct session *s);
 
 enum limit { LIMIT_NONE, LIMIT_LOGIN, LIMIT_IDLE, LIMIT_LINGER };
 
-/* Verify, route and lease have deadlines of their own. */
+/* Verify, route, lease and stranded have deadlines of their own. */
 static const struct phase {
     const char *name;
     enum limit limit;
     enum phase_id (*enter)(struct session *s);    /* NULL: nothing to do */
     enum phase_id (*readable)(struct session *s); /* NULL: the client is not read */
+    bool only_end; /* it is not read either: what it sends waits, but its end is told */
 } phases[PHASE_COUNT] = {
     /*                   name            limit         on entry       client readable */
-    [P_PROXY_HEADER] = {"proxy header", LIMIT_LOGIN, NULL, read_proxy_header},
-    [P_TLS] = {"tls", LIMIT_LOGIN, enter_tls, NULL},
-    [P_COMMAND] = {"command", LIMIT_LOGIN, enter_command, read_command},
-    [P_MOVING] = {"moving", LIMIT_NONE, enter_moving, NULL},
-    [P_VERIFY] = {"verify", LIMIT_NONE, enter_verify, NULL},
-    [P_ROUTE] = {"route", LIMIT_NONE, enter_route, NULL},
-    [P_LEASE] = {"lease", LIMIT_NONE, enter_lease, NULL},
-    [P_RELAY] = {"relay", LIMIT_IDLE, enter_relay, NULL}, /* the relay hears the client itself */
-    [P_LINGER] = {"linger", LIMIT_LINGER, enter_linger, read_and_drop},
-    [P_GONE] = {"gone", LIMIT_NONE, enter_gone, NULL},
+    [P_PROXY_HEADER] = {"proxy header", LIMIT_LOGIN, NULL, read_proxy_header, false},
+    [P_TLS] = {"tls", LIMIT_LOGIN, enter_tls, NULL, false},
+    [P_COMMAND] = {"command", LIMIT_LOGIN, enter_command, read_command, false},
+    [P_MOVING] = {"moving", LIMIT_NONE, enter_moving, NULL, false},
+    [P_VERIFY] = {"verify", LIMIT_NONE, enter_verify, hear_end, true},
+    [P_ROUTE] = {"route", LIMIT_NONE, enter_route, hear_end, true},
+    [P_LEASE] = {"lease", LIMIT_NONE, enter_lease, hear_end, true},
+    [P_RELAY] = {"relay", LIMIT_IDLE, enter_relay, NULL,
+                 false}, /* the relay hears the client itself */
+    [P_STRANDED] = {"stranded", LIMIT_NONE, enter_stranded, read_stranded, false},
+    [P_LINGER] = {"linger", LIMIT_LINGER, enter_linger, read_and_drop, false},
+    [P_GONE] = {"gone", LIMIT_NONE, enter_gone, NULL, false},
 };
+
+static const char *const lease_kinds[] = {
+    [LEASE_NEW] = "new", [LEASE_WARM] = "warm", [LEASE_PARKED] = "parked", [LEASE_RESET] = "reset"};
 
 static const char stopping_bye[] =
     "* BYE [UNAVAILABLE] The server is shutting down, please connect again.\r\n";
 
 static void arm_deadline(struct session *s, enum limit limit);
+static void start_deadline(struct session *s, uint64_t timeout);
+
+static void listen_to_client(struct session *s, const struct phase *row)
+{
+    conn_want_read(s->client, row->readable != NULL && !row->only_end);
+    if (row->only_end)
+        conn_want_end(s->client);
+}
 
 /* The one place that changes the phase. After it the session may be gone. */
 static void session_move(struct session *s, enum phase_id next)
@@ -116,7 +138,7 @@ static void session_move(struct session *s, enum phase_id next)
         if (next != P_MOVING && next != P_GONE) {
             arm_deadline(s, row->limit);
             if (next != P_RELAY)
-                conn_want_read(s->client, row->readable != NULL);
+                listen_to_client(s, row);
         }
         if (row->enter != NULL)
             next = row->enter(s);
@@ -176,26 +198,56 @@ static const struct conn_events client_events = {on_open, on_readable, on_draine
 
 /* --- deadlines --- */
 
-static void on_deadline(uv_timer_t *timer)
+static enum phase_id tell_stranded(struct session *s);
+
+/* The relay's timer: it comes before the time is up, to see whether bytes have passed meanwhile. */
+static void on_relay_deadline(struct session *s)
 {
-    struct session *s = timer->data;
-    uint64_t now = uv_now(s->home->env.loop);
     const struct conf_session *conf = &s->home->env.conf->session;
+    uint64_t silent = uv_now(s->home->env.loop) - s->relay.last_active_ms;
     uint64_t limit = s->lingering ? conf->linger_timeout : conf->idle_timeout;
 
-    if (s->phase == P_COMMAND) {
-        login_bye(&s->entry->login, "UNAVAILABLE", "Login takes too long.");
-        session_move(s, linger(s, "login time-out"));
-    } else if (s->phase == P_RELAY && s->reason == NULL && now - s->relay.last_active_ms < limit) {
-        /* Bytes still pass; a store may have much to say to a client that has closed its half. */
-        uv_timer_start(timer, on_deadline, limit - (now - s->relay.last_active_ms), 0);
-    } else if (s->phase == P_RELAY && s->reason == NULL && !s->lingering) {
+    if (s->reason == NULL && silent < limit) {
+        /* A store may have much to say to a client that has closed its half. */
+        if (conf->idle_notify > 0 && !s->lingering)
+            relay_say_still_here(&s->relay);
+        start_deadline(s, limit - silent);
+    } else if (s->reason == NULL && !s->lingering) {
         s->reason = "idle time-out";
         arm_deadline(s, LIMIT_LINGER);
         relay_end_politely(&s->relay, "* BYE [UNAVAILABLE] Idle for too long.\r\n");
     } else {
+        session_move(s, gone(s, "time-out"));
+    }
+}
+
+static void on_deadline(uv_timer_t *timer)
+{
+    struct session *s = timer->data;
+
+    if (s->phase == P_COMMAND) {
+        login_bye(&s->entry->login, "UNAVAILABLE", "Login takes too long.");
+        session_move(s, linger(s, "login time-out"));
+    } else if (s->phase == P_RELAY) {
+        on_relay_deadline(s);
+    } else if (s->phase == P_STRANDED) {
+        session_move(s, tell_stranded(s));
+    } else {
         session_move(s, gone(s, s->phase == P_TLS ? "TLS time-out" : "time-out"));
     }
+}
+
+/* While clients in IDLE are to hear of us the timer comes more often, a little early at random. */
+static void start_deadline(struct session *s, uint64_t timeout)
+{
+    uint64_t notify = s->home->env.conf->session.idle_notify;
+
+    if (s->phase == P_RELAY && notify > 0) {
+        uint64_t jittered = notify - uv_hrtime() % (notify / 4 + 1);
+
+        timeout = timeout < jittered ? timeout : jittered;
+    }
+    uv_timer_start(&s->deadline, on_deadline, timeout, 0);
 }
 
 static void arm_deadline(struct session *s, enum limit limit)
@@ -214,7 +266,7 @@ static void arm_deadline(struct session *s, enum limit limit)
         uint64_t timeout =
             limit == LIMIT_IDLE ? conf->session.idle_timeout : conf->session.linger_timeout;
 
-        uv_timer_start(&s->deadline, on_deadline, timeout, 0);
+        start_deadline(s, timeout);
     }
 }
 
@@ -401,6 +453,7 @@ static enum phase_id identify(struct session *s)
     struct login *login = &s->entry->login;
     struct err err = {0};
 
+    s->entry->identified_ms = uv_hrtime() / 1000000;
     s->method = login->method;
     if (!username_normalise(&s->home->env.conf->username, span_of(login->user), s->entry->user)) {
         err_set(&err, ERR_CREDENTIALS, "no such name is allowed");
@@ -501,6 +554,8 @@ static void log_login(struct session *s, enum conf_log_level level, const char *
              conn_tls(s->client) == NULL ? "none" : SSL_get_version(conn_tls(s->client)));
     if (s->shard != NULL)
         log_text(&line, "shard", s->shard->title);
+    if (s->connection != NULL)
+        log_text(&line, "lease", lease_kinds[s->lease_kind]);
     if (err != NULL)
         log_err(&line, err);
     log_write(&line);
@@ -512,8 +567,8 @@ static void log_login(struct session *s, enum conf_log_level level, const char *
  */
 static enum phase_id refuse(struct session *s, const struct err *err)
 {
-    bool ours =
-        err->kind == ERR_UNAVAILABLE || err->kind == ERR_CONFIG || err->kind == ERR_INTERNAL;
+    bool ours = err->kind == ERR_UNAVAILABLE || err->kind == ERR_BUSY || err->kind == ERR_FULL ||
+                err->kind == ERR_CONFIG || err->kind == ERR_INTERNAL;
 
     counter_add(&s->home->env.counters->logins_refused, 1);
     log_login(s, ours ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO, "login refused", err);
@@ -533,6 +588,8 @@ static void on_verified(struct auth_request *request, const struct err *err)
 {
     struct session *s = request->owner;
 
+    if (err->kind == ERR_ADMIN || err->kind == ERR_EXPIRED) /* but not for a wrong guess */
+        pool_forget_user(s->home->pool, s->entry->user);
     session_move(s, err->kind == ERR_NONE ? P_ROUTE : refuse(s, err));
 }
 
@@ -559,6 +616,8 @@ static void on_route(struct route_request *request, const struct route *route,
 {
     struct session *s = request->owner;
 
+    if (route != NULL && route->state != ROUTE_ACTIVE)
+        pool_forget_user(s->home->pool, s->entry->user);
     if (err->kind != ERR_NONE) {
         session_move(s, refuse(s, err));
         return;
@@ -582,30 +641,55 @@ static enum phase_id enter_route(struct session *s)
 
 /* --- lease --- */
 
-static void on_lease(struct lease *lease, const struct err *err)
+static void on_lease(struct lease_request *lease, struct pooled *connection, const struct err *err)
 {
     struct session *s = lease->owner;
 
+    if (err->kind == ERR_NONE) {
+        s->connection = connection;
+        s->lease_kind = (uint8_t)pooled_kind(connection);
+        s->store = *backend_address(pooled_backend(connection));
+    }
     session_move(s, err->kind == ERR_NONE ? P_RELAY : refuse(s, err));
 }
 
 static enum phase_id enter_lease(struct session *s)
 {
-    struct lease *lease = &s->lease;
+    struct lease_request *lease = &s->entry->lease;
+    const SSL *tls = conn_tls(s->client);
     struct err err = {0};
 
-    lease->login = (struct backend_login){.user = s->entry->backend_user,
-                                          .password = &s->entry->login.password,
-                                          .session_id = s->id,
-                                          .client_id = buf_span(&s->entry->login.id),
-                                          .client = s->peer,
-                                          .local = s->local};
+    if (s->entry->login.proxy_ttl == 0) {
+        err_set(&err, ERR_CONFIG, "too many proxies in a row: does shard %s lead back here?",
+                s->shard->title);
+        return refuse(s, &err);
+    }
+    lease->user = s->entry->user;
+    lease->client =
+        (struct store_client){.user = s->entry->backend_user,
+                              .password = &s->entry->login.password,
+                              .session_id = s->id,
+                              .id = buf_span(&s->entry->login.id),
+                              .proxy_ttl = s->entry->login.proxy_ttl,
+                              .tls_version = tls == NULL ? NULL : SSL_get_version(tls),
+                              .tls_cipher = tls == NULL ? NULL : SSL_get_cipher_name(tls),
+                              .address = s->peer,
+                              .local = s->local};
     lease->on_answer = on_lease;
     lease->owner = s;
-    if (pool_lease(s->home->pool, lease, s->shard))
-        return P_LEASE;
-    err_set(&err, ERR_INTERNAL, "out of memory");
-    return refuse(s, &err);
+    return pool_lease(s->home->pool, lease, s->shard, &err) ? P_LEASE : refuse(s, &err);
+}
+
+/*
+ * The client has closed its half while it is being logged in. It may still want the answers to what
+ * it has sent; but in a line before a store that is short of places it only stands in the way, for
+ * most who do so have given up.
+ */
+static enum phase_id hear_end(struct session *s)
+{
+    if (s->phase == P_LEASE && pool_waits(&s->entry->lease))
+        return gone(s, "closed by client while it waited");
+    return s->phase;
 }
 
 /* --- relay --- */
@@ -618,7 +702,19 @@ static void on_relay_linger(void *owner)
     arm_deadline(s, LIMIT_LINGER);
 }
 
-static void on_relay_end(void *owner)
+/* The relay is over: the store's connection goes back. */
+static void end_relay(struct session *s)
+{
+    bool clean = s->relaying && relay_leaves_clean(&s->relay);
+
+    if (s->relaying)
+        relay_release(&s->relay);
+    s->relaying = false;
+    pool_return(&s->connection, clean, dialog_is_selected(&s->relay.dialog));
+}
+
+/* A client that has logged out, or is to hear of its store, is still to be told, and to go. */
+static enum phase_id after_relay(struct session *s)
 {
     static const char *const reasons[] = {
         [RELAY_CLIENT_LEFT] = "closed by client",
@@ -627,12 +723,22 @@ static void on_relay_end(void *owner)
         [RELAY_BACKEND_BROKEN] = "connection to store broke",
         [RELAY_PROTOCOL] = "protocol limit",
         [RELAY_ASKED] = "ended by the proxy",
+        [RELAY_LOGOUT] = "logout",
+        [RELAY_STRANDED] = "closed by store",
     };
-    struct session *s = owner;
-    bool logout = (s->relay.why == RELAY_BACKEND_LEFT || s->relay.why == RELAY_CLIENT_LEFT) &&
+    enum relay_end why = s->relay.why;
+    bool logout = (why == RELAY_BACKEND_LEFT || why == RELAY_CLIENT_LEFT) &&
                   dialog_logout_seen(&s->relay.dialog);
 
-    session_move(s, gone(s, logout ? "logout" : reasons[s->relay.why]));
+    gone(s, logout ? "logout" : reasons[why]);
+    return why == RELAY_LOGOUT ? P_LINGER : why == RELAY_STRANDED ? P_STRANDED : P_GONE;
+}
+
+static void on_relay_end(void *owner)
+{
+    struct session *s = owner;
+
+    session_move(s, after_relay(s));
 }
 
 /* Remembers what this shard can do: with policy = common the other shards' users see no more. */
@@ -640,7 +746,7 @@ static void learn_capabilities(struct session *s)
 {
     struct home *home = s->home;
     struct span *known = &home->shard_capabilities[s->shard - home->env.conf->shards];
-    struct span heard = backend_capabilities(s->lease.backend);
+    struct span heard = backend_capabilities(pooled_backend(s->connection));
     char *copy;
 
     if (home->env.conf->capability.policy != CAPABILITY_COMMON || span_equal(*known, heard))
@@ -656,15 +762,17 @@ static void learn_capabilities(struct session *s)
 static bool welcome(struct session *s)
 {
     char list[DIALOG_LINE_MAX];
-    struct backend *backend = s->lease.backend;
+    struct backend *backend = pooled_backend(s->connection);
 
     learn_capabilities(s);
     ptrdiff_t len =
         caps_rewrite(backend_capabilities(backend), &s->home->filter, list, sizeof list);
+    bool told = len >= 0 && conn_write(s->client, buf_span(backend_notices(backend))) &&
+                login_accept(&s->entry->login, (struct span){list, (size_t)len},
+                             backend_login_text(backend));
 
-    return len >= 0 && conn_write(s->client, buf_span(backend_notices(backend))) &&
-           login_accept(&s->entry->login, (struct span){list, (size_t)len},
-                        backend_login_text(backend));
+    buf_release(backend_notices(backend)); /* the next session shall not hear them again */
+    return told;
 }
 
 static void release_entry(struct session *s)
@@ -679,37 +787,76 @@ static void release_entry(struct session *s)
 static enum phase_id enter_relay(struct session *s)
 {
     struct relay *relay = &s->relay;
+    struct backend *backend = pooled_backend(s->connection);
+    struct counters *counters = s->home->env.counters;
 
     s->user = mem_copy_text(s->entry->user, strlen(s->entry->user));
     if (s->user == NULL || !welcome(s))
         return gone(s, s->user == NULL ? "out of memory" : conn_failure(s->client));
-    counter_add(&s->home->env.counters->logins_ok, 1);
+    counter_add(&counters->logins_ok, 1);
+    histogram_add(&counters->login_seconds, uv_hrtime() / 1000000 - s->entry->identified_ms);
     log_login(s, LOG_LEVEL_INFO, "login ok", NULL);
     relay->env = &s->home->env;
     relay->client = s->client;
-    relay->backend = backend_conn(s->lease.backend);
+    relay->backend = backend_conn(backend);
     relay->filter = &s->home->filter;
     relay->scratch = s->home->scratch;
     relay->scratch_size = s->home->scratch_size;
     relay->on_linger = on_relay_linger;
     relay->on_end = on_relay_end;
     relay->owner = s;
-    s->relaying = true;
+    s->relaying = s->relayed = true;
 
     struct buf from_client = *login_rest(&s->entry->login);
     buf_init(login_rest(&s->entry->login), LOGIN_INPUT_MAX);
     release_entry(s);
-    relay_start(relay, &from_client, backend_rest(s->lease.backend));
+    relay_start(relay, pool_would_keep(s->connection), &from_client, backend_rest(backend));
     buf_release(&from_client); /* nothing is left in it, unless the relay ended at once */
     if (s->phase == P_RELAY && s->home->stopping)
         relay_end_politely(relay, stopping_bye);
     return s->phase; /* it may have ended meanwhile */
 }
 
+/* --- stranded: the store is lost, the client has not been told --- */
+
+static enum phase_id tell_stranded(struct session *s)
+{
+    conn_write(s->client, relay_last_words(&s->relay));
+    return P_LINGER;
+}
+
+/* If many are stranded at once they are told one after the other, lest all come back at once. */
+static enum phase_id enter_stranded(struct session *s)
+{
+    struct home *home = s->home;
+    uint64_t delay = home->stopping ? 0 : pool_letting_go_delay(home->pool, s->shard);
+
+    pool_return(&s->connection, false, false);
+    conn_set_owner(s->client, &client_events, s);
+    if (delay == 0)
+        return tell_stranded(s);
+    uv_timer_start(&s->deadline, on_deadline, delay, 0);
+    return P_STRANDED;
+}
+
+/* It wants something of its store, or leaves: it is told now. */
+static enum phase_id read_stranded(struct session *s)
+{
+    ssize_t count = conn_read(s->client, s->home->scratch, s->home->scratch_size);
+
+    if (count == CONN_AGAIN)
+        return P_STRANDED;
+    return count < 0 ? P_GONE : tell_stranded(s);
+}
+
 /* --- linger: our last words are under way --- */
 
 static enum phase_id enter_linger(struct session *s)
 {
+    if (s->relaying) {
+        end_relay(s);
+        conn_set_owner(s->client, &client_events, s);
+    }
     conn_finish(s->client);
     return P_LINGER;
 }
@@ -741,9 +888,13 @@ static void log_end(struct session *s)
         log_text(&line, "tls", SSL_get_version(conn_tls(s->client)));
         log_text(&line, "cipher", SSL_get_cipher_name(conn_tls(s->client)));
     }
-    if (s->relaying) {
+    if (s->relayed) {
+        char store[ADDRESS_TEXT_MAX];
+
+        address_text(&s->store, store);
         log_text(&line, "shard", s->shard->title);
-        log_text(&line, "store", backend_address(s->lease.backend));
+        log_text(&line, "store", store);
+        log_text(&line, "lease", lease_kinds[s->lease_kind]);
         log_number(&line, "bytes_in", s->relay.bytes_from_client);
         log_number(&line, "bytes_out", s->relay.bytes_to_client);
     }
@@ -773,10 +924,9 @@ static enum phase_id enter_gone(struct session *s)
     if (s->entry != NULL) {
         auth_cancel(&s->entry->verify);
         router_cancel(&s->entry->route);
+        pool_cancel(&s->entry->lease);
     }
-    if (s->relaying)
-        relay_release(&s->relay);
-    pool_return(&s->lease);
+    end_relay(s);
     conn_close(&s->client);
     release_entry(s);
     mem_free(s->user);
@@ -791,6 +941,8 @@ static void stop_one(struct session *s)
 {
     if (s->phase == P_RELAY) {
         relay_end_politely(&s->relay, stopping_bye);
+    } else if (s->phase == P_STRANDED) {
+        session_move(s, tell_stranded(s));
     } else if (s->phase == P_COMMAND) {
         conn_write(s->client, span_of(stopping_bye));
         session_move(s, finish_with(s, "shutdown"));
@@ -804,6 +956,7 @@ void sessions_stop(struct home *home)
     struct session *next;
 
     home->stopping = true;
+    pool_stop(home->pool);
     for (struct session *s = home->sessions; s != NULL; s = next) {
         next = s->next;
         stop_one(s);

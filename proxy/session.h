@@ -3,6 +3,8 @@
  *
  *     proxy header > tls > command > moving > verify > route > lease > relay > linger > gone
  *
+ * If the store is lost, a session may be stranded between relay and linger.
+ *
  * session.c holds the table of these phases. A session lives on one worker (its home), and changes
  * home once for each login, as soon as the user's name is known, so that everything about a user
  * happens on one thread.

@@ -26,6 +26,7 @@ struct worker {
 
 struct workers {
     const struct conf *conf;
+    struct store *stores;
     struct worker *list;
     size_t count;
     size_t listener_count; /* addresses of all listener sections */
@@ -71,6 +72,7 @@ static void on_accept(void *owner, int fd, const union address *peer,
     struct worker *w = owner;
     size_t count = atomic_fetch_add(&w->all->session_count, 1);
 
+    pool_relieve(w->home.pool, fd);
     if (count < (size_t)w->home.env.conf->process.max_sessions &&
         session_accept(&w->home, fd, peer, listener))
         return;
@@ -155,8 +157,8 @@ static bool open_listeners(struct worker *w, struct err *err)
     return true;
 }
 
-static bool open_worker(struct worker *w, struct workers *all, const struct tls *tls,
-                        struct err *err)
+static bool open_worker(struct worker *w, struct workers *all, size_t worker_count,
+                        const struct tls *tls, struct err *err)
 {
     struct home *home = &w->home;
 
@@ -189,7 +191,7 @@ static bool open_worker(struct worker *w, struct workers *all, const struct tls 
                              .common_count = all->conf->shard_count};
     home->home_of = home_of;
     home->on_session_gone = on_session_gone;
-    home->pool = pool_open(&home->env, tls);
+    home->pool = pool_open(&home->env, tls, all->stores, (size_t)(w - all->list), worker_count);
     if (home->pool == NULL)
         return err_set(err, ERR_INTERNAL, "no memory for a pool");
     home->auth = auth_open(&home->env, err);
@@ -224,9 +226,9 @@ static void close_worker(struct worker *w)
             auth_close(&w->home.auth);
         uv_run(&w->loop, UV_RUN_NOWAIT); /* who was about to move arrives here instead */
         sessions_cut_off(&w->home);
+        pool_close(&w->home.pool);
         uv_run(&w->loop,
                UV_RUN_DEFAULT); /* sessions and look-ups end; the idle handle is not active */
-        pool_close(&w->home.pool);
         turn_release(&w->turn);
         uv_run(&w->loop, UV_RUN_DEFAULT);
         if (uv_loop_close(&w->loop) != 0)
@@ -271,7 +273,10 @@ struct workers *workers_start(const struct conf *conf, const struct tls *tls,
     size_t count = worker_count(conf);
     bool opened = true;
 
-    if (all == NULL || (all->list = mem_array(count, sizeof *all->list)) == NULL) {
+    if (all == NULL || (all->list = mem_array(count, sizeof *all->list)) == NULL ||
+        (all->stores = stores_open(conf, count)) == NULL) {
+        if (all != NULL)
+            mem_free(all->list);
         mem_free(all);
         err_set(err, ERR_INTERNAL, "no memory for workers");
         return NULL;
@@ -282,7 +287,7 @@ struct workers *workers_start(const struct conf *conf, const struct tls *tls,
     for (size_t i = 0; i < conf->listener_count; i++)
         all->listener_count += conf->listeners[i].address.count;
     while (opened && all->count < count) /* one that fails to open is counted, to be closed */
-        opened = open_worker(&all->list[all->count++], all, tls, err);
+        opened = open_worker(&all->list[all->count++], all, count, tls, err);
     if (!opened || !start_threads(all, err))
         workers_end(&all);
     return all;
@@ -297,6 +302,19 @@ void workers_stop(struct workers *workers)
     }
     if (atomic_load(&workers->session_count) == 0)
         workers->on_idle(workers->owner);
+}
+
+bool workers_save_metrics(const struct workers *workers, struct err *err)
+{
+    const struct counters **list = mem_array(workers->count, sizeof(struct counters *));
+
+    if (list == NULL)
+        return err_set(err, ERR_INTERNAL, "no memory for metrics");
+    for (size_t i = 0; i < workers->count; i++)
+        list[i] = &workers->list[i].counters;
+    bool saved = metrics_save(list, workers->count, workers->conf->metrics.file, err);
+    mem_free(list);
+    return saved;
 }
 
 void workers_end(struct workers **workers)
@@ -317,6 +335,9 @@ void workers_end(struct workers **workers)
         empty_inbox(&all->list[i]);
     for (size_t i = 0; i < all->count; i++)
         close_worker(&all->list[i]);
+    if (all->conf->metrics.file[0] != '\0' && all->list[0].running)
+        workers_save_metrics(all, NULL); /* the last word; a failure was logged before */
+    stores_close(&all->stores, all->conf->shard_count);
     mem_free(all->list);
     mem_free(all);
 }

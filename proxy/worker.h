@@ -24,7 +24,13 @@ struct workers *workers_start(const struct conf *conf, const struct tls *tls,
  */
 void workers_stop(struct workers *workers);
 
-/* Cuts off the sessions that are left, ends and joins the threads, frees all. Nulls the pointer. */
+/* Writes the sums of all workers' metrics to conf->metrics.file. False with *err set. */
+bool workers_save_metrics(const struct workers *workers, struct err *err);
+
+/*
+ * Cuts off the sessions that are left, ends and joins the threads, saves the metrics for the last
+ * time, frees all. Nulls the pointer.
+ */
 void workers_end(struct workers **workers);
 
 #endif

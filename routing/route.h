@@ -29,7 +29,8 @@ struct route_request {
      * err->kind ERR_NONE: *route is valid during the call. ADMIN: nobody knows the user, or the
      * user is disabled. UNAVAILABLE: a source did not answer (an error never falls through to the
      * next source), the user is being moved, or what a source said makes no sense (logged as an
-     * error).
+     * error). *route is also valid, and its state tells, for a user who is disabled or being moved;
+     * else it is NULL.
      */
     void (*on_answer)(struct route_request *request, const struct route *route,
                       const struct err *err);
@@ -43,6 +44,7 @@ struct route_request {
     struct err err;
     struct turn_task task;
     bool active;
+    bool known; /* `route` holds what a source has said */
 
     /* Private to the source that is being asked. */
     void *operation;

@@ -88,6 +88,7 @@ void router_find(struct router *router, struct route_request *request)
     request->err = (struct err){0};
     request->task = (struct turn_task){0};
     request->active = true;
+    request->known = false;
     router->active_count++;
     if (arm_deadline(request))
         post(request, ask_source);
@@ -146,6 +147,7 @@ static void judge(struct route_request *request, const struct route *found)
     struct log_line line;
 
     *route = *found;
+    request->known = true;
     if (route->backend_user[0] == '\0' &&
         (size_t)snprintf(route->backend_user, sizeof route->backend_user, "%s", request->user) >=
             sizeof route->backend_user) {
@@ -198,9 +200,10 @@ static void give_answer(struct turn_task *task)
     struct route_request *request = request_of(task);
     struct route route = request->route; /* copies: the owner may reuse or free the request */
     struct err err = request->err;
+    bool tells = err.kind == ERR_NONE || (request->known && route.state != ROUTE_ACTIVE);
 
     leave(request);
-    request->on_answer(request, err.kind == ERR_NONE ? &route : NULL, &err);
+    request->on_answer(request, tells ? &route : NULL, &err);
 }
 
 /* The end of a request, answered or cancelled: nothing of ours points at it afterwards. */

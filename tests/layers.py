@@ -15,7 +15,11 @@ import sys
 ROWS = [
     ["proxy/base"],
     ["proxy/imap", "proxy/net", "auth", "routing"],
-    ["proxy/login", "proxy/backend", "proxy/relay"],
+    ["proxy/login", "proxy/store_login", "proxy/gate", "proxy/relay"],
+    ["proxy/store", "proxy/backend"],
+    ["proxy/lease"],
+    ["proxy/pooled"],
+    ["proxy/idle"],
     ["proxy/pool"],
     ["proxy/session"],
     ["proxy/worker"],

@@ -62,6 +62,7 @@ enum conf_shard_login {
     SHARD_LOGIN_MASTER_AUTHZID,
     SHARD_LOGIN_MASTER_SUFFIX
 };
+enum conf_client_address { CLIENT_ADDRESS_ID, CLIENT_ADDRESS_PROXY, CLIENT_ADDRESS_NONE };
 enum conf_ldap_scope { LDAP_SEARCH_BASE, LDAP_SEARCH_ONE, LDAP_SEARCH_SUBTREE };
 
 /*

@@ -234,6 +234,16 @@ static bool check_shard(struct conf_reader *reader, const struct conf *conf, siz
                 "setting \"address\" of shard \"%s\": found \"%.60s\", expected host:port",
                 shard->title, shard->address.items[i]);
     }
+    for (size_t i = 0; i < shard->source_address.count; i++) {
+        union address source;
+
+        if (!address_of(shard->source_address.items[i], 0, &source))
+            return conf_fail_in(
+                reader, "shard", index,
+                "setting \"source_address\" of shard \"%s\": found \"%.60s\", expected a numeric "
+                "address without port",
+                shard->title, shard->source_address.items[i]);
+    }
     if (shard->login != SHARD_LOGIN_PASSWORD &&
         (*shard->master_user == '\0' || shard->master_password.len == 0))
         return conf_fail_in(reader, "shard", index,

@@ -1,27 +1,55 @@
 /*
- * Counters of one worker, written by that worker alone with relaxed atomics, summed by whoever
- * shows them.
+ * Metrics of one worker, written by that worker alone with relaxed atomics, summed by whoever shows
+ * them. What there is to count stands in metrics.def.
  */
 #ifndef IMAPMUX_BASE_METRICS_H
 #define IMAPMUX_BASE_METRICS_H
 
+#include "proxy/base/err.h"
 #include "proxy/base/metrics.def"
 
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdint.h>
 
+enum { HISTOGRAM_BUCKETS = 15 }; /* the last one has no upper bound */
+
+/* How often something took how long; bounds are in metrics.c. */
+struct histogram {
+    _Atomic uint64_t buckets[HISTOGRAM_BUCKETS]; /* each counts its own, not those below */
+    _Atomic uint64_t sum_ms;
+};
+
+#define METRIC_TYPE_COUNTER   _Atomic uint64_t
+#define METRIC_TYPE_GAUGE     _Atomic uint64_t
+#define METRIC_TYPE_HISTOGRAM struct histogram
 struct counters {
-#define X(kind, field, name, help) _Atomic uint64_t field;
+#define X(kind, field, name, help) METRIC_TYPE_##kind field;
     METRICS(X)
 #undef X
 };
 
+/* One writer: a load and a store are enough, and cheaper than a locked add. */
 static inline void counter_add(_Atomic uint64_t *counter, uint64_t amount)
 {
-    /* One writer: a load and a store are enough, and cheaper than a locked add. */
     uint64_t now = atomic_load_explicit(counter, memory_order_relaxed);
 
     atomic_store_explicit(counter, now + amount, memory_order_relaxed);
 }
+
+/* A gauge goes down, too. */
+static inline void gauge_add(_Atomic uint64_t *gauge, int64_t amount)
+{
+    counter_add(gauge, (uint64_t)amount);
+}
+
+void histogram_add(struct histogram *histogram, uint64_t ms);
+
+/*
+ * Writes the sums over `count` workers' counters to the file, in Prometheus' text format; readers
+ * find the old file or the new one, never half of it. False with *err set.
+ */
+bool metrics_save(const struct counters *const *list, size_t count, const char *path,
+                  struct err *err);
 
 #endif

@@ -19,33 +19,6 @@ enum client_mode {
 
 enum awaited { AWAIT_NOTHING, AWAIT_LITERAL, AWAIT_IDLE };
 
-enum command_id {
-    COMMAND_OTHER,
-    COMMAND_IDLE,
-    COMMAND_LOGOUT,
-    COMMAND_STARTTLS, /* from here on refused */
-    COMMAND_LOGIN,
-    COMMAND_AUTHENTICATE,
-    COMMAND_COMPRESS,
-    COMMAND_UNAUTHENTICATE,
-    COMMAND_TOO_LONG, /* no word: the head is not decided within its limit */
-    COMMAND_COUNT
-};
-
-static const struct command {
-    const char *word;
-    const char *refusal;
-} commands[COMMAND_COUNT] = {
-    [COMMAND_IDLE] = {"IDLE", NULL},
-    [COMMAND_LOGOUT] = {"LOGOUT", NULL},
-    [COMMAND_STARTTLS] = {"STARTTLS", "STARTTLS is only possible before login"},
-    [COMMAND_LOGIN] = {"LOGIN", "Already logged in"},
-    [COMMAND_AUTHENTICATE] = {"AUTHENTICATE", "Already logged in"},
-    [COMMAND_COMPRESS] = {"COMPRESS", "COMPRESS is not supported"},
-    [COMMAND_UNAUTHENTICATE] = {"UNAUTHENTICATE", "UNAUTHENTICATE is not supported"},
-    [COMMAND_TOO_LONG] = {NULL, "Command tag is too long"},
-};
-
 enum response_kind {
     RESPONSE_OTHER,
     RESPONSE_PLUS,
@@ -74,9 +47,9 @@ struct response {
 };
 
 static bool recognise_command(struct dialog *d, struct span in);
-static bool read_command(struct span in, struct span *tag_out, enum command_id *id_out);
-static bool find_command(struct span name, bool complete, enum command_id *id_out);
-static void note_command(struct dialog *d, enum command_id id);
+static bool read_command(struct span in, struct span *tag_out, const struct command **command_out);
+static bool is_bare(struct span in);
+static void note_command(struct dialog *d, enum effect effect);
 static uint64_t tag_hash(struct span tag);
 static void eat(struct dialog *d, struct span in, struct dialog_step *step_out);
 static ptrdiff_t forward(struct dialog *d, struct span in);
@@ -85,6 +58,7 @@ static enum shape read_kind(struct span in, size_t at, struct response *out);
 static enum shape find_code(struct span in, size_t at, struct response *out);
 static enum shape find_list(struct span in, size_t at, struct response *out);
 static bool ends_with_line(const struct dialog *d, struct span line);
+static void show_farewell(struct dialog *d, struct span in, struct dialog_step *step_out);
 static void rewrite(struct dialog *d, struct span in, const struct response *response,
                     struct dialog_step *step_out);
 static void note_response(struct dialog *d, const struct response *response);
@@ -141,9 +115,9 @@ void dialog_client(struct dialog *d, struct span in, struct dialog_step *step_ou
 static bool recognise_command(struct dialog *d, struct span in)
 {
     struct span tag;
-    enum command_id id;
+    const struct command *command;
 
-    if (!read_command(in, &tag, &id))
+    if (!read_command(in, &tag, &command))
         return false;
     d->tag_len = 0;
     d->answered = false;
@@ -152,12 +126,13 @@ static bool recognise_command(struct dialog *d, struct span in)
         d->tag_len = (uint8_t)tag.len;
         memcpy(d->tag, tag.ptr, tag.len);
     }
-    if (commands[id].refusal != NULL) {
-        d->refusal = (uint8_t)id;
+    d->refused = command;
+    if (command->effect == EFFECT_REFUSED ||
+        (command->effect == EFFECT_ENDS && d->takes_logout && !d->taint.tainted && is_bare(in))) {
         d->mode = MODE_EAT;
     } else {
-        note_command(d, id);
-        d->mode = id == COMMAND_IDLE ? MODE_PASS_IDLE : MODE_PASS;
+        note_command(d, command->effect);
+        d->mode = command->effect == EFFECT_IDLES ? MODE_PASS_IDLE : MODE_PASS;
     }
     return true;
 }
@@ -178,7 +153,7 @@ static bool is_name_char(char ch)
  * grammar: what a lenient store might take for STARTTLS must not get past here. The answer depends
  * on the first DIALOG_HEAD_MAX octets only.
  */
-static bool read_command(struct span in, struct span *tag_out, enum command_id *id_out)
+static bool read_command(struct span in, struct span *tag_out, const struct command **command_out)
 {
     size_t limit = in.len < DIALOG_HEAD_MAX ? in.len : DIALOG_HEAD_MAX;
     size_t at = 0;
@@ -198,35 +173,39 @@ static bool read_command(struct span in, struct span *tag_out, enum command_id *
 
     while (at < limit && is_name_char(in.ptr[at]))
         at++;
-    if (tag_out->len > DIALOG_TAG_MAX) {
-        *id_out = COMMAND_TOO_LONG;
-        return true;
+
+    struct span name = {in.ptr + name_start, at - name_start};
+
+    if (tag_out->len > DIALOG_TAG_MAX || !command_find(name, at < limit, command_out)) {
+        *command_out = &command_over_long;
+        return tag_out->len > DIALOG_TAG_MAX || limit == DIALOG_HEAD_MAX;
     }
-    if (find_command((struct span){in.ptr + name_start, at - name_start}, at < limit, id_out))
+    if ((*command_out)->effect != EFFECT_ENDS)
         return true;
-    *id_out = COMMAND_TOO_LONG;
-    return limit == DIALOG_HEAD_MAX;
+    while (at < limit && is_blank(in.ptr[at])) /* whether it is bare must be seen, too */
+        at++;
+    return at < limit || limit == DIALOG_HEAD_MAX;
 }
 
-/* Looks the name up; false if it is not complete and may still become one of ours. */
-static bool find_command(struct span name, bool complete, enum command_id *id_out)
+/* "tag name" and the line end: nothing that a store could object to. */
+static bool is_bare(struct span in)
 {
-    *id_out = COMMAND_OTHER;
-    for (int id = COMMAND_OTHER + 1; id < COMMAND_TOO_LONG; id++) {
-        const char *word = commands[id].word;
+    const char *end = memchr(in.ptr, '\n', in.len < DIALOG_HEAD_MAX ? in.len : DIALOG_HEAD_MAX);
+    struct args args;
+    struct span word;
 
-        if (complete && span_is(name, word))
-            *id_out = (enum command_id)id;
-        if (!complete && name.len <= strlen(word) && strncasecmp(name.ptr, word, name.len) == 0)
-            return false;
-    }
-    return true;
+    if (end == NULL)
+        return false;
+    args_init(&args, (struct span){in.ptr, (size_t)(end - in.ptr) + 1});
+    return args_tag(&args, &word) && args_space(&args) && args_word(&args, &word) &&
+           args_end(&args);
 }
 
 /* A command without a legal tag is not counted: its answer cannot carry one. */
-static void note_command(struct dialog *d, enum command_id id)
+static void note_command(struct dialog *d, enum effect effect)
 {
-    if (id == COMMAND_LOGOUT)
+    taint_command(&d->taint, d->tag_len == 0 ? EFFECT_UNKNOWN : effect, d->open_count == 0);
+    if (effect == EFFECT_ENDS)
         d->logout_seen = true;
     if (d->tag_len == 0)
         return;
@@ -265,10 +244,11 @@ static void eat(struct dialog *d, struct span in, struct dialog_step *step_out)
             continue;
         scan_cancel_literal(&d->client);
         d->mode = MODE_HEAD;
-        *step_out = (struct dialog_step){.action = DIALOG_REFUSE,
-                                         .len = eaten,
-                                         .tag = {d->tag, d->tag_len},
-                                         .text = commands[d->refusal].refusal};
+        *step_out = (struct dialog_step){
+            .action = d->refused->effect == EFFECT_ENDS ? DIALOG_LOGOUT : DIALOG_REFUSE,
+            .len = eaten,
+            .tag = {d->tag, d->tag_len},
+            .text = d->refused->refusal};
         if (d->tag_len == 0)
             step_out->tag = span_of("*");
         return;
@@ -287,6 +267,7 @@ static ptrdiff_t forward(struct dialog *d, struct span in)
 
     if (len < 0)
         return len;
+    taint_octets(&d->taint, piece.bytes);
     if (piece.ends_line) {
         bool idle = d->mode == MODE_PASS_IDLE && !d->answered;
 
@@ -358,6 +339,12 @@ void dialog_server(struct dialog *d, struct span in, struct dialog_step *step_ou
                 }
                 break;
             }
+            if (response.kind == RESPONSE_BYE && response.tag.len == 0 && !d->farewell_shown &&
+                !d->logout_seen) {
+                if (passed == 0)
+                    show_farewell(d, rest, step_out);
+                break;
+            }
             note_response(d, &response);
         }
 
@@ -370,10 +357,21 @@ void dialog_server(struct dialog *d, struct span in, struct dialog_step *step_ou
             passed += (size_t)len;
     }
     d->server_holds = passed == 0 && in.len > 0;
+    if (step_out->action == DIALOG_FAREWELL)
+        return;
     if (passed > 0)
         *step_out = (struct dialog_step){.action = DIALOG_PASS, .len = passed};
     else if (d->server_broken)
         *step_out = (struct dialog_step){.action = DIALOG_BROKEN, .text = "Response too long"};
+}
+
+/* Shows the server's own BYE before it passes, as soon as its line is whole. */
+static void show_farewell(struct dialog *d, struct span in, struct dialog_step *step_out)
+{
+    if (memchr(in.ptr, '\n', in.len) == NULL && in.len < DIALOG_LINE_MAX)
+        return; /* MORE */
+    d->farewell_shown = true;
+    step_out->action = DIALOG_FAREWELL;
 }
 
 /*
@@ -523,10 +521,13 @@ static void note_plus(struct dialog *d)
 
 static void note_answer(struct dialog *d, const struct response *response)
 {
+    bool to_latest = span_equal(response->tag, (struct span){d->tag, d->tag_len});
+
     if (d->open_count > 0)
         d->open_count--;
     d->open_sum -= tag_hash(response->tag);
-    if (!span_equal(response->tag, (struct span){d->tag, d->tag_len}))
+    taint_answer(&d->taint, response->kind == RESPONSE_OK, to_latest);
+    if (!to_latest)
         return;
     if (d->awaits == AWAIT_LITERAL && response->kind == RESPONSE_OK)
         return; /* cannot be about a command that is not complete: the client uses a tag twice */
@@ -553,6 +554,21 @@ bool dialog_is_quiet(const struct dialog *d)
 {
     return dialog_client_at_start(d) && dialog_server_at_line_start(d) && d->open_count == 0 &&
            d->open_sum == 0 && !d->bye_seen && !d->logout_seen;
+}
+
+bool dialog_is_clean(const struct dialog *d)
+{
+    return dialog_is_quiet(d) && !d->taint.tainted;
+}
+
+void dialog_take_logout(struct dialog *d)
+{
+    d->takes_logout = true;
+}
+
+bool dialog_is_selected(const struct dialog *d)
+{
+    return d->taint.selected;
 }
 
 bool dialog_bye_seen(const struct dialog *d)

@@ -35,6 +35,7 @@ struct conn {
     ssize_t late; /* CONN_EOF or CONN_BROKEN, met behind bytes that went first: for the next read */
     uint8_t state;
     bool read_on;
+    bool end_wanted;        /* see conn_want_end */
     bool write_blocks_read; /* OpenSSL must write before it can read on */
     bool read_blocks_write; /* OpenSSL must read before it can write on */
     bool finish_when_drained, finished;
@@ -48,6 +49,23 @@ static void step_handshake(struct conn *c);
 static void flush_queue(struct conn *c);
 
 /* --- opening and closing --- */
+
+enum { KEEP_ALIVE_PROBES = 4 };
+
+/* Failures do not matter: they mean that it is no TCP socket. */
+static void set_options(int fd, const struct conf_tcp *conf)
+{
+    int idle_s = (int)(conf->keep_alive / 1000), user_timeout_ms = (int)conf->user_timeout;
+    int interval_s = idle_s / KEEP_ALIVE_PROBES;
+
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &(int){1}, sizeof(int));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, interval_s > 0 ? &interval_s : &(int){1},
+               sizeof(int));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &(int){KEEP_ALIVE_PROBES}, sizeof(int));
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout_ms, sizeof user_timeout_ms);
+}
 
 static struct conn *conn_new(const struct env *env, int fd, const struct conn_events *events,
                              void *owner)
@@ -67,9 +85,7 @@ static struct conn *conn_new(const struct env *env, int fd, const struct conn_ev
     c->again.run = read_again;
     c->poll.data = c;
     buf_init(&c->queue, CONN_QUEUE_MAX);
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1},
-               sizeof(int)); /* fails on Unix sockets: no matter */
-    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &(int){1}, sizeof(int));
+    set_options(fd, &env->conf->tcp);
     return c;
 }
 
@@ -84,18 +100,31 @@ struct conn *conn_open(const struct env *env, int fd, const struct conn_events *
     return c;
 }
 
-struct conn *conn_connect(const struct env *env, const union address *to,
+/* The port is chosen at connect: so ports are used again for other destinations. */
+static bool bind_source(int fd, const union address *from)
+{
+    setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &(int){1}, sizeof(int));
+    return bind(fd, &from->any, address_size(from)) == 0;
+}
+
+struct conn *conn_connect(const struct env *env, const union address *to, const union address *from,
                           const struct conn_events *events, void *owner, struct err *err)
 {
     int fd = socket(to->any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    bool scarce = fd < 0 && (errno == EMFILE || errno == ENFILE);
     struct conn *c = fd < 0 ? NULL : conn_new(env, fd, events, owner);
 
     if (c == NULL) {
-        err_set(err, ERR_UNAVAILABLE, "no socket: %s", strerrordesc_np(errno));
+        err_set(err, scarce ? ERR_LIMIT : ERR_UNAVAILABLE, "no socket: %s", strerrordesc_np(errno));
         return NULL;
     }
     c->read_on = true;
     c->state = CONNECTING;
+    if (from != NULL && !bind_source(fd, from)) {
+        err_set(err, ERR_UNAVAILABLE, "source_address: %s", strerrordesc_np(errno));
+        conn_close(&c);
+        return NULL;
+    }
     if (connect(fd, &to->any, address_size(to)) != 0 && errno != EINPROGRESS) {
         err_set(err, ERR_UNAVAILABLE, "connect: %s", strerrordesc_np(errno));
         conn_close(&c);
@@ -150,6 +179,8 @@ static int wanted(const struct conn *c)
         return SSL_want_write(c->tls) ? UV_WRITABLE : UV_READABLE;
     if (c->read_on)
         events |= c->write_blocks_read ? UV_WRITABLE : UV_READABLE;
+    else if (c->end_wanted)
+        events |= UV_DISCONNECT;
     if (buf_len(&c->queue) > 0)
         events |= c->read_blocks_write ? UV_READABLE : UV_WRITABLE;
     return events;
@@ -213,6 +244,19 @@ static void step_connect(struct conn *c)
     c->events->on_open(c->owner);
 }
 
+/* The peer has ended its stream, or reset the connection, while nobody reads. */
+static void hear_end(struct conn *c, bool reset)
+{
+    c->end_wanted = false;
+    if (!reset) {
+        watch(c);
+        c->events->on_readable(c->owner);
+        return;
+    }
+    fail(c, "reset by peer");
+    tell_broken(c);
+}
+
 static void on_poll(uv_poll_t *poll, int status, int events)
 {
     struct conn *c = poll->data;
@@ -238,6 +282,10 @@ static void on_poll(uv_poll_t *poll, int status, int events)
             return;
         }
     }
+    if (c->end_wanted && !c->read_on && (status < 0 || (events & UV_DISCONNECT))) {
+        hear_end(c, status < 0);
+        return;
+    }
     watch(c);
     if (c->read_on && (status < 0 || (events & (c->write_blocks_read ? UV_WRITABLE : UV_READABLE))))
         c->events->on_readable(c->owner);
@@ -253,8 +301,16 @@ static void read_again(struct turn_task *task)
         tell_broken(c);
 }
 
+void conn_want_end(struct conn *conn)
+{
+    assert(!conn->read_on);
+    conn->end_wanted = true;
+    watch(conn);
+}
+
 void conn_want_read(struct conn *conn, bool on)
 {
+    conn->end_wanted = false;
     if (conn->read_on == on)
         return;
     conn->read_on = on;
@@ -302,7 +358,8 @@ bool conn_start_tls_server(struct conn *conn, SSL_CTX *context)
     return true;
 }
 
-bool conn_start_tls_client(struct conn *conn, SSL_CTX *context, const char *server_name)
+bool conn_start_tls_client(struct conn *conn, SSL_CTX *context, const char *server_name,
+                           struct tls_memory *memory)
 {
     unsigned char numeric[sizeof(struct in6_addr)];
 
@@ -317,6 +374,7 @@ bool conn_start_tls_client(struct conn *conn, SSL_CTX *context, const char *serv
                                   SSL_set1_host(conn->tls, server_name) == 1;
     if (!named)
         return false;
+    tls_memory_use(memory, conn->tls);
     /* The client speaks first. */
     conn->watched = UV_WRITABLE;
     uv_poll_start(&conn->poll, UV_WRITABLE, on_poll);
@@ -521,6 +579,11 @@ bool conn_write(struct conn *conn, struct span bytes)
     }
     watch(conn);
     return true;
+}
+
+void conn_hurry(struct conn *conn)
+{
+    setsockopt(conn->fd, IPPROTO_TCP, TCP_QUICKACK, &(int){1}, sizeof(int));
 }
 
 size_t conn_queued(const struct conn *conn)

@@ -14,6 +14,7 @@
 #include "proxy/base/address.h"
 #include "proxy/base/env.h"
 #include "proxy/base/span.h"
+#include "proxy/net/tls.h"
 
 #include <openssl/ssl.h>
 #include <sys/types.h>
@@ -37,10 +38,10 @@ struct conn *conn_open(const struct env *env, int fd, const struct conn_events *
                        void *owner);
 
 /*
- * Starts to connect; on_open or on_broken follows. NULL when not even a socket could be had, with
- * *err set.
+ * Starts to connect, from the address `from` unless that is NULL; on_open or on_broken follows. NULL
+ * when not even a socket could be had, with *err set: ERR_LIMIT when descriptors have run out.
  */
-struct conn *conn_connect(const struct env *env, const union address *to,
+struct conn *conn_connect(const struct env *env, const union address *to, const union address *from,
                           const struct conn_events *events, void *owner, struct err *err);
 
 /* Closes at once; queued bytes are lost. Nulls the pointer; harmless on NULL. */
@@ -52,10 +53,12 @@ void conn_set_owner(struct conn *conn, const struct conn_events *events, void *o
 /*
  * Starts TLS on a connection whose queue is empty: as the server, or as the client of
  * `server_name`, which is sent as SNI and, where the context verifies, checked (a name or a numeric
- * address). on_open follows, or on_broken. False without memory.
+ * address). A client resumes what `memory` remembers, and has what it learns remembered there; the
+ * memory is borrowed until conn_close. on_open follows, or on_broken. False without memory.
  */
 bool conn_start_tls_server(struct conn *conn, SSL_CTX *context);
-bool conn_start_tls_client(struct conn *conn, SSL_CTX *context, const char *server_name);
+bool conn_start_tls_client(struct conn *conn, SSL_CTX *context, const char *server_name,
+                           struct tls_memory *memory);
 
 /* The TLS state, borrowed; NULL on a plain connection. */
 SSL *conn_tls(const struct conn *conn);
@@ -72,6 +75,12 @@ ssize_t conn_read(struct conn *conn, char *bytes, size_t size);
 void conn_want_read(struct conn *conn, bool on);
 
 /*
+ * Until the next conn_want_read, while reading is off: on_readable comes once if the peer has ended
+ * its stream, whatever bytes may lie before that end, and on_broken if the connection is reset.
+ */
+void conn_want_end(struct conn *conn);
+
+/*
  * Writes, or queues what the socket does not take. False when nothing can be written any more (or
  * CONN_QUEUE_MAX would be passed); the owner may ignore that, for an event follows: on_readable,
  * whose conn_read gives what the peer has still sent and then the failure, or on_broken while
@@ -79,6 +88,12 @@ void conn_want_read(struct conn *conn, bool on);
  */
 enum { CONN_QUEUE_MAX = 1 << 20 };
 bool conn_write(struct conn *conn, struct span bytes);
+
+/*
+ * Acknowledges what comes next at once: for a peer that holds its second answer back until its first
+ * one is acknowledged (Nagle). The kernel forgets it soon.
+ */
+void conn_hurry(struct conn *conn);
 
 /* Bytes that wait for the socket. */
 size_t conn_queued(const struct conn *conn);

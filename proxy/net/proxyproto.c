@@ -114,3 +114,93 @@ bool proxyproto_parse(struct span header, struct proxyproto *out)
     *out = (struct proxyproto){0};
     return is_v2(header) ? parse_v2(header, out) : parse_v1(header, out);
 }
+
+/* --- writing --- */
+
+enum {
+    V2_PROXY = 0x21,
+    V2_TCP4 = 0x11,
+    V2_TCP6 = 0x21,
+    TLV_UNIQUE_ID = 0x05,
+    TLV_SSL = 0x20,
+    TLV_SSL_VERSION = 0x21,
+    TLV_SSL_CIPHER = 0x23,
+    SSL_CLIENT_SPEAKS_TLS = 0x01
+};
+
+struct writer {
+    char *at, *end; /* at is NULL once something did not fit */
+};
+
+static void put(struct writer *w, const void *bytes, size_t len)
+{
+    if (w->at == NULL || (size_t)(w->end - w->at) < len) {
+        w->at = NULL;
+        return;
+    }
+    memcpy(w->at, bytes, len);
+    w->at += len;
+}
+
+static void put_number(struct writer *w, size_t value)
+{
+    put(w, (unsigned char[]){(unsigned char)(value >> 8), (unsigned char)value}, 2);
+}
+
+static void put_tlv(struct writer *w, unsigned char type, const char *value)
+{
+    put(w, &type, 1);
+    put_number(w, strlen(value));
+    put(w, value, strlen(value));
+}
+
+static void put_tls(struct writer *w, const char *version, const char *cipher)
+{
+    /* The client flags, what verifying its certificate gave (none was asked for), two TLVs. */
+    put(w, (unsigned char[]){TLV_SSL}, 1);
+    put_number(w, 5 + 3 + strlen(version) + 3 + strlen(cipher));
+    put(w, (unsigned char[]){SSL_CLIENT_SPEAKS_TLS, 0, 0, 0, 1}, 5);
+    put_tlv(w, TLV_SSL_VERSION, version);
+    put_tlv(w, TLV_SSL_CIPHER, cipher);
+}
+
+static void put_ipv6(struct writer *w, const union address *address)
+{
+    static const unsigned char mapped[12] = {[10] = 0xFF, [11] = 0xFF};
+
+    if (address->any.sa_family == AF_INET6) {
+        put(w, &address->v6.sin6_addr, 16);
+    } else {
+        put(w, mapped, sizeof mapped);
+        put(w, &address->v4.sin_addr, 4);
+    }
+}
+
+size_t proxyproto_write(const union address *source, const union address *destination,
+                        const char *unique_id, const char *tls_version, const char *tls_cipher,
+                        char *out, size_t size)
+{
+    struct writer w = {out, out + size};
+    bool v4 = source->any.sa_family == AF_INET && destination->any.sa_family == AF_INET;
+
+    put(&w, v2_signature, sizeof v2_signature);
+    put(&w, (unsigned char[]){V2_PROXY, v4 ? V2_TCP4 : V2_TCP6, 0, 0}, 4);
+    if (v4) {
+        put(&w, &source->v4.sin_addr, 4);
+        put(&w, &destination->v4.sin_addr, 4);
+    } else {
+        put_ipv6(&w, source);
+        put_ipv6(&w, destination);
+    }
+    put_number(&w, address_port(source));
+    put_number(&w, address_port(destination));
+    put_tlv(&w, TLV_UNIQUE_ID, unique_id);
+    if (tls_version != NULL)
+        put_tls(&w, tls_version, tls_cipher);
+    if (w.at == NULL)
+        return 0;
+    size_t total = (size_t)(w.at - out);
+    out[14] = (char)((total - V2_FIXED) >> 8);
+    out[15] = (char)(total - V2_FIXED);
+    return total;
+}

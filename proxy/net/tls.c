@@ -114,6 +114,31 @@ static SSL_CTX *server_context(struct tls *tls, const struct conf_certificate *c
     return NULL;
 }
 
+/* OpenSSL hands a new session over: it is kept, in place of the one before. */
+static int remember(SSL *client, SSL_SESSION *session)
+{
+    struct tls_memory *memory = SSL_get_app_data(client);
+
+    if (memory == NULL)
+        return 0;
+    SSL_SESSION_free(memory->session);
+    memory->session = session;
+    return 1;
+}
+
+void tls_memory_use(struct tls_memory *memory, SSL *client)
+{
+    SSL_set_app_data(client, memory);
+    if (memory->session != NULL)
+        SSL_set_session(client, memory->session); /* if it cannot, the handshake is a full one */
+}
+
+void tls_memory_release(struct tls_memory *memory)
+{
+    SSL_SESSION_free(memory->session);
+    memory->session = NULL;
+}
+
 static SSL_CTX *shard_context(const struct conf_shard *shard, struct err *err)
 {
     SSL_CTX *context = SSL_CTX_new(TLS_client_method());
@@ -124,6 +149,8 @@ static SSL_CTX *shard_context(const struct conf_shard *shard, struct err *err)
     }
     set_common(context);
     SSL_CTX_set_verify(context, shard->tls_verify ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, NULL);
+    SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
+    SSL_CTX_sess_set_new_cb(context, remember);
     bool own_ca = shard->tls_ca_file[0] != '\0';
     if (SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION) == 1 &&
         (own_ca ? SSL_CTX_load_verify_file(context, shard->tls_ca_file)

@@ -31,4 +31,17 @@ SSL_CTX *tls_server_context(const struct tls *tls);
  */
 SSL_CTX *tls_shard_context(const struct tls *tls, const struct conf_shard *shard);
 
+/*
+ * The latest session that one server, by its configured name, gave to one of our TLS clients: for
+ * the next one to resume. A zeroed struct remembers nothing. One thread's; it outlives the
+ * connections that use it.
+ */
+struct tls_memory {
+    SSL_SESSION *session;
+};
+
+/* Lets a client's connection, before its handshake, resume and remember. */
+void tls_memory_use(struct tls_memory *memory, SSL *client);
+void tls_memory_release(struct tls_memory *memory);
+
 #endif

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import servers  # noqa: E402
@@ -174,6 +175,8 @@ class Store:
 CONFIGURATION = """
 process {{ workers = {workers}  stop_timeout = {stop_timeout}  max_sessions = {max_sessions} }}
 log {{ level = info }}
+metrics {{ file = "metrics.prom" interval = 100ms }}
+pool {{ {pool} }}
 certificate main {{ chain = "{chain}" key = "{key}" }}
 listener plain {{ address = {{"127.0.0.1:{plain}"}} tls = none plaintext_login = yes }}
 listener imap {{ address = {{"127.0.0.1:{starttls}"}} tls = starttls }}
@@ -204,7 +207,7 @@ class Proxy(servers.Imapmux):
     """
 
     def prepare(self, shards, certificate, users=("alice", "bob"), routes=(), passwords=(), more="", workers=1,
-                stop_timeout="10s", max_sessions=16384):
+                stop_timeout="10s", max_sessions=16384, pool="warm = 0 park_time = 0s"):
         self.port = {name: servers.free_port() for name in ("plain", "starttls", "tls")}
         own = dict(passwords)
         line = password_line("USER")
@@ -216,7 +219,7 @@ class Proxy(servers.Imapmux):
                                             "* store\n")
         configuration = CONFIGURATION.format(chain=certificate[0], key=certificate[1], workers=workers,
                                              stop_timeout=stop_timeout, max_sessions=max_sessions,
-                                             more=more + shards, **self.port)
+                                             pool=pool, more=more + shards, **self.port)
         super().prepare(configuration, list(self.port.values()))
 
     @property
@@ -227,6 +230,20 @@ class Proxy(servers.Imapmux):
     def resident_bytes(self):
         with open(f"/proc/{self.process.pid}/status") as status:
             return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS:"))
+
+    def metrics(self):
+        """
+        What the Prometheus file says, by name with labels: of a moment after this call, or of the end if the proxy
+        has ended. The few ms allow for the kernel's coarse time stamps.
+        """
+        path, called_at = self.folder / "metrics.prom", time.time()
+
+        def is_new():
+            running = self.process is not None and self.process.poll() is None
+            return not running or path.exists() and path.stat().st_mtime > called_at + 0.02
+        servers.wait_for(is_new, "metrics.prom to be written")
+        lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
     def descriptors(self):
         return len(list(pathlib.Path(f"/proc/{self.process.pid}/fd").iterdir()))

@@ -53,6 +53,32 @@ static bool is_refused(struct span bytes)
     return false;
 }
 
+static bool is_letter(char ch)
+{
+    return (ch >= 'a' && ch <= 'z') || (ch >= 'A' && ch <= 'Z') || (ch >= '0' && ch <= '9') ||
+           ch == '_';
+}
+
+/* Whether none of what passed looks as if it had left something at the store. */
+static bool looks_clean(const struct side *side)
+{
+    static const char *const sticky[] = {"MODSEQ",         "CONDSTORE", "QRESYNC",
+                                         "UNCHANGEDSINCE", "CONTEXT",   "UTF8"};
+    const char *text = side->out;
+    bool appends = false, found = false;
+
+    for (size_t at = 0; at < side->out_len; at++) {
+        for (size_t i = 0; i < sizeof sticky / sizeof sticky[0]; i++) {
+            size_t len = strlen(sticky[i]);
+
+            found = found || (at + len < side->out_len && (at == 0 || !is_letter(text[at - 1])) &&
+                              strncasecmp(text + at, sticky[i], len) == 0 && text[at + len] == ' ');
+        }
+        appends = appends || strncasecmp(text + at, "APPEND", side->out_len - at < 6 ? 1 : 6) == 0;
+    }
+    return appends || !found;
+}
+
 static void check_step(const struct play *play, int who, struct span in,
                        const struct dialog_step *step)
 {
@@ -64,6 +90,12 @@ static void check_step(const struct play *play, int who, struct span in,
         break;
     case DIALOG_REFUSE:
         assert(who == 0 && step->len > 0 && step->text != NULL && step->tag.len > 0);
+        break;
+    case DIALOG_LOGOUT:
+        assert(who == 0 && step->len > 0 && step->tag.len > 0);
+        break;
+    case DIALOG_FAREWELL:
+        assert(who == 1 && step->len == 0);
         break;
     case DIALOG_REWRITE:
         assert(who == 1 && step->list_len > 0 && in.ptr[step->len - 1] == '\n');
@@ -99,10 +131,10 @@ static void run(struct play *play, int who)
             put(side, (struct span){in.ptr, step.len});
         if (step.action == DIALOG_PASS && who == 0 && at_start && memchr(in.ptr, '\n', step.len))
             assert(!is_refused(in));
-        if (step.action == DIALOG_REFUSE)
-            put(side, step.tag);
+        if (step.action == DIALOG_REFUSE || step.action == DIALOG_LOGOUT)
+            put(side, span_of(step.action == DIALOG_REFUSE ? "#" : "%"));
         side->taken += step.len;
-        if (step.len == 0)
+        if (step.len == 0 && step.action != DIALOG_FAREWELL)
             return;
     }
 }
@@ -111,6 +143,7 @@ static void play_all(struct play *play, const uint8_t *data, size_t size, bool b
 {
     memset(play, 0, sizeof *play);
     dialog_init(&play->dialog);
+    dialog_take_logout(&play->dialog);
     for (size_t at = 0; at < size;) {
         int who = data[at] & 1;
         size_t len = data[at] >> 1;
@@ -151,5 +184,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     assert(whole.dialog.client_broken == octets.dialog.client_broken);
     assert(whole.dialog.server_broken == octets.dialog.server_broken);
     assert(dialog_is_quiet(&whole.dialog) == dialog_is_quiet(&octets.dialog));
+    assert(dialog_is_clean(&whole.dialog) == dialog_is_clean(&octets.dialog));
+    assert(!dialog_is_clean(&whole.dialog) || looks_clean(&whole.sides[0]));
     return 0;
 }

@@ -67,6 +67,15 @@ static bool do_step(int side, struct span in)
         put(" BAD}", 5);
         assert_non_null(step.text);
         break;
+    case DIALOG_LOGOUT:
+        assert_int_equal(side, 0);
+        put("{", 1);
+        put(step.tag.ptr, step.tag.len);
+        put(" LOGOUT}", 8);
+        break;
+    case DIALOG_FAREWELL:
+        assert_true(side == 1 && step.len == 0 && memchr(in.ptr, '\n', in.len) != NULL);
+        return true; /* once, then it passes */
     case DIALOG_REWRITE:
         assert_int_equal(side, 1);
         put_rewritten(in, &step);

@@ -222,7 +222,10 @@ static void on_answer(struct route_request *request, const struct route *route,
 
     a->answers++;
     a->err = *err;
-    assert_true((err->kind == ERR_NONE) == (route != NULL));
+    if (err->kind == ERR_NONE)
+        assert_non_null(route);
+    else
+        assert_true(route == NULL || route->state != ROUTE_ACTIVE);
     if (route != NULL)
         a->route = *route;
 }

@@ -1,0 +1,39 @@
+/*
+ * The connections of a pool that wait for somebody: warm ones for anyone, parked ones for their user.
+ */
+#ifndef IMAPMUX_PROXY_IDLE_H
+#define IMAPMUX_PROXY_IDLE_H
+
+#include "proxy/pooled.h"
+
+/* A clean one that has left its session, or one that was reset or opened as a spare. */
+void idle_park(struct pooled *p);
+void idle_add_warm(struct pooled *p);
+
+/* The one to lend, taken out of the lists; NULL: none. */
+struct pooled *idle_take_parked(struct pool_shard *at, const char *user,
+                                const struct lease_identity *identity);
+struct pooled *idle_take_warm(struct pool_shard *at);
+
+/*
+ * Drops what is parked for a user but does not fit `identity` at this shard: of another password,
+ * shard or name there. With `at` NULL all of it.
+ */
+void idle_purge(struct pool *pool, const char *user, const struct pool_shard *at,
+                const struct lease_identity *identity);
+
+/* Drops the one that has been idle for longest; false when there is none. */
+bool idle_drop_oldest_of(struct pool_shard *at);
+bool idle_drop_oldest(struct pool *pool);
+
+/* Opens a spare, if one is wanted now. */
+void idle_refill(struct pool_shard *at);
+
+/* A spare that has opened, or has not. */
+void idle_spare_opened(struct pooled *p);
+void idle_spare_failed(struct pooled *p);
+
+/* Ends what has waited long enough. */
+void idle_expire(struct pool_shard *at);
+
+#endif

@@ -1,0 +1,43 @@
+/*
+ * A request for a connection to a store that is logged in as a user: what a session asks the pool.
+ */
+#ifndef IMAPMUX_PROXY_LEASE_H
+#define IMAPMUX_PROXY_LEASE_H
+
+#include "proxy/backend.h"
+#include "proxy/gate.h"
+
+struct pool;
+struct pooled; /* a connection; the session's while lent */
+
+enum lease_kind { LEASE_NEW, LEASE_WARM, LEASE_PARKED, LEASE_RESET };
+
+/* What makes a parked connection fit for a session; digests under a key of the pool. */
+struct lease_identity {
+    unsigned char password[16], backend_user[16], client_id[16];
+};
+
+/* Embedded in its owner. */
+struct lease_request {
+    /* Set by the owner; borrowed until the answer. */
+    const char *user; /* normalised name */
+    struct store_client client;
+    /*
+     * ERR_NONE: `connection` is the owner's until pool_return. Else as backend_open and
+     * backend_log_in; BUSY: no login could begin in time; FULL: no connection was free in time.
+     */
+    void (*on_answer)(struct lease_request *request, struct pooled *connection,
+                      const struct err *err);
+    void *owner;
+
+    /* Private. */
+    struct pool *pool; /* NULL while not under way */
+    struct pool_shard *at;
+    struct pooled *pooled; /* the one that is being made ready */
+    struct gate_ticket ticket;
+    struct lease_identity identity;
+    uint64_t waiting_since_ms; /* 0: does not wait */
+    bool has_login_place;
+};
+
+#endif

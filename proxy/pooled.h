@@ -1,0 +1,95 @@
+/*
+ * The pool from within: its connections, the lists they are in, and what it has for each shard.
+ * For pool.c, which serves requests, and idle.c, which keeps what nobody uses; nobody else includes
+ * this.
+ */
+#ifndef IMAPMUX_PROXY_POOLED_H
+#define IMAPMUX_PROXY_POOLED_H
+
+#include "proxy/base/hash.h"
+#include "proxy/lease.h"
+#include "proxy/store.h"
+
+enum pooled_state {
+    POOLED_OPENING, /* for a request */
+    POOLED_LOGGING_IN,
+    POOLED_CHECKING,
+    POOLED_LENT,
+    POOLED_LEAVING, /* for itself from here on */
+    POOLED_PARKED,
+    POOLED_RESETTING,
+    POOLED_SPARE, /* opening, to be warm */
+    POOLED_WARM,
+    POOLED_STATE_COUNT
+};
+
+struct pooled {
+    struct pool *pool;
+    struct pool_shard *at;
+    struct backend *backend;
+    struct lease_request *request;  /* OPENING, LOGGING_IN, CHECKING */
+    struct pooled *next, *previous; /* WARM and PARKED: in the shard's list, oldest first */
+    struct pooled *all_next, *all_previous;
+    struct parked_user *user; /* PARKED */
+    struct pooled *user_next, *user_previous;
+    char *user_name; /* from the login on */
+    struct lease_identity identity;
+    uint64_t born_ms, idle_since_ms;
+    uint8_t state, kind;
+};
+
+struct pool_shard {
+    struct pool *pool;
+    struct store *store;
+    struct backend_target target;
+    struct gate_side connections, logins;
+    struct pooled *warm, *parked;
+    size_t warm_count, parked_count;
+    uint64_t last_lease_ms;
+    bool spare_opening;
+    uint64_t spare_pause_ms, next_spare_ms; /* after a failure */
+    uint64_t losses_since_ms;
+    unsigned loss_count;
+};
+
+/* A user with parked connections, oldest first. */
+struct parked_user {
+    struct pooled *first;
+    size_t count;
+    UT_hash_handle hh;
+    char name[];
+};
+
+struct pool {
+    const struct env *env;
+    const struct conf_pool *conf;
+    struct pool_shard *shards;
+    size_t shard_count;
+    struct pooled *all;
+    struct parked_user *users;
+    size_t parked_count;
+    size_t park_per_shard, park_total; /* this worker's part */
+    int scarce_fd;                     /* a descriptor from here on: they run short */
+    unsigned char key[32];             /* of the digests */
+    uv_timer_t janitor;
+    uv_async_t wake;
+    const struct backend_events *events; /* of its connections */
+    uint8_t handles_open;
+    bool stopping;
+};
+
+/* A connection that is not open yet, with its place; NULL without memory. */
+struct pooled *pooled_new(struct pool_shard *at, enum pooled_state state);
+
+/* Takes it out of the lists of idle ones; harmless on one that is in none. */
+void pooled_unlist(struct pooled *p);
+
+/* Ends it, whatever its state; `reason` counts why. */
+void pooled_drop(struct pooled *p, _Atomic uint64_t *reason);
+
+static inline uint64_t pool_now(const struct pool *pool)
+{
+    return uv_now(pool->env->loop);
+}
+
+#endif

@@ -1,0 +1,147 @@
+/* Owns the commands that log a user in at a store. */
+#include "proxy/store_login.h"
+
+#include "auth/sasl.h"
+#include "proxy/imap/caps.h"
+
+enum { PIECE_MAX = 256 * 1024 }; /* a password of SASL's longest line, in base64, and a name */
+
+void store_login_init(struct store_login *login)
+{
+    buf_init(&login->now, PIECE_MAX);
+    buf_init(&login->on_plus, PIECE_MAX);
+    buf_init(&login->on_second_plus, PIECE_MAX);
+}
+
+void store_login_release(struct store_login *login)
+{
+    buf_release(&login->now);
+    buf_release(&login->on_plus);
+    buf_release(&login->on_second_plus);
+}
+
+bool store_login_possible(const struct conf_shard *shard, struct span capabilities)
+{
+    return caps_has(capabilities, "AUTH=PLAIN") ||
+           (!caps_has(capabilities, "LOGINDISABLED") && shard->login != SHARD_LOGIN_MASTER_AUTHZID);
+}
+
+/*
+ * ID tells the store where the client is; names beginning with x- are a convention that Dovecot
+ * set. x-proxy-ttl goes along in any case: it is how a loop of proxies is noticed.
+ */
+static bool write_id(struct buf *out, const struct conf_shard *shard,
+                     const struct store_client *client)
+{
+    char address[ADDRESS_TEXT_MAX], local[ADDRESS_TEXT_MAX];
+    bool fits = buf_append_text(out, "I ID (");
+
+    address_host_text(&client->address, address);
+    address_host_text(&client->local, local);
+    if (shard->client_address == CLIENT_ADDRESS_ID)
+        fits = fits && buf_printf(out,
+                                  "\"x-originating-ip\" \"%s\" \"x-originating-port\" \"%u\" "
+                                  "\"x-connected-ip\" \"%s\" \"x-connected-port\" \"%u\" ",
+                                  address, (unsigned)address_port(&client->address), local,
+                                  (unsigned)address_port(&client->local));
+    return fits && buf_printf(out, "\"x-session-id\" \"%s\" \"x-proxy-ttl\" \"%u\"%s%.*s)\r\n",
+                              client->session_id, client->proxy_ttl, client->id.len > 0 ? " " : "",
+                              SPAN_ARG(client->id));
+}
+
+/* Who logs in, and as whom: as the shard's `login` says. `name_out` is what LOGIN wants. */
+static const struct secret *credentials(const struct conf_shard *shard,
+                                        const struct store_client *client, struct buf *authzid_out,
+                                        struct buf *name_out)
+{
+    if (shard->login == SHARD_LOGIN_PASSWORD) {
+        buf_append_text(name_out, client->user);
+        return client->password;
+    }
+    if (shard->login == SHARD_LOGIN_MASTER_AUTHZID) {
+        buf_append_text(authzid_out, client->user);
+        buf_append_text(name_out, shard->master_user);
+    } else {
+        buf_printf(name_out, "%s%s%s", client->user, shard->master_separator, shard->master_user);
+    }
+    return &shard->master_password;
+}
+
+/* AUTHENTICATE PLAIN (RFC 4616), with the initial response where the store takes it (RFC 4959). */
+static bool write_plain(struct store_login *login, bool with_initial, const struct buf *authzid,
+                        const struct buf *name, const struct secret *password)
+{
+    struct span nul = {"", 1};
+    struct buf message;
+    bool fits;
+
+    buf_init(&message, PIECE_MAX);
+    fits = buf_append(&message, buf_span(authzid)) && buf_append(&message, nul) &&
+           buf_append(&message, buf_span(name)) && buf_append(&message, nul) &&
+           buf_append(&message, secret_span(password)) &&
+           buf_append_text(&login->now, "L AUTHENTICATE PLAIN");
+    if (fits && with_initial)
+        fits = buf_append_text(&login->now, " ") &&
+               sasl_encode_base64(buf_span(&message), &login->now);
+    else if (fits)
+        fits = sasl_encode_base64(buf_span(&message), &login->on_plus) &&
+               buf_append_text(&login->on_plus, "\r\n");
+    buf_release(&message);
+    return fits && buf_append_text(&login->now, "\r\n");
+}
+
+static bool fits_quoted(struct span text)
+{
+    for (size_t i = 0; i < text.len; i++)
+        if ((unsigned char)text.ptr[i] < ' ' || (unsigned char)text.ptr[i] > '~')
+            return false;
+    return true;
+}
+
+static bool add_quoted(struct buf *out, struct span text)
+{
+    bool fits = buf_append_text(out, "\"");
+
+    for (size_t i = 0; fits && i < text.len; i++) {
+        if (text.ptr[i] == '"' || text.ptr[i] == '\\')
+            fits = buf_append_text(out, "\\");
+        fits = fits && buf_append(out, (struct span){text.ptr + i, 1});
+    }
+    return fits && buf_append_text(out, "\"");
+}
+
+/* LOGIN, for stores without AUTH=PLAIN: quoted strings, or literals for what cannot be quoted. */
+static bool write_login(struct store_login *login, struct span user, struct span password)
+{
+    struct buf *now = &login->now;
+
+    if (fits_quoted(user) && fits_quoted(password))
+        return buf_append_text(now, "L LOGIN ") && add_quoted(now, user) &&
+               buf_append_text(now, " ") && add_quoted(now, password) &&
+               buf_append_text(now, "\r\n");
+    return buf_printf(now, "L LOGIN {%zu}\r\n", user.len) && buf_append(&login->on_plus, user) &&
+           buf_printf(&login->on_plus, " {%zu}\r\n", password.len) &&
+           buf_append(&login->on_second_plus, password) &&
+           buf_append_text(&login->on_second_plus, "\r\n");
+}
+
+bool store_login_write(struct store_login *login, const struct conf_shard *shard,
+                       struct span capabilities, const struct store_client *client)
+{
+    struct buf authzid, name;
+    bool fits = true;
+
+    buf_init(&authzid, PIECE_MAX);
+    buf_init(&name, PIECE_MAX);
+    if (shard->client_address != CLIENT_ADDRESS_NONE && caps_has(capabilities, "ID"))
+        fits = write_id(&login->now, shard, client);
+    const struct secret *password = credentials(shard, client, &authzid, &name);
+    if (caps_has(capabilities, "AUTH=PLAIN"))
+        fits = fits &&
+               write_plain(login, caps_has(capabilities, "SASL-IR"), &authzid, &name, password);
+    else
+        fits = fits && write_login(login, buf_span(&name), secret_span(password));
+    buf_release(&authzid);
+    buf_release(&name);
+    return fits;
+}
