@@ -28,7 +28,14 @@ THREADED_TESTS := test_inbox test_passwd test_resolve
 
 DEPS := build-essential pkg-config git libuv1-dev libssl-dev libhiredis-dev libldap-dev libconfuse-dev uthash-dev \
         libcrypt-dev libcmocka-dev clang clang-format clang-tidy cppcheck libclang-rt-14-dev llvm \
-        slapd ldap-utils redis-server dovecot-imapd isync python3 python3-pytest curl openssl ca-certificates mandoc
+        slapd ldap-utils redis-server dovecot-imapd isync python3 python3-pytest curl openssl ca-certificates mandoc \
+        libical3 libjansson4 libpcre3 libpq5 libsasl2-modules libsqlite3-0 libwrap0 libxapian30 libxml2
+
+# A store for the tests. Debian would not install it beside Dovecot, so it is only unpacked here; the last line of DEPS
+# has its libraries. The tests read CYRUS from their environment.
+CYRUS      ?= $(CURDIR)/build-cyrus
+CYRUS_DEBS := cyrus-common cyrus-imapd sasl2-bin
+export CYRUS
 
 # A layer is a folder, and an archive; tests/layers.py says who may use whom.
 LAYERS      := base imap net auth routing proxy
@@ -72,6 +79,15 @@ $B/fuzz/%: tests/fuzz/%.c $(ARCHIVES)
 deps: ## Install what building and testing need (Debian 12, as root); nothing when all is there
 	@dpkg-query -W -f '$${db:Status-Status}\n' $(DEPS) 2>/dev/null | grep -c '^installed$$' | grep -qx $(words $(DEPS)) || \
 	  (apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(DEPS))
+	@$(MAKE) -s cyrus
+
+cyrus: $(CYRUS)/unpacked ## Unpack Cyrus, for the tests, in build-cyrus; nothing of it is installed
+
+$(CYRUS)/unpacked:
+	mkdir -p $(CYRUS)
+	cd $(CYRUS) && rm -f *.deb && get="apt-get download -q -o APT::Sandbox::User=root $(CYRUS_DEBS)" && \
+	  ($$get || (apt-get update -q && $$get)) && for deb in *.deb; do dpkg-deb -x $$deb . || exit 1; done
+	touch $@
 
 demo: deps ## Start a directory, Redis, two stores and imapmux; show a session; stay up until Ctrl-C (CHECK=1: exit)
 	@$(MAKE) --no-print-directory B=$B all
@@ -128,5 +144,5 @@ help: ## Print this
 comma := ,
 -include $(shell find $B -name '*.d' 2>/dev/null)
 
-.PHONY: all deps demo test asan tsan unit-tests fuzz fuzz-run lint layers install clean help
+.PHONY: all deps cyrus demo test asan tsan unit-tests fuzz fuzz-run lint layers install clean help
 .SECONDARY:
