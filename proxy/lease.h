@@ -12,6 +12,14 @@ struct pooled; /* a connection; the session's while lent */
 
 enum lease_kind { LEASE_NEW, LEASE_WARM, LEASE_PARKED, LEASE_RESET };
 
+/* How a session leaves its connection. */
+enum lease_end {
+    LEASE_CLEAN,          /* nothing of it is left at the store */
+    LEASE_CLEAN_SELECTED, /* but a selected mailbox */
+    LEASE_UNCLEAN,
+    LEASE_LOST /* the store has ended it */
+};
+
 /* What makes a parked connection fit for a session; digests under a key of the pool. */
 struct lease_identity {
     unsigned char password[16], backend_user[16], client_id[16];

@@ -562,7 +562,7 @@ bool pool_would_keep(const struct pooled *connection)
            conn_fd(backend_conn(p->backend)) < pool->scarce_fd;
 }
 
-void pool_return(struct pooled **connection, bool is_clean, bool is_selected)
+void pool_return(struct pooled **connection, enum lease_end end)
 {
     struct pooled *p = *connection;
 
@@ -570,12 +570,18 @@ void pool_return(struct pooled **connection, bool is_clean, bool is_selected)
     if (p == NULL)
         return;
     assert(p->state == POOLED_LENT);
-    if (is_clean && pool_would_keep(p)) {
-        p->state = POOLED_LEAVING;
-        backend_leave(p->backend, is_selected);
+
+    struct counters *counters = p->pool->env->counters;
+
+    if (end == LEASE_LOST) {
+        pooled_drop(p, &counters->drops_lost);
+    } else if (end == LEASE_UNCLEAN) {
+        pooled_drop(p, &counters->drops_unclean);
+    } else if (!pool_would_keep(p)) {
+        pooled_drop(p, &counters->drops_limit);
     } else {
-        pooled_drop(p, is_clean ? &p->pool->env->counters->drops_limit
-                                : &p->pool->env->counters->drops_unclean);
+        p->state = POOLED_LEAVING;
+        backend_leave(p->backend, end == LEASE_CLEAN_SELECTED);
     }
 }
 

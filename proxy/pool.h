@@ -39,11 +39,8 @@ enum lease_kind pooled_kind(const struct pooled *connection);
 /* Whether a clean connection of this shard would be kept now: no use in keeping it clean if not. */
 bool pool_would_keep(const struct pooled *connection);
 
-/*
- * Gives a connection back, and nulls the pointer. It may be kept if it `is_clean`; it then has a
- * mailbox to be unselected if one `is_selected`. Harmless on NULL.
- */
-void pool_return(struct pooled **connection, bool is_clean, bool is_selected);
+/* Gives a connection back, and nulls the pointer. A clean one may be kept. Harmless on NULL. */
+void pool_return(struct pooled **connection, enum lease_end end);
 
 /* Ends what is parked for this user: kicked, moved, disabled. */
 void pool_forget_user(struct pool *pool, const char *user);

@@ -702,15 +702,29 @@ static void on_relay_linger(void *owner)
     arm_deadline(s, LIMIT_LINGER);
 }
 
+static enum lease_end lease_end(const struct session *s)
+{
+    const struct relay *relay = &s->relay;
+
+    if (!s->relaying)
+        return LEASE_UNCLEAN;
+    if (relay_leaves_clean(relay))
+        return dialog_is_selected(&relay->dialog) ? LEASE_CLEAN_SELECTED : LEASE_CLEAN;
+    return (relay->why == RELAY_BACKEND_LEFT || relay->why == RELAY_BACKEND_BROKEN) &&
+                   !dialog_logout_seen(&relay->dialog)
+               ? LEASE_LOST
+               : LEASE_UNCLEAN;
+}
+
 /* The relay is over: the store's connection goes back. */
 static void end_relay(struct session *s)
 {
-    bool clean = s->relaying && relay_leaves_clean(&s->relay);
+    enum lease_end end = lease_end(s);
 
     if (s->relaying)
         relay_release(&s->relay);
     s->relaying = false;
-    pool_return(&s->connection, clean, dialog_is_selected(&s->relay.dialog));
+    pool_return(&s->connection, end);
 }
 
 /* A client that has logged out, or is to hear of its store, is still to be told, and to go. */
@@ -831,7 +845,7 @@ static enum phase_id enter_stranded(struct session *s)
     struct home *home = s->home;
     uint64_t delay = home->stopping ? 0 : pool_letting_go_delay(home->pool, s->shard);
 
-    pool_return(&s->connection, false, false);
+    pool_return(&s->connection, LEASE_LOST);
     conn_set_owner(s->client, &client_events, s);
     if (delay == 0)
         return tell_stranded(s);

@@ -1,6 +1,7 @@
 """What is shipped to be read and used: the settings page is current, the samples are good, the pages are well formed."""
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 
@@ -39,6 +40,12 @@ def test_bad_configuration_names_file_and_line(tmp_path):
                                           (["--nonsense"], 2), (["surplus"], 2), (["-c", "/nonexistent"], 1)])
 def test_command_line(words, status):
     assert imapmux(*words).returncode == status
+
+
+def test_metrics_are_explained():
+    names = re.findall(r'"(imapmux_\w+)', (TOP / "proxy/base/metrics.def").read_text())
+    page = (TOP / "docs/operations.md").read_text()
+    assert len(names) > 30 and [name for name in names if f"| `{name}`" not in page] == []
 
 
 @pytest.mark.parametrize("page", ["imapmux.8", "proxy.conf.5"])

@@ -6,7 +6,6 @@
 #ifndef IMAPMUX_IMAP_TAINT_H
 #define IMAPMUX_IMAP_TAINT_H
 
-
 #include "proxy/imap/command.h"
 
 #include <stdint.h>
