@@ -23,7 +23,7 @@ from imapwire import Sync, Wire, quoted  # noqa: E402
 PASSWORD = "open-sesame"
 NAMES = ("ann ben cleo dan eve finn gina hans ida jon kim lea max nina otto pia quin rosa sam tina").split()
 SHARDS = {name: "blue" if number % 2 == 0 else "green" for number, name in enumerate(NAMES)}
-ANN, BEN = NAMES[:2]
+ANN, BEN, CLEO = NAMES[:3]
 PROXY_CONF = """\
 certificate demo {{ chain = "{chain}" key = "{key}" }}
 listener imap  {{ address = {{"127.0.0.1:{imap}"}}  tls = starttls }}
@@ -179,6 +179,20 @@ def play_idle(printer, stage):
     desktop.do(b"LOGOUT")
 
 
+def play_webmail(printer, stage):
+    printer.title("Webmail: a session for each click; the store sees one login")
+    store = stage.stores[SHARDS[CLEO]]
+    before = store.output().count(f"Login: user=<{CLEO}>")
+    for _ in range(3):
+        client = Client(printer, CLEO, stage.imaps)
+        client.login(CLEO)
+        client.do(b"STATUS INBOX (MESSAGES)")
+        client.do(b"LOGOUT")
+    count = store.output().count(f"Login: user=<{CLEO}>") - before
+    printer.note(f"{SHARDS[CLEO].capitalize()}'s log has {count} login of {CLEO}: imapmux has kept the connection.")
+    must(count == 1, f"{count} logins at the store for three sessions")
+
+
 def capabilities(answer):
     found = re.search(rb"CAPABILITY ([^]\r\n]*)", answer)
     must(found, f"no capabilities in {answer!r}")
@@ -203,6 +217,7 @@ def play(printer, stage):
         play_user(printer, stage, name)
     play_wrong_password(printer, stage)
     play_idle(printer, stage)
+    play_webmail(printer, stage)
     play_capability(printer, stage)
 
 
