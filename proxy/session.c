@@ -64,6 +64,7 @@ struct session {
     char id[24];
     uint8_t phase;
     uint8_t handles_open;
+    size_t undrained; /* what the client had not taken when its lingering was last looked at */
     uint8_t lease_kind;
     bool lingering; /* one side of the relay has left: the deadline counts from then */
     bool relaying;  /* relay_start was called, relay_release not yet */
@@ -200,6 +201,15 @@ static const struct conn_events client_events = {on_open, on_readable, on_draine
 
 static enum phase_id tell_stranded(struct session *s);
 
+/* Whether a client that is lingered for has taken some of our last words since the last look. */
+static bool client_drains(struct session *s)
+{
+    size_t before = s->undrained, now = conn_unacknowledged(s->client);
+
+    s->undrained = now;
+    return now > 0 && (before == 0 || now < before);
+}
+
 /* The relay's timer: it comes before the time is up, to see whether bytes have passed meanwhile. */
 static void on_relay_deadline(struct session *s)
 {
@@ -216,6 +226,8 @@ static void on_relay_deadline(struct session *s)
         s->reason = "idle time-out";
         arm_deadline(s, LIMIT_LINGER);
         relay_end_politely(&s->relay, "* BYE [UNAVAILABLE] Idle for too long.\r\n");
+    } else if (client_drains(s)) {
+        arm_deadline(s, LIMIT_LINGER);
     } else {
         session_move(s, gone(s, "time-out"));
     }
@@ -232,6 +244,8 @@ static void on_deadline(uv_timer_t *timer)
         on_relay_deadline(s);
     } else if (s->phase == P_STRANDED) {
         session_move(s, tell_stranded(s));
+    } else if (s->phase == P_LINGER && client_drains(s)) {
+        arm_deadline(s, LIMIT_LINGER);
     } else {
         session_move(s, gone(s, s->phase == P_TLS ? "TLS time-out" : "time-out"));
     }

@@ -13,9 +13,11 @@
 #include <arpa/inet.h>
 #include <assert.h>
 #include <errno.h>
+#include <linux/sockios.h>
 #include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <openssl/x509v3.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 enum conn_state { CONNECTING, HANDSHAKE, OPEN, BROKEN };
@@ -589,6 +591,15 @@ void conn_hurry(struct conn *conn)
 size_t conn_queued(const struct conn *conn)
 {
     return buf_len(&conn->queue);
+}
+
+size_t conn_unacknowledged(const struct conn *conn)
+{
+    int in_kernel = 0;
+
+    if (ioctl(conn->fd, SIOCOUTQ, &in_kernel) != 0 || in_kernel < 0)
+        in_kernel = 0; /* no TCP socket */
+    return buf_len(&conn->queue) + (size_t)in_kernel;
 }
 
 void conn_finish(struct conn *conn)

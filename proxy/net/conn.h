@@ -98,6 +98,9 @@ void conn_hurry(struct conn *conn);
 /* Bytes that wait for the socket. */
 size_t conn_queued(const struct conn *conn);
 
+/* These, and those that the kernel has and the peer has not acknowledged. */
+size_t conn_unacknowledged(const struct conn *conn);
+
 /*
  * Sends the end of the stream (TLS close_notify and FIN) once the queue is empty. Reading goes on.
  */
