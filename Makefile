@@ -24,7 +24,7 @@ LIBS := $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -llber -lpthread
 
 ASAN := CC=clang HARDEN=-O1 SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
 TSAN := CC=clang HARDEN=-O1 SANITIZE="-fsanitize=thread -fno-omit-frame-pointer"
-THREADED_TESTS := test_inbox test_passwd test_resolve
+THREADED_TESTS := test_gate test_inbox test_passwd test_resolve
 
 DEPS := build-essential pkg-config git libuv1-dev libssl-dev libhiredis-dev libldap-dev libconfuse-dev uthash-dev \
         libcrypt-dev libcmocka-dev clang clang-format clang-tidy cppcheck libclang-rt-14-dev llvm \
@@ -50,7 +50,8 @@ UNIT_TESTS  := $(patsubst tests/unit/%.c,$B/tests/unit/%,$(wildcard tests/unit/t
 FUZZERS     := $(patsubst tests/fuzz/%.c,$B/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_SECONDS ?= 5
 # Where threads meet: hand-over, stop, many sessions. These run under TSan, too.
-THREAD_STORIES := tests/fault/test_clients_misbehave.py tests/fault/test_many_sessions.py
+THREAD_STORIES := tests/fault/test_clients_misbehave.py tests/fault/test_many_sessions.py tests/fault/test_storm.py \
+                  tests/fault/test_letting_go.py
 
 all: $B/imapmux ## Build the release: build/imapmux
 

@@ -1,5 +1,6 @@
 /*
- * Owns a connection to a store while no relay has it: its steps, and what the store may say in each.
+ * Owns a connection to a store while no relay has it: its steps, and what the store may say in
+ * each.
  *
  * To open: dial, connect, [tls], greeting, [capability, starttls, tls,] [capability,] warm; which
  * are taken depends on the shard's settings and on what the store says.
@@ -126,7 +127,7 @@ void backend_close(struct backend **backend)
         return;
     gauge_add(&b->env->counters->backends_open, -1);
     if (b->conn != NULL && !b->busy && (b->step == STEP_WARM || b->step == STEP_PARKED))
-        say(b, "P LOGOUT\r\n"); /* for the store's log; its answer is not waited for */
+        backend_log_out(b);
     dial_release(&b->dial);
     conn_close(&b->conn);
     buf_release(&b->input);
@@ -135,6 +136,12 @@ void backend_close(struct backend **backend)
     buf_release(&b->text);
     store_login_release(&b->login);
     uv_close((uv_handle_t *)&b->deadline, timer_closed);
+}
+
+/* The answer is not waited for. */
+void backend_log_out(struct backend *backend)
+{
+    say(backend, "P LOGOUT\r\n");
 }
 
 static void arm(struct backend *b, uint64_t timeout_ms)
@@ -501,7 +508,9 @@ void backend_log_in(struct backend *backend, const struct store_client *client)
     backend->client = client;
     backend->got_word = false;
     if (!store_login_write(login, backend->shard, buf_span(&backend->capabilities), client)) {
-        /* No memory. An answer never comes inside the call, so this login is out of time at once. */
+        /*
+         * No memory. An answer never comes inside the call, so this login is out of time at once.
+         */
         uv_timer_start(&backend->deadline, on_deadline, 0, 0);
         return;
     }

@@ -50,8 +50,8 @@ struct backend *backend_open(const struct env *env, struct backend_target *targe
 
 /*
  * From warm; `client` is borrowed until the answer. ERR_NONE: ready. Fails with UNAVAILABLE (store
- * slow, hangs up, speaks nonsense, or refuses the master user), CREDENTIALS, EXPIRED, ADMIN, LIMIT as
- * the store refuses the user.
+ * slow, hangs up, speaks nonsense, or refuses the master user), CREDENTIALS, EXPIRED, ADMIN, LIMIT
+ * as the store refuses the user.
  */
 void backend_log_in(struct backend *backend, const struct store_client *client);
 
@@ -72,6 +72,9 @@ void backend_check(struct backend *backend);
 
 /* From parked: UNAUTHENTICATE. ERR_NONE: warm. */
 void backend_reset(struct backend *backend);
+
+/* From ready, of a clean session: says LOGOUT, for the store's log, before it is closed. */
+void backend_log_out(struct backend *backend);
 
 /* Closes at any time; memory goes in the last close callback. Nulls the pointer. */
 void backend_close(struct backend **backend);

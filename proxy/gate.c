@@ -14,11 +14,11 @@
 bool gate_init(struct gate *gate, uint32_t limit, uint32_t queue_max, uint64_t ramp_ms,
                size_t side_count)
 {
-    gate->limit = limit;
-    gate->queue_max = queue_max;
-    gate->ramp_ms = ramp_ms;
-    gate->side_count = side_count;
-    gate->sides = mem_array(side_count, sizeof(struct gate_side *));
+    *gate = (struct gate){.limit = limit,
+                          .queue_max = queue_max,
+                          .ramp_ms = ramp_ms,
+                          .side_count = side_count,
+                          .sides = mem_array(side_count, sizeof(struct gate_side *))};
     return gate->sides != NULL;
 }
 
@@ -45,8 +45,10 @@ static uint32_t limit_now(struct gate *gate)
     uint64_t from = atomic_load(&gate->ramp_from_ms);
     uint64_t passed;
 
-    if (from == 0 || from == UINT64_MAX)
-        return from == 0 ? gate->limit : 1;
+    if (from == 0 || gate->ramp_ms == 0)
+        return gate->limit;
+    if (from == GATE_HELD)
+        return 1;
     passed = now_ms() - from;
     if (passed >= gate->ramp_ms) {
         atomic_compare_exchange_strong(&gate->ramp_from_ms, &from, 0);
@@ -66,30 +68,35 @@ static bool take_place(struct gate *gate)
     return false;
 }
 
-/* The next side in turn that has a ticket for which no place is on its way; NULL if none has. */
-static struct gate_side *next_side(struct gate *gate)
+/*
+ * Number of the next side in turn that has a ticket for which no place is on its way; or
+ * side_count.
+ */
+static size_t next_side(struct gate *gate)
 {
-    uint32_t turn = atomic_fetch_add(&gate->turn, 1);
+    uint32_t turn = atomic_load(&gate->turn);
 
     for (size_t i = 0; i < gate->side_count; i++) {
-        struct gate_side *side = gate->sides[(turn + i) % gate->side_count];
+        size_t number = (turn + i) % gate->side_count;
+        struct gate_side *side = gate->sides[number];
 
         if (side != NULL && atomic_load(&side->waiting) > atomic_load(&side->granted))
-            return side;
+            return number;
     }
-    return NULL;
+    return gate->side_count;
 }
 
 /* Gives free places to those who wait. */
 static void pass_on(struct gate *gate)
 {
     while (gate_is_crowded(gate)) {
-        struct gate_side *side = next_side(gate);
+        size_t number = next_side(gate);
 
-        if (side == NULL || !take_place(gate))
+        if (number == gate->side_count || !take_place(gate))
             return;
-        atomic_fetch_add(&side->granted, 1);
-        uv_async_send(side->wake);
+        atomic_store(&gate->turn, (uint32_t)number + 1); /* the next one's turn */
+        atomic_fetch_add(&gate->sides[number]->granted, 1);
+        uv_async_send(gate->sides[number]->wake);
     }
 }
 
@@ -176,14 +183,15 @@ void gate_call(struct gate *gate)
             uv_async_send(gate->sides[i]->wake);
 }
 
-void gate_hold(struct gate *gate)
+bool gate_hold(struct gate *gate)
 {
-    if (gate->ramp_ms > 0)
-        atomic_store(&gate->ramp_from_ms, UINT64_MAX);
+    return atomic_exchange(&gate->ramp_from_ms, GATE_HELD) != GATE_HELD;
 }
 
-void gate_start_slowly(struct gate *gate)
+bool gate_start_slowly(struct gate *gate)
 {
-    if (gate->ramp_ms > 0)
-        atomic_store(&gate->ramp_from_ms, now_ms());
+    uint64_t held = GATE_HELD;
+
+    return atomic_compare_exchange_strong(&gate->ramp_from_ms, &held,
+                                          gate->ramp_ms == 0 ? 0 : now_ms());
 }

@@ -13,6 +13,8 @@
 #include <stdint.h>
 #include <uv.h>
 
+#define GATE_HELD UINT64_MAX
+
 struct gate_side;
 
 struct gate {
@@ -21,7 +23,7 @@ struct gate {
     struct gate_side **sides;
     size_t side_count;
     _Atomic uint32_t used, waiting, turn;
-    _Atomic uint64_t ramp_from_ms; /* 0: no ramp; UINT64_MAX: held */
+    _Atomic uint64_t ramp_from_ms; /* 0: no ramp; GATE_HELD */
     uint64_t ramp_ms;
 };
 
@@ -80,10 +82,11 @@ bool gate_is_crowded(const struct gate *gate);
 void gate_call(struct gate *gate);
 
 /*
- * One place only until gate_start_slowly; from then on the limit grows to what it was. Nothing of
- * this with a `ramp_ms` of 0. Any thread.
+ * Held, a gate has one place only (all of them with a `ramp_ms` of 0), until gate_start_slowly:
+ * from then on the limit grows to what it was. True for the one call that changes something. Any
+ * thread.
  */
-void gate_hold(struct gate *gate);
-void gate_start_slowly(struct gate *gate);
+bool gate_hold(struct gate *gate);
+bool gate_start_slowly(struct gate *gate);
 
 #endif

@@ -13,6 +13,12 @@ enum { SPARE_PAUSE_MIN_MS = 1000, SPARE_PAUSE_MAX_MS = 30000 };
 
 /* --- in and out of the lists --- */
 
+/* Somebody waits for the place of a connection: none becomes idle now. */
+static bool is_wanted(const struct pool_shard *at)
+{
+    return gate_is_crowded(at->connections.gate);
+}
+
 static bool join_user(struct pooled *p)
 {
     struct pool *pool = p->pool;
@@ -67,14 +73,23 @@ bool idle_drop_oldest(struct pool *pool)
 
 /* --- parked --- */
 
+/*
+ * A store that had a PROXY header takes the connection for that client's for ever: it is of no use
+ * to another user.
+ */
+bool idle_can_reset(const struct pooled *p)
+{
+    return (int64_t)p->at->warm_count < p->pool->conf->warm &&
+           p->at->store->shard->client_address != CLIENT_ADDRESS_PROXY &&
+           caps_has(backend_capabilities(p->backend), "UNAUTHENTICATE") &&
+           pool_now(p->pool) - p->born_ms < p->pool->conf->lifetime && !p->pool->stopping &&
+           !is_wanted(p->at);
+}
+
 /* The time of a parked one is over: it can be of use to others if the store can forget its user. */
 static void end_parking(struct pooled *p, _Atomic uint64_t *reason)
 {
-    bool reset = caps_has(backend_capabilities(p->backend), "UNAUTHENTICATE") &&
-                 (int64_t)p->at->warm_count < p->pool->conf->warm &&
-                 pool_now(p->pool) - p->born_ms < p->pool->conf->lifetime && !p->pool->stopping;
-
-    if (!reset) {
+    if (!idle_can_reset(p)) {
         pooled_drop(p, reason);
         return;
     }
@@ -89,7 +104,7 @@ void idle_park(struct pooled *p)
     struct pool_shard *at = p->at;
     struct counters *counters = pool->env->counters;
 
-    if (!join_user(p)) {
+    if (is_wanted(at) || !join_user(p)) {
         pooled_drop(p, &counters->drops_limit);
         return;
     }
@@ -145,7 +160,7 @@ void idle_add_warm(struct pooled *p)
 {
     struct pool_shard *at = p->at;
 
-    if (at->pool->stopping || (int64_t)at->warm_count >= at->pool->conf->warm) {
+    if (at->pool->stopping || is_wanted(at) || (int64_t)at->warm_count >= at->pool->conf->warm) {
         pooled_drop(p, &at->pool->env->counters->drops_limit);
         return;
     }
@@ -171,24 +186,25 @@ void idle_spare_opened(struct pooled *p)
     struct pool_shard *at = p->at;
 
     at->spare_opening = false;
-    at->spare_pause_ms = 0;
     p->kind = LEASE_WARM;
     idle_add_warm(p);
     idle_refill(at);
 }
 
-/* After a failure the next one waits, longer each time. */
-void idle_spare_failed(struct pooled *p)
+void idle_spare_lost(struct pool_shard *at)
 {
-    struct pool_shard *at = p->at;
     uint64_t pause = at->spare_pause_ms * 2;
-
-    pooled_drop(p, &at->pool->env->counters->drops_refused);
 
     at->spare_pause_ms = pause < SPARE_PAUSE_MIN_MS   ? SPARE_PAUSE_MIN_MS
                          : pause > SPARE_PAUSE_MAX_MS ? SPARE_PAUSE_MAX_MS
                                                       : pause;
     at->next_spare_ms = pool_now(at->pool) + at->spare_pause_ms;
+}
+
+void idle_spare_failed(struct pooled *p)
+{
+    idle_spare_lost(p->at);
+    pooled_drop(p, &p->pool->env->counters->drops_refused);
 }
 
 /*
@@ -203,8 +219,8 @@ static bool wants_spare(const struct pool_shard *at)
     return !pool->stopping && !at->spare_opening && (int64_t)at->warm_count < pool->conf->warm &&
            at->store->shard->client_address != CLIENT_ADDRESS_PROXY && at->last_lease_ms != 0 &&
            now - at->last_lease_ms < pool->conf->warm_time &&
-           (at->spare_pause_ms == 0 || now >= at->next_spare_ms) &&
-           !gate_is_crowded(at->connections.gate) && !gate_is_crowded(at->logins.gate);
+           (at->spare_pause_ms == 0 || now >= at->next_spare_ms) && !is_wanted(at) &&
+           !gate_is_crowded(at->logins.gate);
 }
 
 void idle_refill(struct pool_shard *at)

@@ -1,5 +1,6 @@
 /*
- * The connections of a pool that wait for somebody: warm ones for anyone, parked ones for their user.
+ * The connections of a pool that wait for somebody: warm ones for anyone, parked ones for their
+ * user.
  */
 #ifndef IMAPMUX_PROXY_IDLE_H
 #define IMAPMUX_PROXY_IDLE_H
@@ -32,6 +33,12 @@ void idle_refill(struct pool_shard *at);
 /* A spare that has opened, or has not. */
 void idle_spare_opened(struct pooled *p);
 void idle_spare_failed(struct pooled *p);
+
+/* A warm one has ended: the next spare waits, longer each time until a login goes well. */
+void idle_spare_lost(struct pool_shard *at);
+
+/* Whether a logged-in one can be made a warm one. */
+bool idle_can_reset(const struct pooled *p);
 
 /* Ends what has waited long enough. */
 void idle_expire(struct pool_shard *at);

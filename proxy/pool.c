@@ -1,7 +1,6 @@
 /*
- * Owns the way of a lease request: parked connection, or place for a login, then warm connection, or
- * place for a connection and a new one. What is idle is
- * idle.c's.
+ * Owns the way of a lease request: parked connection, or place for a login, then warm connection,
+ * or place for a connection and a new one. What is idle is idle.c's.
  *
  * A connection is in one state; when what its backend does is over, the state's row tells who goes
  * on.
@@ -195,6 +194,8 @@ static void on_lost(void *owner)
 {
     struct pooled *p = owner; /* warm or parked */
 
+    if (p->state == POOLED_WARM)
+        idle_spare_lost(p->at);
     pooled_drop(p, &p->pool->env->counters->drops_stale);
 }
 
@@ -358,6 +359,8 @@ bool pool_lease(struct pool *pool, struct lease_request *request, const struct c
     struct pool_shard *at = &pool->shards[shard - pool->env->conf->shards];
 
     assert(request->pool == NULL);
+    if (pool->stopping)
+        return err_set(err, ERR_UNAVAILABLE, "the proxy stops");
     request->pool = pool;
     request->at = at;
     at->last_lease_ms = pool_now(pool);
@@ -503,6 +506,7 @@ static void not_opened(struct pooled *p, const struct err *err)
 {
     struct pool *pool = p->pool;
     bool lacks_descriptor = err->kind == ERR_LIMIT;
+    uint64_t started_ms = p->started_ms;
     struct lease_request *request = part(p, &pool->env->counters->drops_refused);
     struct err why = *err;
 
@@ -511,13 +515,14 @@ static void not_opened(struct pooled *p, const struct err *err)
             fail(request, &why);
         return;
     }
-    if (!lacks_descriptor && store_was_not_reached(request->at->store))
+    if (!lacks_descriptor && store_was_not_reached(request->at->store, started_ms))
         fail_line(&request->at->logins, &why); /* the others would not fare better */
     fail(request, &why);
 }
 
 static void logged_in(struct pooled *p)
 {
+    p->at->spare_pause_ms = 0; /* the store is well */
     lend(p);
 }
 
@@ -557,7 +562,7 @@ bool pool_would_keep(const struct pooled *connection)
     struct pool *pool = p->pool;
 
     return !pool->stopping && pool_now(pool) - p->born_ms < pool->conf->lifetime &&
-           (pool->conf->park_time > 0 || can(p, "UNAUTHENTICATE")) && can(p, "UNSELECT") &&
+           (pool->conf->park_time > 0 || idle_can_reset(p)) && can(p, "UNSELECT") &&
            !gate_is_crowded(p->at->connections.gate) &&
            conn_fd(backend_conn(p->backend)) < pool->scarce_fd;
 }
@@ -578,6 +583,7 @@ void pool_return(struct pooled **connection, enum lease_end end)
     } else if (end == LEASE_UNCLEAN) {
         pooled_drop(p, &counters->drops_unclean);
     } else if (!pool_would_keep(p)) {
+        backend_log_out(p->backend);
         pooled_drop(p, &counters->drops_limit);
     } else {
         p->state = POOLED_LEAVING;
@@ -602,6 +608,7 @@ static void was_reset(struct pooled *p)
     mem_free(p->user_name);
     p->user_name = NULL;
     p->kind = LEASE_RESET;
+    look_after(p->pool);
     idle_add_warm(p);
 }
 
@@ -610,13 +617,14 @@ static void was_reset(struct pooled *p)
 static void spare_opened(struct pooled *p)
 {
     store_was_reached(p->at->store);
+    look_after(p->pool);
     idle_spare_opened(p);
 }
 
 static void spare_not_opened(struct pooled *p, const struct err *err)
 {
     if (err->kind != ERR_LIMIT)
-        store_was_not_reached(p->at->store);
+        store_was_not_reached(p->at->store, p->started_ms);
     idle_spare_failed(p);
 }
 
@@ -651,10 +659,12 @@ static void on_wake(uv_async_t *async)
 
     for (size_t i = 0; i < pool->shard_count; i++) {
         struct pool_shard *at = &pool->shards[i];
-        uint32_t wanted = atomic_load(&at->store->connections.waiting);
 
         gate_serve(&at->logins);
         gate_serve(&at->connections);
+
+        uint32_t wanted = atomic_load(&at->store->connections.waiting);
+
         while (wanted-- > 0 && idle_drop_oldest_of(at))
             ;
     }

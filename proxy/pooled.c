@@ -13,6 +13,7 @@ struct pooled *pooled_new(struct pool_shard *at, enum pooled_state state)
     p->pool = pool;
     p->at = at;
     p->state = (uint8_t)state;
+    p->started_ms = uv_hrtime() / 1000000;
     p->born_ms = pool_now(pool);
     p->all_next = pool->all;
     if (p->all_next != NULL)

@@ -117,7 +117,7 @@ static void leave_backend(struct relay *r, enum relay_end why, const char *bye)
  */
 static void leave_client(struct relay *r)
 {
-    if (r->keeps_backend && relay_leaves_clean(r)) {
+    if (r->keeps_backend && relay_leaves_clean(r) && conn_queued(r->client) == 0) {
         end(r, RELAY_CLIENT_LEFT);
         return;
     }
@@ -184,14 +184,15 @@ struct span relay_last_words(const struct relay *relay)
 
 bool relay_leaves_clean(const struct relay *relay)
 {
-    return dialog_is_clean(&relay->dialog) && !relay->backend_left &&
+    return dialog_is_clean(&relay->dialog) && !relay->backend_left && !relay->client_left &&
            conn_queued(relay->backend) == 0 && buf_len(&relay->client_held) == 0;
 }
 
 /* The client's LOGOUT is answered as soon as all that was asked before it is. */
 static bool finish_logout(struct relay *r)
 {
-    if (buf_len(&r->logout) == 0 || !dialog_is_quiet(&r->dialog))
+    if (buf_len(&r->logout) == 0 || dialog_open_count(&r->dialog) > 0 ||
+        !dialog_server_at_line_start(&r->dialog))
         return true;
     conn_write(r->client, buf_span(&r->logout));
     buf_release(&r->logout);

@@ -53,10 +53,10 @@ struct relay {
 enum { RELAY_SCRATCH_MIN = 64 * 1024 };
 
 /*
- * Begins. With `keeps_backend`, the store's connection is to outlive the session if it is clean: the
- * relay answers LOGOUT itself. `from_client` and `from_backend` are bytes that were read already; they are handled first
- * and consumed. May call on_linger and on_end before it returns: the caller touches the relay no
- * more.
+ * Begins. With `keeps_backend`, the store's connection is to outlive the session if it is clean:
+ * the relay answers LOGOUT itself. `from_client` and `from_backend` are bytes that were read
+ * already; they are handled first and consumed. May call on_linger and on_end before it returns:
+ * the caller touches the relay no more.
  */
 void relay_start(struct relay *relay, bool keeps_backend, struct buf *from_client,
                  struct buf *from_backend);

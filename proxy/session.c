@@ -66,9 +66,10 @@ struct session {
     uint8_t handles_open;
     size_t undrained; /* what the client had not taken when its lingering was last looked at */
     uint8_t lease_kind;
-    bool lingering; /* one side of the relay has left: the deadline counts from then */
-    bool relaying;  /* relay_start was called, relay_release not yet */
-    bool relayed;   /* it was called at all */
+    bool client_ended; /* lingering: it sends no more, and still reads */
+    bool lingering;    /* one side of the relay has left: the deadline counts from then */
+    bool relaying;     /* relay_start was called, relay_release not yet */
+    bool relayed;      /* it was called at all */
 };
 
 static enum phase_id enter_tls(struct session *s);
@@ -183,7 +184,10 @@ static void on_readable(void *owner)
 
 static void on_drained(void *owner)
 {
-    (void)owner; /* what is said before login is small */
+    struct session *s = owner;
+
+    if (s->phase == P_LINGER && s->client_ended)
+        session_move(s, P_GONE);
 }
 
 static void on_broken(void *owner)
@@ -874,7 +878,7 @@ static enum phase_id read_stranded(struct session *s)
 
     if (count == CONN_AGAIN)
         return P_STRANDED;
-    return count < 0 ? P_GONE : tell_stranded(s);
+    return count == CONN_BROKEN ? P_GONE : tell_stranded(s); /* the end comes again in linger */
 }
 
 /* --- linger: our last words are under way --- */
@@ -895,7 +899,11 @@ static enum phase_id read_and_drop(struct session *s)
 
     if (count > 0)
         secret_wipe(s->home->scratch, (size_t)count); /* it may be another try to log in */
-    return count < 0 ? P_GONE : P_LINGER;
+    if (count != CONN_EOF || conn_queued(s->client) == 0)
+        return count < 0 ? P_GONE : P_LINGER;
+    s->client_ended = true; /* its half, but it still reads: on_drained ends it, or the deadline */
+    conn_want_read(s->client, false);
+    return P_LINGER;
 }
 
 /* --- gone --- */

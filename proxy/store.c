@@ -4,6 +4,8 @@
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
 
+enum { DOUBT_MS = 1000 }; /* so long after a greeting a failure is an accident */
+
 struct store *stores_open(const struct conf *conf, size_t worker_count)
 {
     struct store *stores = mem_array(conf->shard_count, sizeof *stores);
@@ -38,17 +40,19 @@ void stores_close(struct store **stores, size_t count)
 
 void store_was_reached(struct store *store)
 {
-    if (!atomic_load(&store->down) || !atomic_exchange(&store->down, false))
-        return;
-    gate_start_slowly(&store->logins);
-    log_event(LOG_LEVEL_WARNING, "store is back", "shard %s answers again", store->shard->title);
+    atomic_store(&store->reached_ms, uv_hrtime() / 1000000);
+    if (gate_start_slowly(&store->logins))
+        log_event(LOG_LEVEL_WARNING, "store is back", "shard %s answers again",
+                  store->shard->title);
 }
 
-bool store_was_not_reached(struct store *store)
+bool store_was_not_reached(struct store *store, uint64_t started_ms)
 {
-    if (atomic_exchange(&store->down, true))
-        return true;
-    gate_hold(&store->logins);
+    if (started_ms < atomic_load(&store->reached_ms) + DOUBT_MS)
+        return false; /* one that goes wrong among many that go well */
+    if (!gate_hold(&store->logins))
+        return started_ms > atomic_load(&store->down_ms);
+    atomic_store(&store->down_ms, uv_hrtime() / 1000000);
     log_event(LOG_LEVEL_WARNING, "store is down", "no address of shard %s answers",
               store->shard->title);
     return false;

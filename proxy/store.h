@@ -10,9 +10,10 @@
 
 struct store {
     const struct conf_shard *shard;
-    struct gate connections; /* places: connections of this process to the store */
-    struct gate logins;      /* places: sessions between connecting and the end of the login */
-    _Atomic bool down;       /* the last attempt on all its addresses failed */
+    struct gate connections;     /* places: connections of this process to the store */
+    struct gate logins;          /* places: sessions between connecting and the end of the login */
+    _Atomic uint64_t reached_ms; /* when it greeted last; uv_hrtime */
+    _Atomic uint64_t down_ms;    /* when it was found down */
 };
 
 /* One for each shard, in the order of conf->shards; NULL without memory. */
@@ -20,11 +21,13 @@ struct store *stores_open(const struct conf *conf, size_t worker_count);
 void stores_close(struct store **stores, size_t count);
 
 /*
- * What a connection met: it was greeted, or no address answered. While the store is down, one login
- * at a time tries; when it is back, they begin slowly (shard.slow_start). Any thread. `not_reached`
- * tells whether it was down already: then there is no use in waiting for it.
+ * What an attempt met that began at `started_ms` (uv_hrtime, in ms): it was greeted, or no address
+ * answered, and nobody else was greeted meanwhile or a moment ago: then the store is down. Its gate
+ * for logins is held, so that one at a time tries; when it is back they begin slowly
+ * (shard.slow_start). Any thread. `not_reached` tells whether that is the second failure: then
+ * there is no use in waiting.
  */
 void store_was_reached(struct store *store);
-bool store_was_not_reached(struct store *store);
+bool store_was_not_reached(struct store *store, uint64_t started_ms);
 
 #endif

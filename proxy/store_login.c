@@ -49,22 +49,25 @@ static bool write_id(struct buf *out, const struct conf_shard *shard,
                               SPAN_ARG(client->id));
 }
 
-/* Who logs in, and as whom: as the shard's `login` says. `name_out` is what LOGIN wants. */
+/*
+ * Who logs in, and as whom: as the shard's `login` says. `name_out` is what LOGIN wants. NULL when
+ * it does not fit.
+ */
 static const struct secret *credentials(const struct conf_shard *shard,
                                         const struct store_client *client, struct buf *authzid_out,
                                         struct buf *name_out)
 {
-    if (shard->login == SHARD_LOGIN_PASSWORD) {
-        buf_append_text(name_out, client->user);
-        return client->password;
-    }
-    if (shard->login == SHARD_LOGIN_MASTER_AUTHZID) {
-        buf_append_text(authzid_out, client->user);
-        buf_append_text(name_out, shard->master_user);
-    } else {
-        buf_printf(name_out, "%s%s%s", client->user, shard->master_separator, shard->master_user);
-    }
-    return &shard->master_password;
+    bool fits;
+
+    if (shard->login == SHARD_LOGIN_PASSWORD)
+        return buf_append_text(name_out, client->user) ? client->password : NULL;
+    if (shard->login == SHARD_LOGIN_MASTER_AUTHZID)
+        fits = buf_append_text(authzid_out, client->user) &&
+               buf_append_text(name_out, shard->master_user);
+    else
+        fits = buf_printf(name_out, "%s%s%s", client->user, shard->master_separator,
+                          shard->master_user);
+    return fits ? &shard->master_password : NULL;
 }
 
 /* AUTHENTICATE PLAIN (RFC 4616), with the initial response where the store takes it (RFC 4959). */
@@ -136,11 +139,12 @@ bool store_login_write(struct store_login *login, const struct conf_shard *shard
     if (shard->client_address != CLIENT_ADDRESS_NONE && caps_has(capabilities, "ID"))
         fits = write_id(&login->now, shard, client);
     const struct secret *password = credentials(shard, client, &authzid, &name);
+    fits = fits && password != NULL;
     if (caps_has(capabilities, "AUTH=PLAIN"))
         fits = fits &&
                write_plain(login, caps_has(capabilities, "SASL-IR"), &authzid, &name, password);
-    else
-        fits = fits && write_login(login, buf_span(&name), secret_span(password));
+    else if (fits)
+        fits = write_login(login, buf_span(&name), secret_span(password));
     buf_release(&authzid);
     buf_release(&name);
     return fits;

@@ -32,7 +32,8 @@ void store_login_init(struct store_login *login);
 void store_login_release(struct store_login *login);
 
 /*
- * Whether the store, by its capabilities, offers a way to log in that the shard's settings can take.
+ * Whether the store, by its capabilities, offers a way to log in that the shard's settings can
+ * take.
  */
 bool store_login_possible(const struct conf_shard *shard, struct span capabilities);
 

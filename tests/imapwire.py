@@ -72,11 +72,18 @@ class Wire:
     The greeting is read. Every method that reads returns the exact bytes.
     """
 
-    def __init__(self, host, port, tls=None, context=None, cut=whole, timeout=TIMEOUT_SECONDS, greeting=True):
+    tag_form = b"t%d"
+
+    def __init__(self, host, port, tls=None, context=None, cut=whole, timeout=TIMEOUT_SECONDS, greeting=True,
+                 receive_buffer=None):
         self.cut = cut
         self.buffered = b""
         self.tag_number = 0
-        self.socket = socket.create_connection((host, port), timeout=timeout)
+        self.socket = socket.socket()
+        self.socket.settimeout(timeout)
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.connect((host, port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.context = context or unverified_context()
         if tls == "implicit":
@@ -98,7 +105,7 @@ class Wire:
 
     def next_tag(self):
         self.tag_number += 1
-        return b"t%d" % self.tag_number
+        return self.tag_form % self.tag_number
 
     def command(self, *parts, tag=None):
         """

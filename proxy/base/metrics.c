@@ -60,7 +60,7 @@ static void print_histogram(FILE *out, const struct metric *metric,
     }
     fprintf(out, "%s_bucket{le=\"+Inf\"} %llu\n", metric->name, (unsigned long long)below);
     fprintf(out, "%s_count %llu\n", metric->name, (unsigned long long)below);
-    fprintf(out, "%s_sum %g\n", metric->name,
+    fprintf(out, "%s_sum %.3f\n", metric->name,
             (double)sum(list, count, metric->offset + offsetof(struct histogram, sum_ms)) / 1000);
 }
 
@@ -86,6 +86,7 @@ bool metrics_save(const struct counters *const *list, size_t count, const char *
     char temporary[PATH_MAX];
     FILE *out = NULL;
 
+    errno = ENAMETOOLONG;
     if (snprintf(temporary, sizeof temporary, "%s.new", path) < (int)sizeof temporary)
         out = fopen(temporary, "we");
     if (out == NULL)

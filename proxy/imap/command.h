@@ -12,6 +12,8 @@ enum effect {
     EFFECT_UNKNOWN, /* anything: it is not known, or switches something on */
     EFFECT_NONE,    /* nothing, unless it has one of the words that taint.c knows */
     EFFECT_BULK,    /* nothing, whatever is in it: its literals are mail */
+    EFFECT_STORES,  /* nothing, if it stores no keywords */
+    EFFECT_UID,     /* as the command does whose name follows */
     EFFECT_SELECTS,
     EFFECT_UNSELECTS,
     EFFECT_IDLES,
@@ -29,8 +31,8 @@ struct command {
 extern const struct command command_unknown, command_over_long;
 
 /*
- * Looks a name up, in any case. False if it is not `complete` and may still become a known one; else
- * *command_out lives for ever.
+ * Looks a name up, in any case. False if it is not `complete` and may still become a known one;
+ * else *command_out lives for ever.
  */
 bool command_find(struct span name, bool complete, const struct command **command_out);
 

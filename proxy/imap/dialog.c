@@ -268,6 +268,8 @@ static ptrdiff_t forward(struct dialog *d, struct span in)
     if (len < 0)
         return len;
     taint_octets(&d->taint, piece.bytes);
+    if (piece.opens_literal)
+        taint_literal(&d->taint, piece.literal_sync);
     if (piece.ends_line) {
         bool idle = d->mode == MODE_PASS_IDLE && !d->answered;
 
@@ -507,6 +509,8 @@ static void note_response(struct dialog *d, const struct response *response)
         note_answer(d, response);
     else if (response->tag.len == 0 && response->kind == RESPONSE_BYE)
         d->bye_seen = true;
+    else if (response->tag.len == 0 && response->kind == RESPONSE_BAD)
+        taint_complaint(&d->taint);
 }
 
 /* Dovecot answers "{3}" before it has seen the line end, so "+" may come before we have, too. */
@@ -526,6 +530,8 @@ static void note_answer(struct dialog *d, const struct response *response)
     if (d->open_count > 0)
         d->open_count--;
     d->open_sum -= tag_hash(response->tag);
+    if (d->open_count == 0 && d->open_sum != 0)
+        taint_complaint(&d->taint); /* it answers what was not asked */
     taint_answer(&d->taint, response->kind == RESPONSE_OK, to_latest);
     if (!to_latest)
         return;

@@ -2,59 +2,26 @@
 #include "proxy/imap/taint.h"
 
 /*
- * Words that switch something on for the rest of the connection, wherever they stand in a command:
- * CONDSTORE and QRESYNC by all their doors (RFC 7162 3.1), the saved result and contexts of SEARCH
- * (RFC 5182, 5267), UTF-8 (RFC 6855).
+ * Words that leave something behind wherever they stand in a command. For the rest of the
+ * connection they switch on CONDSTORE and QRESYNC by all their doors (RFC 7162 3.1), the saved
+ * result and contexts of SEARCH (RFC 5182, 5267), UTF-8 (RFC 6855). Keywords that are searched for
+ * are noted by Dovecot like those that are stored: see is_keyword.
  */
 static const char *const sticky_words[] = {
-    "MODSEQ",   "CONDSTORE", "QRESYNC", "CHANGEDSINCE", "UNCHANGEDSINCE", "HIGHESTMODSEQ",
-    "VANISHED", "SAVE",      "UPDATE",  "CONTEXT",      "UTF8",
+    "MODSEQ", "CONDSTORE", "QRESYNC", "CHANGEDSINCE", "UNCHANGEDSINCE", "HIGHESTMODSEQ", "VANISHED",
+    "SAVE",   "UPDATE",    "CONTEXT", "UTF8",         "KEYWORD",        "UNKEYWORD",
 };
 
-static bool is_one_of(struct span word, const char *const *words, size_t count)
+static bool word_is(const struct taint *t, const char *word)
 {
-    for (size_t i = 0; i < count; i++)
-        if (span_is(word, words[i]))
-            return true;
-    return false;
-}
-
-static bool is_number(struct span word)
-{
-    for (size_t i = 0; i < word.len; i++)
-        if (word.ptr[i] < '0' || word.ptr[i] > '9')
-            return false;
-    return true;
-}
-
-/*
- * Dovecot remembers keywords that were to be stored, even if no message took them, and lists them in
- * the FLAGS of the process's later sessions.
- */
-static bool is_keyword(const struct taint *t, struct span word)
-{
-    static const char *const others[] = {"FLAGS", "SILENT"};
-
-    return t->stores && !t->escaped && !is_number(word) && !is_one_of(word, others, 2);
+    return t->word_len <= TAINT_WORD_MAX && span_is((struct span){t->word, t->word_len}, word);
 }
 
 static void end_word(struct taint *t)
 {
-    struct span word = {t->word, t->word_len};
-
-    if (word.len > TAINT_WORD_MAX)
-        word = span_of("?");
-    if (word.len > 0) {
-        if (is_one_of(word, sticky_words, sizeof sticky_words / sizeof sticky_words[0]) ||
-            is_keyword(t, word))
+    for (size_t i = 0; i < sizeof sticky_words / sizeof sticky_words[0]; i++)
+        if (word_is(t, sticky_words[i]))
             t->tainted = true;
-        if ((t->word_number == 1 || t->word_number == 2) && span_is(word, "STORE"))
-            t->stores = true;
-        if (t->word_number < 3)
-            t->word_number++;
-    }
-    t->word_len = 0;
-    t->escaped = false;
 }
 
 static bool is_word_char(char ch)
@@ -63,21 +30,72 @@ static bool is_word_char(char ch)
            ch == '_';
 }
 
+/*
+ * Words count whether they are atoms, quoted or in literals, and with backslashes in them: as a
+ * lenient store might read them.
+ */
+static void read_word(struct taint *t, char ch)
+{
+    if (ch == '\\')
+        return;
+    if (is_word_char(ch) && t->word_len < TAINT_WORD_MAX) {
+        t->word[t->word_len++] = ch;
+    } else if (is_word_char(ch)) {
+        t->word_len = TAINT_WORD_MAX + 1;
+    } else {
+        end_word(t);
+        t->word_len = 0;
+    }
+}
+
+static bool is_blank(char ch)
+{
+    return ch == ' ' || ch == '\t' || ch == '\r' || ch == '\n';
+}
+
+/*
+ * Follows the fields "tag [UID] STORE set item flags"; word_len is still that of the field's end.
+ */
+static void read_field(struct taint *t, char ch)
+{
+    if (is_blank(ch) && t->in_field && t->field < UINT8_MAX) {
+        if (t->field == 2 && t->effect == EFFECT_UID && word_is(t, "STORE"))
+            t->flags_from = 5;
+        t->field++;
+    }
+    t->in_field = !is_blank(ch);
+    if (t->flags_from > 0 && !t->in_flags &&
+        (t->field >= t->flags_from || (t->field + 1 == t->flags_from && ch == '('))) {
+        t->in_flags = true;
+        t->flag_begins = true;
+    }
+}
+
+/*
+ * Dovecot notes keywords that were to be stored, even if no message took them, and lists them in
+ * the FLAGS of the process's later sessions. Flags of the system begin with a backslash.
+ */
+static bool is_keyword(struct taint *t, char ch)
+{
+    bool begins = t->flag_begins;
+
+    t->flag_begins = is_blank(ch) || ch == '(' || ch == ')';
+    return begins && !t->flag_begins && ch != '\\';
+}
+
 void taint_command(struct taint *taint, enum effect effect, bool alone)
 {
     taint->effect = (uint8_t)effect;
-    taint->stores = false;
-    taint->word_number = 0;
+    taint->field = 0;
+    taint->in_field = false;
+    taint->flags_from = effect == EFFECT_STORES ? 4 : 0;
+    taint->in_flags = false;
     taint->word_len = 0;
     taint->tainted = taint->tainted || effect == EFFECT_UNKNOWN;
     taint->selected = taint->selected || effect == EFFECT_SELECTS;
     taint->unselecting = effect == EFFECT_UNSELECTS && alone;
 }
 
-/*
- * Words count whether they are atoms, quoted or in literals, and with backslashes in them: as a
- * lenient store might read them.
- */
 void taint_octets(struct taint *taint, struct span octets)
 {
     if (taint->tainted || taint->effect == EFFECT_BULK)
@@ -87,15 +105,21 @@ void taint_octets(struct taint *taint, struct span octets)
 
         if (ch == '(' && taint->effect == EFFECT_SELECTS)
             taint->tainted = true; /* all parameters of SELECT switch something on */
-        if (ch == '\\')
-            taint->escaped = taint->escaped || taint->word_len == 0;
-        else if (!is_word_char(ch))
-            end_word(taint);
-        else if (taint->word_len < TAINT_WORD_MAX)
-            taint->word[taint->word_len++] = ch;
-        else
-            taint->word_len = TAINT_WORD_MAX + 1;
+        read_field(taint, ch);
+        read_word(taint, ch);
+        if (taint->in_flags && is_keyword(taint, ch))
+            taint->tainted = true;
     }
+}
+
+/*
+ * Dovecot skips the rest of a line that a command does not read, and takes the octets of a literal
+ * that nobody confirmed for commands. APPEND always reads its own.
+ */
+void taint_literal(struct taint *taint, bool sync)
+{
+    if (!sync && taint->effect != EFFECT_BULK)
+        taint->tainted = true;
 }
 
 void taint_answer(struct taint *taint, bool ok, bool to_latest)
@@ -107,4 +131,9 @@ void taint_answer(struct taint *taint, bool ok, bool to_latest)
     if (ok && taint->unselecting)
         taint->selected = false;
     taint->unselecting = false;
+}
+
+void taint_complaint(struct taint *taint)
+{
+    taint->tainted = true;
 }

@@ -38,8 +38,8 @@ struct conn *conn_open(const struct env *env, int fd, const struct conn_events *
                        void *owner);
 
 /*
- * Starts to connect, from the address `from` unless that is NULL; on_open or on_broken follows. NULL
- * when not even a socket could be had, with *err set: ERR_LIMIT when descriptors have run out.
+ * Starts to connect, from the address `from` unless that is NULL; on_open or on_broken follows.
+ * NULL when not even a socket could be had, with *err set: ERR_LIMIT when descriptors have run out.
  */
 struct conn *conn_connect(const struct env *env, const union address *to, const union address *from,
                           const struct conn_events *events, void *owner, struct err *err);
@@ -90,8 +90,8 @@ enum { CONN_QUEUE_MAX = 1 << 20 };
 bool conn_write(struct conn *conn, struct span bytes);
 
 /*
- * Acknowledges what comes next at once: for a peer that holds its second answer back until its first
- * one is acknowledged (Nagle). The kernel forgets it soon.
+ * Acknowledges what comes next at once: for a peer that holds its second answer back until its
+ * first one is acknowledged (Nagle). The kernel forgets it soon.
  */
 void conn_hurry(struct conn *conn);
 

@@ -100,6 +100,7 @@ static void defaults_apply(void **state)
     assert_int_equal(conf->capability.add.count, 0);
     assert_int_equal(conf->shards[0].tls, TLS_STARTTLS);
     assert_true(conf->shards[0].tls_verify);
+    assert_int_equal(conf->shards[0].source_address.count, 0);
     assert_int_equal(conf->redis.password.len, 0);
     assert_string_equal(conf->ldap.filter, "(uid=%{user})");
     assert_string_equal(conf->ldap.ca_file, "");
@@ -125,7 +126,8 @@ static void values_of_every_kind(void **state)
                   "verify = Off }\n"
                   "capability { add = { \"X-A\", X-B } remove = {} }\n"
                   "shard green { address = {a:1, [::1]:2} login = master_suffix master_user = m\n"
-                  " master_password = \"p'#\\\"w\" tls = implicit tls_verify = no}\n",
+                  " master_password = \"p'#\\\"w\" tls = implicit tls_verify = no\n"
+                  " source_address = {192.0.2.7, \"2001:db8::7\", 192.0.2.8}}\n",
                   &err);
     assert_string_equal(err.text, "");
     assert_non_null(conf);
@@ -151,6 +153,9 @@ static void values_of_every_kind(void **state)
     assert_int_equal(green->line, 19);
     assert_string_equal(green->address.items[1], "[::1]:2");
     assert_string_equal(green->master_password.bytes, "p'#\"w");
+    assert_int_equal(green->source_address.count, 3);
+    assert_string_equal(green->source_address.items[0], "192.0.2.7");
+    assert_string_equal(green->source_address.items[1], "2001:db8::7");
     assert_null(conf_find_shard(conf, "red"));
     conf_close(&conf);
 }
@@ -313,6 +318,24 @@ static void what_is_said_of_bad_files(void **state)
                                                    "1 to 63 letters, digits, \".\", \"_\", \"-\""},
         {GOOD "shard s { address = {h:1, h} }\n",
          ":5: setting \"address\" of shard \"s\": found \"h\", expected host:port"},
+        {GOOD "shard s {\n address = h:1\n source_address = {192.0.2.7, localhost}\n}\n",
+         ":5: setting \"source_address\" of shard \"s\": found \"localhost\", expected a numeric "
+         "address without port"},
+        {GOOD "shard s { address = h:1 source_address = \"192.0.2.7:1\" }\n",
+         ":5: setting \"source_address\" of shard \"s\": found \"192.0.2.7:1\", expected a numeric "
+         "address without port"},
+        {GOOD "shard s { address = h:1 source_address = {\"::1\", \"[::1]\"} }\n",
+         ":5: setting \"source_address\" of shard \"s\": found \"[::1]\", expected a numeric "
+         "address "
+         "without port"},
+        {GOOD "shard s { address = h:1 source_address = 192.0.2.0/24 }\n",
+         ":5: setting \"source_address\" of shard \"s\": found \"192.0.2.0/24\", expected a "
+         "numeric "
+         "address without port"},
+        {GOOD "shard s { address = h:1 source_address = {\"\"} }\n",
+         ":5: setting \"source_address\" of shard \"s\": found \"\", expected a numeric address "
+         "without "
+         "port"},
         {GOOD "shard s { address = h:1 login = master_authzid master_user = m }\n",
          ":5: shard \"s\" logs in as a master, but \"master_password\" is not set"},
         {GOOD "shard s { address = h:1 login = master_authzid }\n",
