@@ -2,9 +2,12 @@
 import socket
 import threading
 
-from stage import Store, shard
+import pytest
+
+from stage import CAPABILITIES, Store, shard
 
 PIECES, PACE_SECONDS, LINGER_MS = 8, 0.25, 600
+SMALLEST, LARGEST, STEP = 3 << 20, 5 << 20, 48 << 10
 
 
 def dribble(peer):
@@ -28,3 +31,34 @@ def test_slow_answer_outlasts_the_linger_timeout(start):
         wire.socket.shutdown(socket.SHUT_WR)
         assert wire.read_to_end() == b"* 1 FETCH (BODY[] {8}\r\n" + b"x" * PIECES + b")\r\na OK done\r\n"
         wire.close()
+
+
+def big_answers(peer):
+    """The number in FETCH says how many octets."""
+    peer.log_in(CAPABILITIES + b" UNSELECT")
+    while True:
+        tag, name, *rest = peer.command().split()
+        if name == b"FETCH":
+            size = int(rest[0])
+            peer.send(b"* 1 FETCH (BODY[] {%d}\r\n" % size + b"x" * size + b")\r\n")
+        peer.send(tag + b" OK done\r\n")
+
+
+@pytest.mark.parametrize("end", [b"", b"b LOGOUT\r\n"], ids=["closes", "logs_out"])
+def test_late_reader_gets_all(start, end):
+    """
+    Its connection to the store is kept; that must not be at the cost of what is still queued for it. Among the sizes
+    is one that fills the kernel's buffers, and the proxy's queue in part.
+    """
+    pace = threading.Event()
+    with Store(big_answers) as store:
+        proxy = start(shard("store", store.port), pool="warm = 0")
+        for size in range(SMALLEST, LARGEST, STEP):
+            wire = proxy.logged_in(receive_buffer=8192)
+            wire.send(b"a FETCH %d BODY[]\r\n" % size + end)
+            wire.socket.shutdown(socket.SHUT_WR)
+            pace.wait(0.05)  # the proxy is to be done with the store before anything is read
+            received = wire.read_to_end()
+            assert received.count(b"x") == size and b")\r\na OK done\r\n" in received[-100:], (size, received[-100:])
+            assert (b"\r\nb OK " in received[-100:]) == bool(end)
+            wire.close()
