@@ -94,23 +94,22 @@ enum limit { LIMIT_NONE, LIMIT_LOGIN, LIMIT_IDLE, LIMIT_LINGER };
 static const struct phase {
     const char *name;
     enum limit limit;
+    bool only_end; /* the client is not read: what it sends waits, but its end is told */
     enum phase_id (*enter)(struct session *s);    /* NULL: nothing to do */
     enum phase_id (*readable)(struct session *s); /* NULL: the client is not read */
-    bool only_end; /* it is not read either: what it sends waits, but its end is told */
 } phases[PHASE_COUNT] = {
-    /*                   name            limit         on entry       client readable */
-    [P_PROXY_HEADER] = {"proxy header", LIMIT_LOGIN, NULL, read_proxy_header, false},
-    [P_TLS] = {"tls", LIMIT_LOGIN, enter_tls, NULL, false},
-    [P_COMMAND] = {"command", LIMIT_LOGIN, enter_command, read_command, false},
-    [P_MOVING] = {"moving", LIMIT_NONE, enter_moving, NULL, false},
-    [P_VERIFY] = {"verify", LIMIT_NONE, enter_verify, hear_end, true},
-    [P_ROUTE] = {"route", LIMIT_NONE, enter_route, hear_end, true},
-    [P_LEASE] = {"lease", LIMIT_NONE, enter_lease, hear_end, true},
-    [P_RELAY] = {"relay", LIMIT_IDLE, enter_relay, NULL,
-                 false}, /* the relay hears the client itself */
-    [P_STRANDED] = {"stranded", LIMIT_NONE, enter_stranded, read_stranded, false},
-    [P_LINGER] = {"linger", LIMIT_LINGER, enter_linger, read_and_drop, false},
-    [P_GONE] = {"gone", LIMIT_NONE, enter_gone, NULL, false},
+    /*                   name            limit        only end  on entry       client readable */
+    [P_PROXY_HEADER] = {"proxy header", LIMIT_LOGIN, false, NULL, read_proxy_header},
+    [P_TLS] = {"tls", LIMIT_LOGIN, false, enter_tls, NULL},
+    [P_COMMAND] = {"command", LIMIT_LOGIN, false, enter_command, read_command},
+    [P_MOVING] = {"moving", LIMIT_NONE, false, enter_moving, NULL},
+    [P_VERIFY] = {"verify", LIMIT_NONE, true, enter_verify, hear_end},
+    [P_ROUTE] = {"route", LIMIT_NONE, true, enter_route, hear_end},
+    [P_LEASE] = {"lease", LIMIT_NONE, true, enter_lease, hear_end},
+    [P_RELAY] = {"relay", LIMIT_IDLE, false, enter_relay, NULL}, /* the relay hears the client */
+    [P_STRANDED] = {"stranded", LIMIT_NONE, false, enter_stranded, read_stranded},
+    [P_LINGER] = {"linger", LIMIT_LINGER, false, enter_linger, read_and_drop},
+    [P_GONE] = {"gone", LIMIT_NONE, false, enter_gone, NULL},
 };
 
 static const char *const lease_kinds[] = {
