@@ -170,6 +170,8 @@ SCRIPTS = {
 # Scripts whose bytes may also be cut one by one: not those with long messages in them.
 SHORT_SCRIPTS = [name for name, steps in SCRIPTS.items()
                  if sum(len(getattr(part, "octets", part)) for step in steps for part in step) < 20000]
+# Dovecot now and then forgets its "+" for the literal of SETMETADATA if the header comes in pieces, directly as well.
+CUT_SCRIPTS = [name for name in SCRIPTS if name != "acl, metadata, quota"]
 
 
 def run(wire, steps):
@@ -201,14 +203,14 @@ def test_same_bytes_as_master(pair, name, shard):
 
 
 @pytest.mark.parametrize("listener", ["plain", "tls"])
-@pytest.mark.parametrize("name", SHORT_SCRIPTS)
+@pytest.mark.parametrize("name", [name for name in CUT_SCRIPTS if name in SHORT_SCRIPTS])
 def test_single_bytes(pair, name, listener):
     steps = SCRIPTS[name]
     compare(steps, run(pair.direct(), steps), run(pair.through(listener, cut=single_bytes), steps))
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", CUT_SCRIPTS)
 def test_random_chunks(pair, name, seed):
     steps = SCRIPTS[name]
     largest = 4000 if name not in SHORT_SCRIPTS else 12
