@@ -1,5 +1,5 @@
 /*
- * Owns the order in which the sources are asked, the deadline of each request, and the promise of
+ * Owns the order in which the cache and the sources are asked, the deadline of each request, and the promise of
  * auth.h: what a source says is acted upon in a later turn, so no answer is given inside
  * auth_verify and no source runs inside another. A request that is being asked has a deadline
  * timer; what comes next once its source has spoken is task.run.
@@ -12,6 +12,7 @@
 
 struct auth {
     const struct env *env;
+    struct auth_cache *cache; /* NULL where nothing shall be remembered */
     size_t count;
     struct {
         const struct auth_source *source;
@@ -21,11 +22,15 @@ struct auth {
 
 static const struct auth_source *const known_sources[] = {&auth_source_passwd, &auth_source_ldap};
 
+static bool open_cache(struct auth *auth, struct err *err);
 static const struct auth_source *find_source(const char *name);
+static bool ask_cache(struct auth_request *request);
+static bool arm_deadline(struct auth_request *request);
 static void ask(struct auth_request *request);
 static void ask_next(struct turn_task *task);
 static void answer_now(struct turn_task *task);
 static void deadline_passed(uv_timer_t *timer);
+static void cancel_source(struct auth_request *request);
 static void end(struct auth_request *request);
 static void timer_closed(uv_handle_t *handle);
 
@@ -39,6 +44,10 @@ struct auth *auth_open(const struct env *env, struct err *err)
         return NULL;
     }
     auth->env = env;
+    if (!open_cache(auth, err)) {
+        auth_close(&auth);
+        return NULL;
+    }
     for (size_t i = 0; i < names->count; i++) {
         const struct auth_source *source = find_source(names->items[i]);
         void *state = NULL;
@@ -55,6 +64,16 @@ struct auth *auth_open(const struct env *env, struct err *err)
         auth->entries[auth->count++].state = state;
     }
     return auth;
+}
+
+static bool open_cache(struct auth *auth, struct err *err)
+{
+    const struct conf_auth_cache *conf = &auth->env->conf->auth_cache;
+
+    if (conf->ttl == 0 && conf->negative_ttl == 0)
+        return true;
+    auth->cache = auth_cache_open(conf, err);
+    return auth->cache != NULL;
 }
 
 static const struct auth_source *find_source(const char *name)
@@ -74,17 +93,55 @@ void auth_verify(struct auth *auth, struct auth_request *request)
     request->task = (struct turn_task){0};
     request->operation = NULL;
     request->active = true;
-    request->deadline = mem_new(sizeof *request->deadline);
-    if (request->deadline == NULL) {
-        err_set(&request->err, ERR_INTERNAL, "auth: no memory");
-        request->task.run = answer_now;
-        turn_post(auth->env->turn, &request->task);
+    request->has_digest = false;
+    request->deadline = NULL;
+    if (!ask_cache(request) && arm_deadline(request)) {
+        ask(request);
         return;
     }
-    uv_timer_init(auth->env->loop, request->deadline);
+    request->task.run = answer_now;
+    turn_post(auth->env->turn, &request->task);
+}
+
+/* Whether the cache has the answer, which is in request->err then. */
+static bool ask_cache(struct auth_request *request)
+{
+    struct auth *auth = request->auth;
+    struct counters *counters = auth->env->counters;
+
+    if (auth->cache == NULL ||
+        !auth_cache_digest(auth->cache, request->user, request->password, &request->digest))
+        return false;
+    request->cached = (uint8_t)auth_cache_find(auth->cache, request->user, &request->digest,
+                                               uv_now(auth->env->loop));
+    switch ((enum cache_verdict)request->cached) {
+    case CACHE_VERIFIED:
+        counter_add(&counters->auth_cache_hits, 1);
+        return true;
+    case CACHE_REFUSED:
+        counter_add(&counters->auth_cache_negative, 1);
+        err_set(&request->err, ERR_CREDENTIALS, "refused before");
+        return true;
+    case CACHE_STALE:
+    case CACHE_UNKNOWN:
+        break;
+    }
+    counter_add(&counters->auth_cache_misses, 1);
+    request->has_digest = true; /* what the sources decide is to be remembered */
+    return false;
+}
+
+static bool arm_deadline(struct auth_request *request)
+{
+    const struct env *env = request->auth->env;
+
+    request->deadline = mem_new(sizeof *request->deadline);
+    if (request->deadline == NULL)
+        return err_set(&request->err, ERR_INTERNAL, "auth: no memory");
+    uv_timer_init(env->loop, request->deadline);
     request->deadline->data = request;
-    uv_timer_start(request->deadline, deadline_passed, auth->env->conf->auth.timeout, 0);
-    ask(request);
+    uv_timer_start(request->deadline, deadline_passed, env->conf->auth.timeout, 0);
+    return true;
 }
 
 /*
@@ -132,12 +189,43 @@ static void ask_next(struct turn_task *task)
     ask(request);
 }
 
+/* The sources have spoken: the cache learns from them, or stands in for them. */
+static void consult_cache(struct auth_request *request)
+{
+    struct auth *auth = request->auth;
+    uint64_t now = uv_now(auth->env->loop);
+
+    if (!request->has_digest)
+        return;
+    switch (request->err.kind) {
+    case ERR_NONE:
+        auth_cache_verified(auth->cache, request->user, &request->digest, now);
+        break;
+    case ERR_CREDENTIALS:
+        auth_cache_refused(auth->cache, request->user, &request->digest, now);
+        break;
+    case ERR_EXPIRED:
+    case ERR_ADMIN:
+        auth_cache_forget(auth->cache, request->user);
+        break;
+    case ERR_UNAVAILABLE:
+        if (request->cached != CACHE_STALE)
+            break;
+        request->err = (struct err){0};
+        counter_add(&auth->env->counters->auth_cache_stale, 1);
+        break;
+    default:
+        break;
+    }
+}
+
 static void answer_now(struct turn_task *task)
 {
     struct auth_request *request =
         (struct auth_request *)((char *)task - offsetof(struct auth_request, task));
-    struct err err = request->err; /* the owner may free the request while it reads the answer */
 
+    consult_cache(request);
+    struct err err = request->err; /* the owner may free the request while it reads the answer */
     end(request);
     request->on_answer(request, &err);
 }
@@ -145,23 +233,20 @@ static void answer_now(struct turn_task *task)
 static void deadline_passed(uv_timer_t *timer)
 {
     struct auth_request *request = timer->data;
-    struct auth *auth = request->auth;
+    const struct auth *auth = request->auth;
     const char *name = request->source_index < auth->count
                            ? auth->entries[request->source_index].source->name
                            : "chain";
-    struct err err = {0};
 
-    err_set(&err, ERR_UNAVAILABLE, "%s: no answer within auth.timeout", name);
-    auth_cancel(request);
-    request->on_answer(request, &err);
+    cancel_source(request);
+    turn_cancel(auth->env->turn, &request->task);
+    err_set(&request->err, ERR_UNAVAILABLE, "%s: no answer within auth.timeout", name);
+    answer_now(&request->task);
 }
 
-void auth_cancel(struct auth_request *request)
+static void cancel_source(struct auth_request *request)
 {
-    if (!request->active)
-        return;
-
-    struct auth *auth = request->auth;
+    const struct auth *auth = request->auth;
 
     if (request->operation != NULL && request->source_index < auth->count) {
         size_t i = request->source_index;
@@ -169,7 +254,14 @@ void auth_cancel(struct auth_request *request)
         auth->entries[i].source->cancel(auth->entries[i].state, request);
     }
     request->operation = NULL;
-    turn_cancel(auth->env->turn, &request->task);
+}
+
+void auth_cancel(struct auth_request *request)
+{
+    if (!request->active)
+        return;
+    cancel_source(request);
+    turn_cancel(request->auth->env->turn, &request->task);
     end(request);
 }
 
@@ -198,5 +290,6 @@ void auth_close(struct auth **auth)
         return;
     for (size_t i = 0; i < a->count; i++)
         a->entries[i].source->close(a->entries[i].state);
+    auth_cache_close(&a->cache);
     mem_free(a);
 }

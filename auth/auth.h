@@ -1,6 +1,7 @@
 /*
- * Who is this? One call: auth_verify. Behind it, in the configured order, the sources (struct
- * auth_source): a password file, a directory. Runs on one worker's loop and is never shared.
+ * Who is this? One call: auth_verify. Behind it a cache and, in the configured order, the sources
+ * (struct auth_source): a password file, a directory. Runs on one worker's loop and is never
+ * shared.
  *
  * An asynchronous request is embedded in its owner. It answers exactly once, later, never inside
  * auth_verify, and never after auth_cancel has returned.
@@ -8,6 +9,7 @@
 #ifndef IMAPMUX_AUTH_AUTH_H
 #define IMAPMUX_AUTH_AUTH_H
 
+#include "auth/cache.h"
 #include "proxy/base/env.h"
 #include "proxy/base/err.h"
 #include "proxy/base/secret.h"
@@ -30,6 +32,9 @@ struct auth_request {
     uv_timer_t *deadline;
     struct err err;
     struct turn_task task;
+    struct cache_digest digest;
+    uint8_t cached; /* enum cache_verdict: what was known before anybody was asked */
+    bool has_digest;
     bool active;
 
     /* Private to the source that is being asked: links, its operation. */
@@ -43,9 +48,10 @@ struct auth_request {
 struct auth *auth_open(const struct env *env, struct err *err);
 
 /*
- * Asks the sources in turn. A source that does not know the user passes on to the next one; one
- * that knows the user and finds the password wrong refuses; one that is down makes the answer
- * UNAVAILABLE unless a later source verifies. Answers: ERR_NONE, CREDENTIALS (unknown user and
+ * Asks the cache, then the sources in turn. A source that does not know the user passes on to the
+ * next one; one that knows the user and finds the password wrong refuses; one that is down makes
+ * the answer UNAVAILABLE, unless a later source verifies or the password was verified before and
+ * auth_cache.stale_while_down lets that count. Answers: ERR_NONE, CREDENTIALS (unknown user and
  * wrong password alike), UNAVAILABLE (also at the deadline), EXPIRED, ADMIN (disabled), INTERNAL.
  */
 void auth_verify(struct auth *auth, struct auth_request *request);

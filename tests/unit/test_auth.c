@@ -168,6 +168,88 @@ static void no_answer_after_cancel(void **state)
     }
 }
 
+static void setup_with_cache(struct fixture *f, struct fake only, struct conf_auth_cache settings)
+{
+    fakes[0] = only;
+    fakes[0].at_once = true;
+    fixture_init(f);
+    settings.max_entries = 10;
+    f->conf.auth_cache = settings;
+    f->conf.auth.timeout = 5;
+    fixture_source(f, first_name);
+    fixture_open(f);
+}
+
+static void cache_answers_in_the_place_of_sources(void **state)
+{
+    static const struct {
+        struct fake first, later;
+        enum err_kind answers[2];
+        unsigned asked;
+    } cases[] = {
+        {{.verdict = AUTH_VERIFIED}, {.verdict = AUTH_UNKNOWN_USER}, {ERR_NONE, ERR_NONE}, 1},
+        {{.verdict = AUTH_UNKNOWN_USER},
+         {.verdict = AUTH_VERIFIED},
+         {ERR_CREDENTIALS, ERR_CREDENTIALS},
+         1},
+        {{.verdict = AUTH_REFUSED, .kind = ERR_CREDENTIALS},
+         {.verdict = AUTH_VERIFIED},
+         {ERR_CREDENTIALS, ERR_CREDENTIALS},
+         1},
+        {{.verdict = AUTH_REFUSED, .kind = ERR_EXPIRED},
+         {.verdict = AUTH_VERIFIED},
+         {ERR_EXPIRED, ERR_NONE},
+         2},
+        {{.verdict = AUTH_FAILED, .kind = ERR_UNAVAILABLE},
+         {.verdict = AUTH_VERIFIED},
+         {ERR_UNAVAILABLE, ERR_NONE},
+         2},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct fixture f;
+
+        setup_with_cache(&f, cases[i].first,
+                         (struct conf_auth_cache){.ttl = 60000, .negative_ttl = 60000});
+        assert_int_equal(login_result(&f, "ann", "x"), cases[i].answers[0]);
+        fakes[0].verdict = cases[i].later.verdict;
+        assert_int_equal(login_result(&f, "ann", "x"), cases[i].answers[1]);
+        assert_int_equal(fakes[0].asked, cases[i].asked);
+        assert_int_equal(f.counters.auth_cache_misses, cases[i].asked);
+        assert_int_equal(f.counters.auth_cache_hits + f.counters.auth_cache_negative,
+                         2 - cases[i].asked);
+        fixture_release(&f);
+    }
+}
+
+static void stale_counts_only_while_nobody_answers(void **state)
+{
+    struct fixture f;
+
+    (void)state;
+    setup_with_cache(&f, (struct fake){.verdict = AUTH_VERIFIED},
+                     (struct conf_auth_cache){.ttl = 1, .stale_while_down = 60000});
+    assert_int_equal(login_result(&f, "ann", "x"), ERR_NONE);
+    fakes[0].at_once = false; /* silent: the deadline comes */
+    uv_sleep(2);              /* `ttl` shall be over */
+    uv_update_time(&f.loop);
+    assert_int_equal(login_result(&f, "ann", "x"), ERR_NONE);
+    assert_int_equal(login_result(&f, "ann", "y"), ERR_UNAVAILABLE);
+    fakes[0].at_once = true;
+    fakes[0].verdict = AUTH_FAILED;
+    fakes[0].kind = ERR_UNAVAILABLE;
+    assert_int_equal(login_result(&f, "ann", "x"), ERR_NONE);
+    assert_int_equal(f.counters.auth_cache_stale, 2);
+    fakes[0].verdict = AUTH_REFUSED;
+    fakes[0].kind = ERR_CREDENTIALS;
+    assert_int_equal(login_result(&f, "ann", "x"), ERR_CREDENTIALS);
+    fakes[0].verdict = AUTH_FAILED;
+    fakes[0].kind = ERR_UNAVAILABLE;
+    assert_int_equal(login_result(&f, "ann", "x"), ERR_UNAVAILABLE);
+    fixture_release(&f);
+}
+
 static void open_refuses(void **state)
 {
     struct fixture f;
@@ -195,6 +277,8 @@ int main(void)
         cmocka_unit_test(late_answer_is_told),
         cmocka_unit_test(deadline_cancels_the_source),
         cmocka_unit_test(no_answer_after_cancel),
+        cmocka_unit_test(cache_answers_in_the_place_of_sources),
+        cmocka_unit_test(stale_counts_only_while_nobody_answers),
         cmocka_unit_test(open_refuses),
     };
 

@@ -1,0 +1,171 @@
+/* What the cache of passwords knows, and when, and for how many. */
+#include "auth/cache.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+/* after its friends */
+#include <cmocka.h>
+
+static struct conf_auth_cache conf;
+static struct auth_cache *cache;
+static struct cache_digest right, wrong;
+
+static struct cache_digest digest_of(const char *user, const char *password)
+{
+    struct cache_digest digest;
+    struct secret secret = {0};
+
+    assert_true(secret_set(&secret, span_of(password)));
+    assert_true(auth_cache_digest(cache, user, &secret, &digest));
+    secret_release(&secret);
+    return digest;
+}
+
+static int setup(void **state)
+{
+    struct err err;
+
+    (void)state;
+    conf = (struct conf_auth_cache){
+        .ttl = 100, .negative_ttl = 10, .stale_while_down = 1000, .max_entries = 3};
+    cache = auth_cache_open(&conf, &err);
+    assert_non_null(cache);
+    right = digest_of("ann", "right");
+    wrong = digest_of("ann", "wrong");
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    auth_cache_close(&cache);
+    assert_null(cache);
+    auth_cache_close(&cache);
+    return 0;
+}
+
+static enum cache_verdict at(uint64_t now_ms, const char *user, const struct cache_digest *digest)
+{
+    return auth_cache_find(cache, user, digest, now_ms);
+}
+
+static void digests_tell_all_apart(void **state)
+{
+    struct cache_digest again = digest_of("ann", "right"), shifted = digest_of("annr", "ight");
+    struct auth_cache *other;
+    struct auth_cache *mine = cache;
+    struct err err;
+
+    (void)state;
+    assert_memory_equal(&again, &right, sizeof right);
+    assert_memory_not_equal(&wrong, &right, sizeof right);
+    assert_memory_not_equal(&shifted, &right, sizeof right);
+    other = cache = auth_cache_open(&conf, &err);
+    again = digest_of("ann", "right");
+    cache = mine;
+    assert_memory_not_equal(&again, &right, sizeof right); /* another key */
+    auth_cache_close(&other);
+}
+
+static void times_are_kept(void **state)
+{
+    (void)state;
+    assert_int_equal(at(0, "ann", &right), CACHE_UNKNOWN);
+    auth_cache_verified(cache, "ann", &right, 1000);
+    auth_cache_refused(cache, "ann", &wrong, 1000);
+    assert_int_equal(at(1099, "ann", &right), CACHE_VERIFIED);
+    assert_int_equal(at(1100, "ann", &right), CACHE_STALE);
+    assert_int_equal(at(2099, "ann", &right), CACHE_STALE);
+    assert_int_equal(at(2100, "ann", &right), CACHE_UNKNOWN);
+    assert_int_equal(at(1009, "ann", &wrong), CACHE_REFUSED);
+    assert_int_equal(at(1010, "ann", &wrong), CACHE_UNKNOWN);
+    assert_int_equal(at(1000, "bob", &right), CACHE_UNKNOWN);
+}
+
+static void zero_remembers_nothing(void **state)
+{
+    (void)state;
+    conf = (struct conf_auth_cache){.negative_ttl = 10, .stale_while_down = 10, .max_entries = 3};
+    teardown(NULL);
+    cache = auth_cache_open(&conf, NULL);
+    right = digest_of("ann", "right");
+    auth_cache_verified(cache, "ann", &right, 0);
+    assert_int_equal(at(0, "ann", &right), CACHE_UNKNOWN);
+    auth_cache_refused(cache, "ann", &right, 0);
+    assert_int_equal(at(0, "ann", &right), CACHE_REFUSED);
+}
+
+static void a_new_password_replaces_the_old_one(void **state)
+{
+    struct cache_digest new_one = digest_of("ann", "new");
+
+    (void)state;
+    auth_cache_verified(cache, "ann", &right, 0);
+    auth_cache_verified(cache, "ann", &new_one, 1);
+    assert_int_equal(at(2, "ann", &right), CACHE_UNKNOWN);
+    assert_int_equal(at(2, "ann", &new_one), CACHE_VERIFIED);
+}
+
+static void what_changes_its_verdict_has_only_one(void **state)
+{
+    (void)state;
+    auth_cache_verified(cache, "ann", &right, 0);
+    auth_cache_refused(cache, "ann", &wrong, 0);
+    assert_int_equal(at(1, "ann", &right), CACHE_VERIFIED);
+    auth_cache_refused(cache, "ann", &right, 1);
+    assert_int_equal(at(2, "ann", &right), CACHE_REFUSED);
+    assert_int_equal(at(50, "ann", &right), CACHE_UNKNOWN);
+    auth_cache_refused(cache, "ann", &wrong, 50);
+    auth_cache_verified(cache, "ann", &wrong, 51);
+    assert_int_equal(at(52, "ann", &wrong), CACHE_VERIFIED);
+    auth_cache_forget(cache, "ann");
+    auth_cache_forget(cache, "bob");
+    assert_int_equal(at(53, "ann", &wrong), CACHE_UNKNOWN);
+}
+
+static void who_came_longest_ago_makes_room(void **state)
+{
+    static const char *const users[] = {"bob", "cat", "dan"};
+
+    (void)state;
+    auth_cache_verified(cache, "ann", &right, 0);
+    for (size_t i = 0; i < 2; i++)
+        auth_cache_verified(cache, users[i], &right, 0);
+    assert_int_equal(at(1, "ann", &right), CACHE_VERIFIED); /* came again */
+    auth_cache_verified(cache, users[2], &right, 2);
+    assert_int_equal(at(3, "bob", &right), CACHE_UNKNOWN);
+    assert_int_equal(at(3, "ann", &right), CACHE_VERIFIED);
+    assert_int_equal(at(3, "cat", &right), CACHE_VERIFIED);
+    assert_int_equal(at(3, "dan", &right), CACHE_VERIFIED);
+}
+
+static void guesses_displace_nobody(void **state)
+{
+    char user[16];
+
+    (void)state;
+    auth_cache_verified(cache, "ann", &right, 0);
+    for (int i = 0; i < 10; i++) {
+        snprintf(user, sizeof user, "guess%d", i);
+        auth_cache_refused(cache, user, &wrong, 0);
+    }
+    assert_int_equal(at(1, "ann", &right), CACHE_VERIFIED);
+    assert_int_equal(at(1, "guess6", &wrong), CACHE_UNKNOWN);
+    assert_int_equal(at(1, "guess9", &wrong), CACHE_REFUSED);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(digests_tell_all_apart, setup, teardown),
+        cmocka_unit_test_setup_teardown(times_are_kept, setup, teardown),
+        cmocka_unit_test_setup_teardown(zero_remembers_nothing, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_new_password_replaces_the_old_one, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_changes_its_verdict_has_only_one, setup, teardown),
+        cmocka_unit_test_setup_teardown(who_came_longest_ago_makes_room, setup, teardown),
+        cmocka_unit_test_setup_teardown(guesses_displace_nobody, setup, teardown),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
