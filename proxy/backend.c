@@ -42,6 +42,14 @@ enum {
     TIDY_TIMEOUT_MS = 2000 /* to leave, check and reset: else a new one is quicker */
 };
 
+/* What is held only while something is under way. Its memory goes in the timer's close callback. */
+struct operation {
+    uv_timer_t deadline;
+    struct dial dial;
+    struct err err; /* of the last address that failed */
+    struct store_login login;
+};
+
 struct backend {
     const struct env *env;
     struct backend_target *target;
@@ -50,21 +58,18 @@ struct backend {
     const struct backend_events *events;
     void *owner;
     struct conn *conn;
-    struct dial dial;
-    uv_timer_t deadline;
+    struct operation *operation; /* NULL while none is under way, or for lack of memory */
+    struct turn_task no_memory;  /* fails an operation that could not be set up */
+    struct shared_text *capabilities, *text;
+    struct scan scan;
+    size_t scanned;
+    struct buf input;
+    struct buf notices;
     union address address;
     uint8_t step;
     bool busy;     /* an operation is under way: an answer is owed */
     bool got_word; /* the store has said something about the login */
     bool stale;    /* see backend_is_stale */
-    struct scan scan;
-    size_t scanned;
-    struct buf input;
-    struct buf capabilities;
-    struct buf notices;
-    struct buf text;
-    struct store_login login;
-    struct err err; /* of the last address that failed */
 };
 
 static void say(struct backend *b, const char *text);
@@ -75,10 +80,73 @@ static void on_readable(void *owner);
 static void on_drained(void *owner);
 static void on_broken(void *owner);
 static void on_deadline(uv_timer_t *timer);
+static void fail_without_memory(struct turn_task *task);
 
 static const struct conn_events conn_events = {on_open, on_readable, on_drained, on_broken};
 
 /* --- life --- */
+
+/* False without memory. */
+static bool start_operation(struct backend *b)
+{
+    struct operation *operation = mem_new(sizeof *operation);
+
+    b->busy = true;
+    b->operation = operation;
+    if (operation == NULL)
+        return false;
+    operation->dial.env = b->env;
+    operation->dial.names = &b->shard->address;
+    operation->dial.on_ready = on_address;
+    operation->dial.owner = b;
+    store_login_init(&operation->login);
+    uv_timer_init(b->env->loop, &operation->deadline);
+    operation->deadline.data = b;
+    return true;
+}
+
+static void timer_closed(uv_handle_t *handle)
+{
+    struct operation *operation =
+        (struct operation *)((char *)handle - offsetof(struct operation, deadline));
+
+    mem_free(operation);
+}
+
+static void end_operation(struct backend *b)
+{
+    struct operation *operation = b->operation;
+
+    b->busy = false;
+    b->operation = NULL;
+    turn_cancel(b->env->turn, &b->no_memory);
+    if (operation == NULL)
+        return;
+    dial_release(&operation->dial);
+    store_login_release(&operation->login);
+    uv_close((uv_handle_t *)&operation->deadline, timer_closed);
+}
+
+static void arm(struct backend *b, uint64_t timeout_ms)
+{
+    uv_timer_start(&b->operation->deadline, on_deadline, timeout_ms, 0);
+}
+
+/*
+ * An operation begins. False without memory: it fails by itself, later, for an answer never comes
+ * inside the call.
+ */
+static bool begin(struct backend *b, enum step step, uint64_t timeout_ms)
+{
+    assert(!b->busy);
+    b->step = (uint8_t)step;
+    if (!start_operation(b)) {
+        turn_post(b->env->turn, &b->no_memory);
+        return false;
+    }
+    arm(b, timeout_ms);
+    return true;
+}
 
 struct backend *backend_open(const struct env *env, struct backend_target *target,
                              const struct store_client *client, const struct backend_events *events,
@@ -94,28 +162,16 @@ struct backend *backend_open(const struct env *env, struct backend_target *targe
     b->client = client;
     b->events = events;
     b->owner = owner;
-    b->busy = true;
-    b->dial.env = env;
-    b->dial.names = &target->shard->address;
-    b->dial.on_ready = on_address;
-    b->dial.owner = b;
+    b->no_memory.run = fail_without_memory;
     buf_init(&b->input, LINE_MAX_BYTES + READ_SIZE);
-    buf_init(&b->capabilities, LINE_MAX_BYTES);
     buf_init(&b->notices, NOTICES_MAX);
-    buf_init(&b->text, LINE_MAX_BYTES);
-    store_login_init(&b->login);
-    uv_timer_init(env->loop, &b->deadline);
-    b->deadline.data = b;
+    if (!start_operation(b)) {
+        mem_free(b);
+        return NULL;
+    }
     gauge_add(&env->counters->backends_open, 1);
     try_next_address(b); /* a name is looked up first: the answer comes later */
     return b;
-}
-
-static void timer_closed(uv_handle_t *handle)
-{
-    struct backend *b = handle->data;
-
-    mem_free(b);
 }
 
 void backend_close(struct backend **backend)
@@ -128,14 +184,13 @@ void backend_close(struct backend **backend)
     gauge_add(&b->env->counters->backends_open, -1);
     if (b->conn != NULL && !b->busy && (b->step == STEP_WARM || b->step == STEP_PARKED))
         backend_log_out(b);
-    dial_release(&b->dial);
+    end_operation(b);
     conn_close(&b->conn);
     buf_release(&b->input);
-    buf_release(&b->capabilities);
     buf_release(&b->notices);
-    buf_release(&b->text);
-    store_login_release(&b->login);
-    uv_close((uv_handle_t *)&b->deadline, timer_closed);
+    shared_text_release(&b->capabilities);
+    shared_text_release(&b->text);
+    mem_free(b);
 }
 
 /* The answer is not waited for. */
@@ -144,31 +199,17 @@ void backend_log_out(struct backend *backend)
     say(backend, "P LOGOUT\r\n");
 }
 
-static void arm(struct backend *b, uint64_t timeout_ms)
-{
-    uv_timer_start(&b->deadline, on_deadline, timeout_ms, 0);
-}
-
-/* An operation begins. */
-static void begin(struct backend *b, enum step step, uint64_t timeout_ms)
-{
-    assert(!b->busy);
-    b->busy = true;
-    b->step = (uint8_t)step;
-    arm(b, timeout_ms);
-}
-
 /* Tells the owner, who may close us: the last thing a caller does. */
 static void answer(struct backend *b, const struct err *err)
 {
+    struct err told = *err; /* it may be the operation's */
+
     assert(b->busy);
-    b->busy = false;
     b->client = NULL;
-    uv_timer_stop(&b->deadline);
-    store_login_release(&b->login);
-    if (err->kind != ERR_NONE)
+    end_operation(b);
+    if (told.kind != ERR_NONE)
         conn_close(&b->conn);
-    b->events->on_answer(b->owner, err);
+    b->events->on_answer(b->owner, &told);
 }
 
 /* --- opening: every address of every name, in turn --- */
@@ -196,22 +237,22 @@ static bool try_address(struct backend *b, const union address *to)
     b->address = *to;
     b->step = STEP_CONNECT;
     buf_release(&b->input);
-    buf_release(&b->capabilities);
     buf_release(&b->notices);
+    shared_text_release(&b->capabilities);
     b->scanned = 0;
     scan_init(&b->scan, SCAN_SERVER, LINE_MAX_BYTES, LINE_MAX_BYTES);
     arm(b, b->shard->connect_timeout);
     b->conn = conn_connect(b->env, to, next_source(b, to->any.sa_family, &source), &conn_events, b,
-                           &b->err);
+                           &b->operation->err);
     return b->conn != NULL;
 }
 
 static void try_next_address(struct backend *b)
 {
     for (;;) {
-        switch (dial_next(&b->dial)) {
+        switch (dial_next(&b->operation->dial)) {
         case DIAL_ADDRESS:
-            if (try_address(b, b->dial.to))
+            if (try_address(b, b->operation->dial.to))
                 return;
             break;
         case DIAL_LATER:
@@ -220,7 +261,7 @@ static void try_next_address(struct backend *b)
             return;
         case DIAL_END:
             counter_add(&b->env->counters->backend_failures, 1);
-            answer(b, &b->err);
+            answer(b, &b->operation->err);
             return;
         }
     }
@@ -231,21 +272,22 @@ static void on_address(struct dial *dial, const struct err *err)
     struct backend *b = dial->owner;
 
     if (err->kind != ERR_NONE)
-        b->err = *err;
+        b->operation->err = *err;
     try_next_address(b);
 }
 
 /* A failure before the login was sent: nothing is lost by trying elsewhere. */
 static void fail_address(struct backend *b, const char *why)
 {
+    struct operation *opening = b->operation;
     char address[ADDRESS_TEXT_MAX] = "";
 
     if (b->step != STEP_DIAL)
         address_text(&b->address, address);
-    err_set(&b->err, ERR_UNAVAILABLE, "store %s: %s", address[0] == '\0' ? b->dial.host : address,
-            why);
+    err_set(&opening->err, ERR_UNAVAILABLE, "store %s: %s",
+            address[0] == '\0' ? opening->dial.host : address, why);
     conn_close(&b->conn);
-    dial_skip(&b->dial);
+    dial_skip(&opening->dial);
     try_next_address(b);
 }
 
@@ -289,14 +331,21 @@ static void on_deadline(uv_timer_t *timer)
                                           : "no answer in time");
 }
 
+static void fail_without_memory(struct turn_task *task)
+{
+    struct backend *b = (struct backend *)((char *)task - offsetof(struct backend, no_memory));
+
+    fail(b, ERR_UNAVAILABLE, "no memory");
+}
+
 static void start_tls(struct backend *b)
 {
-    const char *name = b->shard->tls_name[0] == '\0' ? b->dial.host : b->shard->tls_name;
+    const struct dial *dial = &b->operation->dial;
+    const char *name = b->shard->tls_name[0] == '\0' ? dial->host : b->shard->tls_name;
 
     b->step = STEP_TLS;
-    if (conn_queued(b->conn) > 0 ||
-        !conn_start_tls_client(b->conn, b->target->tls, name,
-                               &b->target->memories[b->dial.name_index]))
+    if (conn_queued(b->conn) > 0 || !conn_start_tls_client(b->conn, b->target->tls, name,
+                                                           &b->target->memories[dial->name_index]))
         fail_address(b, "cannot set up TLS");
 }
 
@@ -365,8 +414,6 @@ static void start_tls_now(struct backend *b)
 
 static void done(struct backend *b)
 {
-    if (b->step == STEP_WARM)
-        dial_release(&b->dial);
     conn_want_read(b->conn, b->step != STEP_READY); /* the relay switches it on again */
     answer(b, &(struct err){0});
 }
@@ -399,6 +446,8 @@ static void take_responses(struct backend *b)
             return;
         }
     }
+    if (b->step == STEP_LOGIN)
+        conn_hurry(b->conn);               /* Cyrus answers ID and the login in two segments */
     if (b->busy && b->step == STEP_PARKED) /* what came behind the answer has been heard, too */
         done(b);
 }
@@ -406,14 +455,16 @@ static void take_responses(struct backend *b)
 static void on_readable(void *owner)
 {
     struct backend *b = owner;
-    char *room = buf_reserve(&b->input, READ_SIZE);
+    char *room;
     ssize_t count;
 
+    if (b->busy && b->operation == NULL)
+        return; /* fail_without_memory comes */
+    room = buf_reserve(&b->input, READ_SIZE);
     if (room == NULL) {
         fail_at(b, "a response is too long");
         return;
     }
-    conn_hurry(b->conn); /* Cyrus answers ID and the login in two segments */
     count = conn_read(b->conn, room, READ_SIZE);
     if (buf_len(&b->input) == 0 && count <= 0)
         buf_release(&b->input); /* an idle connection holds no buffer */
@@ -435,13 +486,22 @@ static void say(struct backend *b, const char *text)
 
 static bool can(const struct backend *b, const char *capability)
 {
-    return caps_has(buf_span(&b->capabilities), capability);
+    return caps_has(backend_capabilities(b), capability);
 }
 
+/* Without memory it has none, as one that says nothing. */
 static void keep_capabilities(struct backend *b, struct span list)
 {
-    buf_release(&b->capabilities);
-    buf_append(&b->capabilities, list); /* fits: it came on a line */
+    struct backend_target *target = b->target;
+
+    shared_text_release(&b->capabilities);
+    b->capabilities = shared_text_of(list, b->step < STEP_LOGIN ? &target->greeting_capabilities
+                                                                : &target->login_capabilities);
+}
+
+static bool has_capabilities(const struct backend *b)
+{
+    return backend_capabilities(b).len > 0;
 }
 
 static enum verdict ask_capabilities(struct backend *b, enum step step)
@@ -479,7 +539,7 @@ static enum verdict go_on(struct backend *b)
         say(b, "S STARTTLS\r\n");
         return VERDICT_MORE;
     }
-    if (!store_login_possible(b->shard, buf_span(&b->capabilities)))
+    if (!store_login_possible(b->shard, backend_capabilities(b)))
         return give_up_address(b, "the store offers no way to log in (AUTH=PLAIN or LOGIN)");
     return succeed(b, STEP_WARM);
 }
@@ -491,7 +551,7 @@ static void after_tls(struct backend *b)
     if (b->shard->tls == TLS_IMPLICIT) {
         b->step = STEP_GREETING;
     } else {
-        buf_release(&b->capabilities); /* what was said in clear counts no more */
+        shared_text_release(&b->capabilities); /* what was said in clear counts no more */
         ask_capabilities(b, STEP_CAPABILITY);
     }
 }
@@ -501,23 +561,21 @@ static void after_tls(struct backend *b)
 /* ID and login go in one write: one round trip where the store takes initial responses. */
 void backend_log_in(struct backend *backend, const struct store_client *client)
 {
-    struct store_login *login = &backend->login;
-
     assert(backend->step == STEP_WARM);
-    begin(backend, STEP_LOGIN, backend->shard->login_timeout);
+    if (!begin(backend, STEP_LOGIN, backend->shard->login_timeout))
+        return;
+
+    struct store_login *login = &backend->operation->login;
+
     backend->client = client;
     backend->got_word = false;
-    if (!store_login_write(login, backend->shard, buf_span(&backend->capabilities), client)) {
-        /*
-         * No memory. An answer never comes inside the call, so this login is out of time at once.
-         */
-        uv_timer_start(&backend->deadline, on_deadline, 0, 0);
+    if (!store_login_write(login, backend->shard, backend_capabilities(backend), client)) {
+        turn_post(backend->env->turn, &backend->no_memory);
         return;
     }
     conn_write(backend->conn, buf_span(&login->now));
-    conn_hurry(backend->conn);
     buf_release(&login->now);
-    buf_release(&backend->capabilities); /* those after login count */
+    shared_text_release(&backend->capabilities); /* those after login count */
 }
 
 bool backend_is_stale(const struct backend *backend)
@@ -528,7 +586,7 @@ bool backend_is_stale(const struct backend *backend)
 /* "+": the next part of what was kept back. */
 static enum verdict send_pending(struct backend *b)
 {
-    struct store_login *login = &b->login;
+    struct store_login *login = &b->operation->login;
 
     if (buf_len(&login->on_plus) == 0)
         return give_up(b, "an unexpected \"+\" at login");
@@ -571,14 +629,14 @@ static enum verdict take_login_answer(struct backend *b, const struct reply *rep
         return VERDICT_MORE;
     if (reply->kind != REPLY_OK)
         return refused(b, reply);
-    buf_release(&b->text);
-    buf_append(&b->text, reply->text);
+    shared_text_release(&b->text);
+    b->text = shared_text_of(reply->text, &b->target->login_text);
     if (span_is(reply->code, "ALERT")) /* its place is taken by the capabilities */
         buf_printf(&b->notices, "* OK [ALERT] %.*s\r\n", SPAN_ARG(reply->text));
     if (span_is(reply->code, "CAPABILITY"))
         keep_capabilities(b, reply->code_args);
-    return buf_len(&b->capabilities) > 0 ? succeed(b, STEP_READY)
-                                         : ask_capabilities(b, STEP_CAPABILITY_AFTER);
+    return has_capabilities(b) ? succeed(b, STEP_READY)
+                               : ask_capabilities(b, STEP_CAPABILITY_AFTER);
 }
 
 /* --- between two sessions --- */
@@ -586,9 +644,10 @@ static enum verdict take_login_answer(struct backend *b, const struct reply *rep
 void backend_leave(struct backend *backend, bool selected)
 {
     assert(backend->step == STEP_READY);
-    begin(backend, STEP_LEAVING, TIDY_TIMEOUT_MS);
     scan_init(&backend->scan, SCAN_SERVER, LINE_MAX_BYTES, LINE_MAX_BYTES);
     conn_set_owner(backend->conn, &conn_events, backend);
+    if (!begin(backend, STEP_LEAVING, TIDY_TIMEOUT_MS))
+        return;
     say(backend, selected ? "P UNSELECT\r\n" : "P NOOP\r\n");
     conn_want_read(backend->conn, true);
 }
@@ -596,15 +655,15 @@ void backend_leave(struct backend *backend, bool selected)
 void backend_check(struct backend *backend)
 {
     assert(backend->step == STEP_PARKED);
-    begin(backend, STEP_CHECK, TIDY_TIMEOUT_MS);
-    say(backend, "P NOOP\r\n");
+    if (begin(backend, STEP_CHECK, TIDY_TIMEOUT_MS))
+        say(backend, "P NOOP\r\n");
 }
 
 void backend_reset(struct backend *backend)
 {
     assert(backend->step == STEP_PARKED);
-    begin(backend, STEP_RESET, TIDY_TIMEOUT_MS);
-    say(backend, "P UNAUTHENTICATE\r\n");
+    if (begin(backend, STEP_RESET, TIDY_TIMEOUT_MS))
+        say(backend, "P UNAUTHENTICATE\r\n");
 }
 
 /* RFC 8437: the connection is as it was before the login, under the same TLS. */
@@ -612,7 +671,7 @@ static enum verdict take_reset_answer(struct backend *b, const struct reply *rep
 {
     if (reply->kind != REPLY_OK)
         return give_up(b, "the store refuses UNAUTHENTICATE");
-    buf_release(&b->capabilities);
+    shared_text_release(&b->capabilities);
     buf_release(&b->notices);
     if (!span_is(reply->code, "CAPABILITY"))
         return ask_capabilities(b, STEP_CAPABILITY_RESET);
@@ -647,7 +706,7 @@ static enum verdict take_tagged(struct backend *b, const struct reply *reply)
     case STEP_LOGIN:
         return take_login_answer(b, reply);
     case STEP_CAPABILITY_AFTER:
-        return ok && buf_len(&b->capabilities) > 0
+        return ok && has_capabilities(b)
                    ? succeed(b, STEP_READY)
                    : give_up(b, "the store gives no capabilities after login");
     case STEP_LEAVING:
@@ -659,7 +718,7 @@ static enum verdict take_tagged(struct backend *b, const struct reply *reply)
     case STEP_RESET:
         return take_reset_answer(b, reply);
     case STEP_CAPABILITY_RESET:
-        return ok && store_login_possible(b->shard, buf_span(&b->capabilities))
+        return ok && store_login_possible(b->shard, backend_capabilities(b))
                    ? succeed(b, STEP_WARM)
                    : give_up(b, "the store offers no new login");
     default:
@@ -726,12 +785,12 @@ struct conn *backend_conn(struct backend *backend)
 
 struct span backend_capabilities(const struct backend *backend)
 {
-    return buf_span(&backend->capabilities);
+    return shared_text_span(backend->capabilities);
 }
 
 struct span backend_login_text(const struct backend *backend)
 {
-    return buf_span(&backend->text);
+    return shared_text_span(backend->text);
 }
 
 struct buf *backend_notices(struct backend *backend)

@@ -15,6 +15,7 @@
 #define IMAPMUX_PROXY_BACKEND_H
 
 #include "proxy/base/buf.h"
+#include "proxy/base/shared_text.h"
 #include "proxy/net/conn.h"
 #include "proxy/store_login.h"
 
@@ -24,6 +25,8 @@ struct backend_target {
     SSL_CTX *tls;                /* NULL where the shard's tls is none */
     struct tls_memory *memories; /* one for each of shard->address */
     size_t source_turn;          /* which of shard->source_address is next */
+    /* What the store last said that most connections hear alike. */
+    struct shared_text *greeting_capabilities, *login_capabilities, *login_text;
 };
 
 struct backend;

@@ -133,6 +133,9 @@ static void handle_closed(uv_handle_t *handle)
         for (size_t j = 0; target->memories != NULL && j < target->shard->address.count; j++)
             tls_memory_release(&target->memories[j]);
         mem_free(target->memories);
+        shared_text_release(&target->greeting_capabilities);
+        shared_text_release(&target->login_capabilities);
+        shared_text_release(&target->login_text);
     }
     secret_wipe(pool->key, sizeof pool->key);
     mem_free(pool->shards);

@@ -42,7 +42,10 @@ struct entry {
     char proxy_header[PROXYPROTO_MAX];
     size_t proxy_header_len;
     uint64_t login_started_ms; /* the time for it counts from here */
-    uint64_t identified_ms;    /* when the client had said who it is; uv_hrtime: loops differ */
+    union address local;       /* where the client has connected to */
+    struct session *session;
+    struct letter letter;   /* carries the session to its next home */
+    uint64_t identified_ms; /* when the client had said who it is; uv_hrtime: loops differ */
 };
 
 struct session {
@@ -56,10 +59,9 @@ struct session {
     struct pooled *connection; /* to the store, while leased */
     struct relay relay;
     uv_timer_t deadline;
-    struct letter letter; /* carries the session to its next home */
-    const char *reason;   /* of the end, for the log */
+    const char *reason; /* of the end, for the log */
     const char *method;
-    union address peer, local, store;
+    union address peer, store;
     uint64_t accepted_ms; /* wall clock */
     char id[24];
     uint8_t phase;
@@ -341,12 +343,12 @@ static bool comes_with_proxy_header(const struct conf_listener *listener, const 
 static void start(struct session *s, const union address *peer)
 {
     struct timespec wall;
-    socklen_t size = sizeof s->local;
+    socklen_t size = sizeof s->entry->local;
 
     clock_gettime(CLOCK_REALTIME, &wall);
     s->accepted_ms = (uint64_t)wall.tv_sec * 1000 + (uint64_t)wall.tv_nsec / 1000000;
     s->peer = *peer;
-    getsockname(conn_fd(s->client), &s->local.any, &size);
+    getsockname(conn_fd(s->client), &s->entry->local.any, &size);
     make_id(s->id);
     counter_add(&s->home->env.counters->sessions_opened, 1);
     s->entry->login_started_ms = uv_now(s->home->env.loop);
@@ -372,6 +374,7 @@ bool session_accept(struct home *home, int fd, const union address *peer,
         return false;
     }
     s->entry = entry;
+    entry->session = s;
     s->client = client;
     s->listener = listener;
     join_home(s, home);
@@ -393,7 +396,7 @@ static enum phase_id read_proxy_header(struct session *s)
         if (missing == 0 && proxyproto_parse(so_far, &header)) {
             if (header.told) {
                 s->peer = header.source;
-                s->local = header.destination;
+                s->entry->local = header.destination;
             }
             return s->listener->tls == TLS_IMPLICIT ? P_TLS : P_COMMAND;
         }
@@ -508,7 +511,8 @@ static enum phase_id handle_commands(struct session *s)
 
 static void arrive(struct letter *letter, void *receiver)
 {
-    struct session *s = (struct session *)((char *)letter - offsetof(struct session, letter));
+    struct entry *entry = (struct entry *)((char *)letter - offsetof(struct entry, letter));
+    struct session *s = entry->session;
 
     join_home(s, receiver);
     if (!conn_attach(&s->client, &s->home->env))
@@ -521,11 +525,11 @@ static void one_handle_closed(struct session *s)
 {
     if (--s->handles_open > 0)
         return;
-    s->letter.deliver = arrive;
+    s->entry->letter.deliver = arrive;
     if (s->home->stopping) /* the other worker may have ended already */
-        arrive(&s->letter, s->home);
+        arrive(&s->entry->letter, s->home);
     else
-        inbox_post(&s->home->home_of(s->home, s->entry->user)->inbox, &s->letter);
+        inbox_post(&s->home->home_of(s->home, s->entry->user)->inbox, &s->entry->letter);
 }
 
 static void timer_left(uv_handle_t *handle)
@@ -691,7 +695,7 @@ static enum phase_id enter_lease(struct session *s)
                               .tls_version = tls == NULL ? NULL : SSL_get_version(tls),
                               .tls_cipher = tls == NULL ? NULL : SSL_get_cipher_name(tls),
                               .address = s->peer,
-                              .local = s->local};
+                              .local = s->entry->local};
     lease->on_answer = on_lease;
     lease->owner = s;
     return pool_lease(s->home->pool, lease, s->shard, &err) ? P_LEASE : refuse(s, &err);

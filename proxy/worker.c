@@ -132,7 +132,8 @@ static bool bind_listeners(struct worker *w, struct err *err)
         const struct conf_listener *listener = &conf->listeners[i];
 
         for (size_t j = 0; j < listener->address.count; j++, at++) {
-            w->fds[at] = listener_bind(listener->address.items[j], (int)listener->backlog, err);
+            w->fds[at] =
+                listener_bind(listener->address.items[j], (int)listener->backlog, &conf->tcp, err);
             if (w->fds[at] < 0)
                 return false;
         }

@@ -14,7 +14,8 @@ enum { SMALLEST = 256 };
 
 void buf_init(struct buf *buf, size_t ceiling)
 {
-    *buf = (struct buf){.ceiling = ceiling};
+    assert(ceiling <= BUF_CEILING_MAX);
+    *buf = (struct buf){.ceiling = (uint32_t)ceiling};
 }
 
 void buf_release(struct buf *buf)
@@ -43,8 +44,8 @@ static bool grow(struct buf *buf, size_t needed)
     mem_free(buf->bytes);
     buf->bytes = bytes;
     buf->start = 0;
-    buf->end = len;
-    buf->capacity = capacity;
+    buf->end = (uint32_t)len;
+    buf->capacity = (uint32_t)capacity;
     return true;
 }
 
@@ -58,7 +59,7 @@ char *buf_reserve(struct buf *buf, size_t count)
         if (buf->capacity >= len + count) {
             memmove(buf->bytes, buf->bytes + buf->start, len);
             buf->start = 0;
-            buf->end = len;
+            buf->end = (uint32_t)len;
         } else if (!grow(buf, len + count)) {
             return NULL;
         }
@@ -69,7 +70,7 @@ char *buf_reserve(struct buf *buf, size_t count)
 void buf_commit(struct buf *buf, size_t count)
 {
     assert(count <= buf->capacity - buf->end);
-    buf->end += count;
+    buf->end += (uint32_t)count;
 }
 
 bool buf_append(struct buf *buf, struct span bytes)
@@ -109,7 +110,7 @@ bool buf_printf(struct buf *buf, const char *format, ...)
 void buf_consume(struct buf *buf, size_t count)
 {
     assert(count <= buf_len(buf));
-    buf->start += count;
+    buf->start += (uint32_t)count;
     if (buf->start == buf->end)
         buf_release(buf);
 }

@@ -7,14 +7,21 @@
 
 #include "proxy/base/span.h"
 
+#include <stdint.h>
+
 struct buf {
     char *bytes;
-    size_t start, end; /* the content is bytes[start..end) */
-    size_t capacity;
-    size_t ceiling; /* most bytes of content it will ever hold */
+    uint32_t start, end; /* the content is bytes[start..end) */
+    uint32_t capacity;
+    uint32_t ceiling; /* most bytes of content it will ever hold */
 };
 
-/* An empty buffer that will hold at most `ceiling` bytes; allocates nothing. */
+enum { BUF_CEILING_MAX = 1 << 30 };
+
+/*
+ * An empty buffer that will hold at most `ceiling` (up to BUF_CEILING_MAX) bytes; allocates
+ * nothing.
+ */
 void buf_init(struct buf *buf, size_t ceiling);
 
 /*

@@ -9,6 +9,7 @@
 
 #include "proxy/base/buf.h"
 #include "proxy/base/mem.h"
+#include "proxy/net/tls_socket.h"
 
 #include <arpa/inet.h>
 #include <assert.h>
@@ -27,14 +28,13 @@ struct conn {
     const struct conn_events *events;
     void *owner;
     void (*on_detached)(void *owner);
-    SSL *tls;
+    struct tls_socket socket;
     const char *failure;
     struct buf queue;
     struct turn_task again; /* plaintext is left inside OpenSSL while the socket may stay silent */
     uv_poll_t poll;
-    int fd;
-    int watched;  /* what the poll handle waits for now */
-    ssize_t late; /* CONN_EOF or CONN_BROKEN, met behind bytes that went first: for the next read */
+    int watched; /* what the poll handle waits for now */
+    int8_t late; /* CONN_EOF or CONN_BROKEN, met behind bytes that went first: for the next read */
     uint8_t state;
     bool read_on;
     bool end_wanted;        /* see conn_want_end */
@@ -55,7 +55,7 @@ static void flush_queue(struct conn *c);
 enum { KEEP_ALIVE_PROBES = 4 };
 
 /* Failures do not matter: they mean that it is no TCP socket. */
-static void set_options(int fd, const struct conf_tcp *conf)
+void conn_set_options(int fd, const struct conf_tcp *conf)
 {
     int idle_s = (int)(conf->keep_alive / 1000), user_timeout_ms = (int)conf->user_timeout;
     int interval_s = idle_s / KEEP_ALIVE_PROBES;
@@ -82,12 +82,11 @@ static struct conn *conn_new(const struct env *env, int fd, const struct conn_ev
     c->env = env;
     c->events = events;
     c->owner = owner;
-    c->fd = fd;
+    c->socket.fd = fd;
     c->state = OPEN;
     c->again.run = read_again;
     c->poll.data = c;
     buf_init(&c->queue, CONN_QUEUE_MAX);
-    set_options(fd, &env->conf->tcp);
     return c;
 }
 
@@ -120,6 +119,7 @@ struct conn *conn_connect(const struct env *env, const union address *to, const 
         err_set(err, scarce ? ERR_LIMIT : ERR_UNAVAILABLE, "no socket: %s", strerrordesc_np(errno));
         return NULL;
     }
+    conn_set_options(fd, &env->conf->tcp);
     c->read_on = true;
     c->state = CONNECTING;
     if (from != NULL && !bind_source(fd, from)) {
@@ -149,16 +149,16 @@ void conn_close(struct conn **conn)
     if (c == NULL)
         return;
     turn_cancel(c->env->turn, &c->again);
-    if (c->tls != NULL) {
+    if (c->socket.tls != NULL) {
         if (c->state == OPEN && !c->finished) {
             ERR_clear_error();
-            SSL_shutdown(c->tls); /* says close_notify if the socket takes it now */
+            SSL_shutdown(c->socket.tls); /* says close_notify if the socket takes it now */
         }
-        SSL_free(c->tls);
+        SSL_free(c->socket.tls);
     }
     buf_release(&c->queue);
     uv_close((uv_handle_t *)&c->poll, handle_closed);
-    close(c->fd);
+    close(c->socket.fd);
 }
 
 void conn_set_owner(struct conn *conn, const struct conn_events *events, void *owner)
@@ -178,7 +178,7 @@ static int wanted(const struct conn *c)
     if (c->state == BROKEN)
         return 0;
     if (c->state == HANDSHAKE)
-        return SSL_want_write(c->tls) ? UV_WRITABLE : UV_READABLE;
+        return SSL_want_write(c->socket.tls) ? UV_WRITABLE : UV_READABLE;
     if (c->read_on)
         events |= c->write_blocks_read ? UV_WRITABLE : UV_READABLE;
     else if (c->end_wanted)
@@ -188,7 +188,7 @@ static int wanted(const struct conn *c)
     return events;
 }
 
-static void watch(struct conn *c)
+static void watch_exactly(struct conn *c)
 {
     int events = wanted(c);
 
@@ -199,6 +199,20 @@ static void watch(struct conn *c)
         uv_poll_stop(&c->poll);
     else
         uv_poll_start(&c->poll, events, on_poll); /* fails only on a closing handle */
+}
+
+/*
+ * Waits at least for what is wanted. Each change costs system calls, and who stops reading mostly
+ * goes on soon, before anything has come: so that is told to the poll handle only when something
+ * comes that nobody wants. A socket is always writable, so of that it is told at once.
+ */
+static void watch(struct conn *c)
+{
+    int covered = c->watched | (c->watched & UV_READABLE ? UV_DISCONNECT : 0);
+    int events = wanted(c);
+
+    if ((events & ~covered) != 0 || (c->watched & ~events & UV_WRITABLE) != 0)
+        watch_exactly(c);
 }
 
 /*
@@ -234,7 +248,7 @@ static void step_connect(struct conn *c)
     int error = 0;
     socklen_t size = sizeof error;
 
-    if (getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0)
+    if (getsockopt(c->socket.fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0)
         error = errno;
     if (error != 0) {
         fail(c, strerrordesc_np(error));
@@ -288,9 +302,13 @@ static void on_poll(uv_poll_t *poll, int status, int events)
         hear_end(c, status < 0);
         return;
     }
-    watch(c);
-    if (c->read_on && (status < 0 || (events & (c->write_blocks_read ? UV_WRITABLE : UV_READABLE))))
+    if (c->read_on &&
+        (status < 0 || (events & (c->write_blocks_read ? UV_WRITABLE : UV_READABLE)))) {
+        watch(c);
         c->events->on_readable(c->owner);
+    } else {
+        watch_exactly(c);
+    }
 }
 
 static void read_again(struct turn_task *task)
@@ -316,8 +334,8 @@ void conn_want_read(struct conn *conn, bool on)
     if (conn->read_on == on)
         return;
     conn->read_on = on;
-    if (on && conn->tls != NULL && conn->state == OPEN &&
-        (conn->late != 0 || SSL_has_pending(conn->tls)))
+    if (on && conn->socket.tls != NULL && conn->state == OPEN &&
+        (conn->late != 0 || SSL_has_pending(conn->socket.tls)))
         turn_post(conn->env->turn, &conn->again);
     watch(conn);
 }
@@ -340,10 +358,9 @@ static const char *tls_failure(const SSL *tls)
 
 static bool start_tls(struct conn *c, SSL_CTX *context)
 {
-    assert(c->tls == NULL && c->state == OPEN && buf_len(&c->queue) == 0);
+    assert(c->socket.tls == NULL && c->state == OPEN && buf_len(&c->queue) == 0);
     ERR_clear_error();
-    c->tls = SSL_new(context);
-    if (c->tls == NULL || SSL_set_fd(c->tls, c->fd) != 1)
+    if (!tls_socket_start(&c->socket, context))
         return false;
     c->state = HANDSHAKE;
     return true;
@@ -353,9 +370,7 @@ bool conn_start_tls_server(struct conn *conn, SSL_CTX *context)
 {
     if (!start_tls(conn, context))
         return false;
-    SSL_set_accept_state(conn->tls);
-    conn->watched = 0; /* the poll handle may wait for something else */
-    uv_poll_stop(&conn->poll);
+    SSL_set_accept_state(conn->socket.tls);
     watch(conn);
     return true;
 }
@@ -367,16 +382,16 @@ bool conn_start_tls_client(struct conn *conn, SSL_CTX *context, const char *serv
 
     if (!start_tls(conn, context))
         return false;
-    SSL_set_connect_state(conn->tls);
-    X509_VERIFY_PARAM *param = SSL_get0_param(conn->tls);
+    SSL_set_connect_state(conn->socket.tls);
+    X509_VERIFY_PARAM *param = SSL_get0_param(conn->socket.tls);
     bool is_numeric = inet_pton(AF_INET, server_name, numeric) == 1 ||
                       inet_pton(AF_INET6, server_name, numeric) == 1;
     bool named = is_numeric ? X509_VERIFY_PARAM_set1_ip_asc(param, server_name) == 1
-                            : SSL_set_tlsext_host_name(conn->tls, server_name) == 1 &&
-                                  SSL_set1_host(conn->tls, server_name) == 1;
+                            : SSL_set_tlsext_host_name(conn->socket.tls, server_name) == 1 &&
+                                  SSL_set1_host(conn->socket.tls, server_name) == 1;
     if (!named)
         return false;
-    tls_memory_use(memory, conn->tls);
+    tls_memory_use(memory, conn->socket.tls);
     /* The client speaks first. */
     conn->watched = UV_WRITABLE;
     uv_poll_start(&conn->poll, UV_WRITABLE, on_poll);
@@ -387,21 +402,21 @@ static void step_handshake(struct conn *c)
 {
     ERR_clear_error();
     errno = 0;
-    int result = SSL_do_handshake(c->tls);
+    int result = SSL_do_handshake(c->socket.tls);
 
     if (result != 1) {
-        int why = SSL_get_error(c->tls, result);
+        int why = SSL_get_error(c->socket.tls, result);
 
         if (why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE) {
             watch(c);
             return;
         }
-        fail(c, tls_failure(c->tls));
+        fail(c, tls_failure(c->socket.tls));
         tell_broken(c);
         return;
     }
     c->state = OPEN;
-    if (c->read_on && SSL_has_pending(c->tls)) /* data came with the last flight */
+    if (c->read_on && SSL_has_pending(c->socket.tls)) /* data came with the last flight */
         turn_post(c->env->turn, &c->again);
     watch(c);
     c->events->on_open(c->owner);
@@ -409,7 +424,7 @@ static void step_handshake(struct conn *c)
 
 SSL *conn_tls(const struct conn *conn)
 {
-    return conn->tls;
+    return conn->socket.tls;
 }
 
 /* --- reading --- */
@@ -419,7 +434,7 @@ static ssize_t read_plain(struct conn *c, char *bytes, size_t size)
     ssize_t count;
 
     do
-        count = recv(c->fd, bytes, size, 0);
+        count = recv(c->socket.fd, bytes, size, 0);
     while (count < 0 && errno == EINTR);
     if (count > 0)
         return count;
@@ -434,7 +449,7 @@ static ssize_t read_plain(struct conn *c, char *bytes, size_t size)
 /* What an SSL_read without data means. */
 static ssize_t read_verdict(struct conn *c)
 {
-    switch (SSL_get_error(c->tls, 0)) {
+    switch (SSL_get_error(c->socket.tls, 0)) {
     case SSL_ERROR_WANT_READ:
         return CONN_AGAIN;
     case SSL_ERROR_WANT_WRITE:
@@ -448,7 +463,7 @@ static ssize_t read_verdict(struct conn *c)
         if (ERR_GET_REASON(ERR_peek_error()) == SSL_R_UNEXPECTED_EOF_WHILE_READING)
             return CONN_EOF;
         if (c->failure == NULL)
-            c->failure = tls_failure(c->tls);
+            c->failure = tls_failure(c->socket.tls);
         return CONN_BROKEN;
     }
 }
@@ -467,12 +482,12 @@ static ssize_t read_tls(struct conn *c, char *bytes, size_t size)
 
         ERR_clear_error();
         errno = 0;
-        if (SSL_read_ex(c->tls, bytes + total, size - total, &count) != 1) {
+        if (SSL_read_ex(c->socket.tls, bytes + total, size - total, &count) != 1) {
             ssize_t verdict = read_verdict(c);
 
             /* Bytes before an end or a failure go first; the next call hears of it. */
             if (total > 0 && verdict < 0) {
-                c->late = verdict;
+                c->late = (int8_t)verdict;
                 turn_post(c->env->turn, &c->again);
             } else if (verdict == CONN_BROKEN) {
                 fail(c, c->failure);
@@ -480,8 +495,8 @@ static ssize_t read_tls(struct conn *c, char *bytes, size_t size)
             return total > 0 ? (ssize_t)total : verdict;
         }
         total += count;
-    } while (total < size && SSL_has_pending(c->tls));
-    if (SSL_has_pending(c->tls))
+    } while (total < size && SSL_has_pending(c->socket.tls));
+    if (SSL_has_pending(c->socket.tls))
         turn_post(c->env->turn, &c->again);
     return (ssize_t)total;
 }
@@ -491,7 +506,8 @@ ssize_t conn_read(struct conn *conn, char *bytes, size_t size)
     assert(size > 0);
     if (conn->state == BROKEN)
         return CONN_BROKEN;
-    ssize_t count = conn->tls != NULL ? read_tls(conn, bytes, size) : read_plain(conn, bytes, size);
+    ssize_t count =
+        conn->socket.tls != NULL ? read_tls(conn, bytes, size) : read_plain(conn, bytes, size);
     if (conn->write_failed && count == CONN_AGAIN)
         return CONN_BROKEN;
     if (conn->write_failed && count > 0)
@@ -510,20 +526,20 @@ static bool write_some(struct conn *c, struct span bytes, size_t *written_out)
         size_t count = 0;
 
         errno = 0;
-        if (c->tls != NULL) {
+        if (c->socket.tls != NULL) {
             ERR_clear_error();
-            if (SSL_write_ex(c->tls, bytes.ptr + total, bytes.len - total, &count) != 1) {
-                int why = SSL_get_error(c->tls, 0);
+            if (SSL_write_ex(c->socket.tls, bytes.ptr + total, bytes.len - total, &count) != 1) {
+                int why = SSL_get_error(c->socket.tls, 0);
 
                 c->read_blocks_write = why == SSL_ERROR_WANT_READ;
                 if (why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE)
                     break;
-                fail_write(c, tls_failure(c->tls));
+                fail_write(c, tls_failure(c->socket.tls));
                 return false;
             }
             c->read_blocks_write = false;
         } else {
-            ssize_t sent = send(c->fd, bytes.ptr + total, bytes.len - total, MSG_NOSIGNAL);
+            ssize_t sent = send(c->socket.fd, bytes.ptr + total, bytes.len - total, MSG_NOSIGNAL);
 
             if (sent < 0 && errno == EINTR)
                 continue;
@@ -547,11 +563,11 @@ static void finish_now(struct conn *c)
     if (c->finished)
         return;
     c->finished = true;
-    if (c->tls != NULL) {
+    if (c->socket.tls != NULL) {
         ERR_clear_error();
-        SSL_shutdown(c->tls);
+        SSL_shutdown(c->socket.tls);
     }
-    shutdown(c->fd, SHUT_WR); /* not connected any more: reading tells */
+    shutdown(c->socket.fd, SHUT_WR); /* not connected any more: reading tells */
 }
 
 static void flush_queue(struct conn *c)
@@ -585,7 +601,7 @@ bool conn_write(struct conn *conn, struct span bytes)
 
 void conn_hurry(struct conn *conn)
 {
-    setsockopt(conn->fd, IPPROTO_TCP, TCP_QUICKACK, &(int){1}, sizeof(int));
+    setsockopt(conn->socket.fd, IPPROTO_TCP, TCP_QUICKACK, &(int){1}, sizeof(int));
 }
 
 size_t conn_queued(const struct conn *conn)
@@ -597,7 +613,7 @@ size_t conn_unacknowledged(const struct conn *conn)
 {
     int in_kernel = 0;
 
-    if (ioctl(conn->fd, SIOCOUTQ, &in_kernel) != 0 || in_kernel < 0)
+    if (ioctl(conn->socket.fd, SIOCOUTQ, &in_kernel) != 0 || in_kernel < 0)
         in_kernel = 0; /* no TCP socket */
     return buf_len(&conn->queue) + (size_t)in_kernel;
 }
@@ -637,11 +653,11 @@ bool conn_attach(struct conn **conn, const struct env *env)
     struct conn *c = *conn;
 
     c->env = env;
-    if (uv_poll_init(env->loop, &c->poll, c->fd) != 0) {
+    if (uv_poll_init(env->loop, &c->poll, c->socket.fd) != 0) {
         *conn = NULL;
-        SSL_free(c->tls);
+        SSL_free(c->socket.tls);
         buf_release(&c->queue);
-        close(c->fd);
+        close(c->socket.fd);
         mem_free(c);
         return false;
     }
@@ -659,5 +675,5 @@ const char *conn_failure(const struct conn *conn)
 
 int conn_fd(const struct conn *conn)
 {
-    return conn->fd;
+    return conn->socket.fd;
 }

@@ -31,6 +31,12 @@ struct conn_events {
 };
 
 /*
+ * Sends at once, and probes and gives up silent peers as configured. A connection that is accepted
+ * has what its listening socket has.
+ */
+void conn_set_options(int fd, const struct conf_tcp *conf);
+
+/*
  * Takes over a connected socket, also when it fails (NULL: out of memory or descriptors; the socket
  * is closed).
  */
@@ -90,8 +96,8 @@ enum { CONN_QUEUE_MAX = 1 << 20 };
 bool conn_write(struct conn *conn, struct span bytes);
 
 /*
- * Acknowledges what comes next at once: for a peer that holds its second answer back until its
- * first one is acknowledged (Nagle). The kernel forgets it soon.
+ * Acknowledges what has come at once: for a peer that holds its second answer back until its first
+ * one is acknowledged (Nagle).
  */
 void conn_hurry(struct conn *conn);
 

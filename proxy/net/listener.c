@@ -3,6 +3,7 @@
 
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
+#include "proxy/net/conn.h"
 
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -25,7 +26,7 @@ struct listener {
 
 static void on_poll(uv_poll_t *poll, int status, int events);
 
-int listener_bind(const char *address, int backlog, struct err *err)
+int listener_bind(const char *address, int backlog, const struct conf_tcp *tcp, struct err *err)
 {
     union address where;
 
@@ -35,6 +36,8 @@ int listener_bind(const char *address, int backlog, struct err *err)
     }
     int fd = socket(where.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     int on = 1;
+    if (fd >= 0)
+        conn_set_options(fd, tcp);
     if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0 &&
         setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on) == 0 &&
         (where.any.sa_family != AF_INET6 ||

@@ -9,7 +9,7 @@
 #include "proxy/base/env.h"
 
 /* Binds and listens; the descriptor, or -1 with *err set. */
-int listener_bind(const char *address, int backlog, struct err *err);
+int listener_bind(const char *address, int backlog, const struct conf_tcp *tcp, struct err *err);
 
 struct listener;
 

@@ -70,10 +70,10 @@ static bool set_tickets(SSL_CTX *context, uint64_t lifetime_ms)
     SSL_CTX_set_session_cache_mode(context,
                                    SSL_SESS_CACHE_OFF); /* tickets only: the server keeps nothing */
     SSL_CTX_set_timeout(context, (long)(lifetime_ms / 1000));
-    if (lifetime_ms == 0) {
+    /* Each connection has one of its own: a client that opens several at once uses the last. */
+    SSL_CTX_set_num_tickets(context, lifetime_ms == 0 ? 0 : 1);
+    if (lifetime_ms == 0)
         SSL_CTX_set_options(context, SSL_OP_NO_TICKET);
-        SSL_CTX_set_num_tickets(context, 0);
-    }
     return SSL_CTX_set_session_id_context(context, session_id_context,
                                           sizeof session_id_context - 1) == 1;
 }
