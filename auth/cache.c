@@ -8,8 +8,6 @@
 #include "proxy/base/mem.h"
 
 #include <openssl/crypto.h>
-#include <openssl/evp.h>
-#include <openssl/rand.h>
 #include <string.h>
 #include <utlist.h>
 
@@ -28,38 +26,19 @@ struct table {
 
 struct auth_cache {
     const struct conf_auth_cache *conf;
-    EVP_MAC_CTX *mac; /* holds the key */
+    struct keyed_hash *hash;
     struct table verified, refused;
 };
 
 /* --- life --- */
-
-static EVP_MAC_CTX *keyed_mac(void)
-{
-    unsigned char key[CACHE_DIGEST_SIZE];
-    char hash[] = "SHA256";
-    OSSL_PARAM params[] = {OSSL_PARAM_construct_utf8_string("digest", hash, 0),
-                           OSSL_PARAM_construct_end()};
-    EVP_MAC *hmac = EVP_MAC_fetch(NULL, "HMAC", NULL);
-    EVP_MAC_CTX *mac = hmac == NULL ? NULL : EVP_MAC_CTX_new(hmac);
-
-    if (mac != NULL &&
-        (RAND_bytes(key, sizeof key) != 1 || EVP_MAC_init(mac, key, sizeof key, params) != 1)) {
-        EVP_MAC_CTX_free(mac);
-        mac = NULL;
-    }
-    secret_wipe(key, sizeof key);
-    EVP_MAC_free(hmac);
-    return mac;
-}
 
 struct auth_cache *auth_cache_open(const struct conf_auth_cache *conf, struct err *err)
 {
     struct auth_cache *cache = mem_new(sizeof *cache);
 
     if (cache != NULL)
-        cache->mac = keyed_mac();
-    if (cache == NULL || cache->mac == NULL) {
+        cache->hash = keyed_hash_open();
+    if (cache == NULL || cache->hash == NULL) {
         err_set(err, ERR_INTERNAL, "auth_cache: no memory or no random octets");
         auth_cache_close(&cache);
         return NULL;
@@ -88,7 +67,7 @@ void auth_cache_close(struct auth_cache **cache)
         drop(&c->verified, c->verified.recent);
     while (c->refused.recent != NULL)
         drop(&c->refused, c->refused.recent);
-    EVP_MAC_CTX_free(c->mac);
+    keyed_hash_close(&c->hash);
     mem_free(c);
 }
 
@@ -98,12 +77,9 @@ void auth_cache_close(struct auth_cache **cache)
 bool auth_cache_digest(struct auth_cache *cache, const char *user, const struct secret *password,
                        struct cache_digest *digest_out)
 {
-    size_t size = 0;
+    const struct span parts[] = {{user, strlen(user) + 1}, secret_span(password)};
 
-    return EVP_MAC_init(cache->mac, NULL, 0, NULL) == 1 &&
-           EVP_MAC_update(cache->mac, (const unsigned char *)user, strlen(user) + 1) == 1 &&
-           EVP_MAC_update(cache->mac, (const unsigned char *)password->bytes, password->len) == 1 &&
-           EVP_MAC_final(cache->mac, digest_out->bytes, &size, sizeof digest_out->bytes) == 1;
+    return keyed_hash_of(cache->hash, parts, 2, digest_out->bytes);
 }
 
 static struct entry *find(struct table *table, const char *user)

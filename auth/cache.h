@@ -8,13 +8,12 @@
 
 #include "proxy/base/conf.h"
 #include "proxy/base/err.h"
+#include "proxy/base/keyed_hash.h"
 #include "proxy/base/secret.h"
-
-enum { CACHE_DIGEST_SIZE = 32 };
 
 /* A user and a password, as the cache knows them. */
 struct cache_digest {
-    unsigned char bytes[CACHE_DIGEST_SIZE];
+    unsigned char bytes[KEYED_HASH_SIZE];
 };
 
 enum cache_verdict {

@@ -38,7 +38,7 @@ enum step {
 enum {
     LINE_MAX_BYTES = 64 * 1024, /* longest line of a store while we listen */
     NOTICES_MAX = 4096,
-    READ_SIZE = 16 * 1024,
+    READ_SIZE = 4 * 1024,
     TIDY_TIMEOUT_MS = 2000 /* to leave, check and reset: else a new one is quicker */
 };
 

@@ -13,8 +13,6 @@
 #include "proxy/imap/caps.h"
 
 #include <assert.h>
-#include <openssl/evp.h>
-#include <openssl/hmac.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 
@@ -106,8 +104,8 @@ struct pool *pool_open(const struct env *env, const struct tls *tls, struct stor
     getrlimit(RLIMIT_NOFILE, &descriptors);
     pool->scarce_fd = (int)(descriptors.rlim_cur - descriptors.rlim_cur / SCARCE_PART);
     pool->shards = mem_array(env->conf->shard_count, sizeof *pool->shards);
-    good = open_handles(pool) && pool->shards != NULL &&
-           getrandom(pool->key, sizeof pool->key, 0) == (ssize_t)sizeof pool->key;
+    pool->hash = keyed_hash_open();
+    good = open_handles(pool) && pool->shards != NULL && pool->hash != NULL;
     for (; good && pool->shard_count < env->conf->shard_count; pool->shard_count++)
         good = open_shard(pool, &stores[pool->shard_count], tls, pool->shard_count);
     for (size_t i = 0; good && i < pool->shard_count; i++) {
@@ -137,7 +135,7 @@ static void handle_closed(uv_handle_t *handle)
         shared_text_release(&target->login_capabilities);
         shared_text_release(&target->login_text);
     }
-    secret_wipe(pool->key, sizeof pool->key);
+    keyed_hash_close(&pool->hash);
     mem_free(pool->shards);
     mem_free(pool);
 }
@@ -206,13 +204,10 @@ static void on_lost(void *owner)
 
 static void digest(const struct pool *pool, struct span text, unsigned char out[16])
 {
-    unsigned char full[EVP_MAX_MD_SIZE];
-    unsigned len = 0;
+    unsigned char full[KEYED_HASH_SIZE];
 
-    if (HMAC(EVP_sha256(), pool->key, sizeof pool->key, (const unsigned char *)text.ptr, text.len,
-             full, &len) == NULL &&
-        getrandom(full, 16, 0) != 16) /* without memory it is like nothing else */
-        secret_wipe(full, sizeof full);
+    if (!keyed_hash_of(pool->hash, &text, 1, full) && getrandom(full, 16, 0) != 16)
+        secret_wipe(full, sizeof full); /* without memory it is like nothing else */
     memcpy(out, full, 16);
     secret_wipe(full, sizeof full);
 }

@@ -7,6 +7,7 @@
 #define IMAPMUX_PROXY_POOLED_H
 
 #include "proxy/base/hash.h"
+#include "proxy/base/keyed_hash.h"
 #include "proxy/lease.h"
 #include "proxy/store.h"
 
@@ -71,7 +72,7 @@ struct pool {
     size_t parked_count;
     size_t park_per_shard, park_total; /* this worker's part */
     int scarce_fd;                     /* a descriptor from here on: they run short */
-    unsigned char key[32];             /* of the digests */
+    struct keyed_hash *hash;           /* of the identities */
     uv_timer_t janitor;
     uv_async_t wake;
     const struct backend_events *events; /* of its connections */

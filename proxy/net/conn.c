@@ -517,6 +517,15 @@ ssize_t conn_read(struct conn *conn, char *bytes, size_t size)
 
 /* --- writing --- */
 
+/*
+ * Of so many bytes the second record is the last one, and not full: it may as well go in one
+ * segment with the first. Full ones are better sent one by one, for then the peer works meanwhile.
+ */
+static bool has_short_rest(size_t len)
+{
+    return len > SSL3_RT_MAX_PLAIN_LENGTH && len < 2 * SSL3_RT_MAX_PLAIN_LENGTH;
+}
+
 /* Writes what the socket takes now; false when the connection is broken. */
 static bool write_some(struct conn *c, struct span bytes, size_t *written_out)
 {
@@ -528,6 +537,7 @@ static bool write_some(struct conn *c, struct span bytes, size_t *written_out)
         errno = 0;
         if (c->socket.tls != NULL) {
             ERR_clear_error();
+            c->socket.more = has_short_rest(bytes.len - total);
             if (SSL_write_ex(c->socket.tls, bytes.ptr + total, bytes.len - total, &count) != 1) {
                 int why = SSL_get_error(c->socket.tls, 0);
 

@@ -16,8 +16,9 @@ static bool may_retry(void)
 static int write_some(BIO *bio, const char *bytes, int len)
 {
     const struct tls_socket *socket = BIO_get_data(bio);
-    bool ticket = SSL_get_state(socket->tls) == TLS_ST_SW_SESSION_TICKET;
-    ssize_t sent = send(socket->fd, bytes, (size_t)len, MSG_NOSIGNAL | (ticket ? MSG_MORE : 0));
+    /* The greeting follows a ticket. */
+    bool more = socket->more || SSL_get_state(socket->tls) == TLS_ST_SW_SESSION_TICKET;
+    ssize_t sent = send(socket->fd, bytes, (size_t)len, MSG_NOSIGNAL | (more ? MSG_MORE : 0));
 
     BIO_clear_retry_flags(bio);
     if (sent < 0 && may_retry())
