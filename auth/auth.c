@@ -1,8 +1,8 @@
 /*
- * Owns the order in which the cache and the sources are asked, the deadline of each request, and the promise of
- * auth.h: what a source says is acted upon in a later turn, so no answer is given inside
- * auth_verify and no source runs inside another. A request that is being asked has a deadline
- * timer; what comes next once its source has spoken is task.run.
+ * Owns the order in which the cache and the sources are asked, the deadline of each request, and
+ * the promise of auth.h: what a source says is acted upon in a later turn, so no answer is given
+ * inside auth_verify and no source runs inside another. A request that is being asked has a
+ * deadline timer; what comes next once its source has spoken is task.run.
  */
 #include "auth/auth.h"
 

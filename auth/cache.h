@@ -1,7 +1,7 @@
 /*
  * What a worker remembers of passwords that its sources have verified or refused, so that the next
- * login with the same one asks nobody. A password is kept only as a keyed hash, the key being random
- * and of this worker alone. Bounded: who has not come for longest makes room.
+ * login with the same one asks nobody. A password is kept only as a keyed hash. Bounded: who has
+ * not come for longest makes room.
  */
 #ifndef IMAPMUX_AUTH_CACHE_H
 #define IMAPMUX_AUTH_CACHE_H

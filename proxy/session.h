@@ -5,7 +5,8 @@
  *
  * If the store is lost, a session may be stranded between relay and linger.
  *
- * session.c holds the table of these phases. A session lives on one worker (its home), and changes
+ * session.c holds the table of these phases; entry.c holds those up to the lease, and relaying.c
+ * those after it. A session lives on one worker (its home), and changes
  * home once for each login, as soon as the user's name is known, so that everything about a user
  * happens on one thread.
  */
@@ -20,6 +21,9 @@
 #include "routing/route.h"
 
 struct session;
+struct phase;
+
+const struct phase *session_phases(void); /* the table, for the homes */
 
 /*
  * What a session gets from its worker. All of it outlives the session, and is used on the worker's
@@ -27,6 +31,7 @@ struct session;
  */
 struct home {
     struct env env;
+    const struct phase *phases; /* session_phases() */
     const struct tls *tls;
     struct auth *auth;
     struct router *router;

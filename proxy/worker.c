@@ -179,6 +179,7 @@ static bool open_worker(struct worker *w, struct workers *all, size_t worker_cou
     if (!w->inbox_open)
         return err_set(err, ERR_INTERNAL, "no descriptors for a worker");
     home->env = (struct env){&w->loop, &w->turn, all->conf, &w->counters};
+    home->phases = session_phases();
     home->tls = tls;
     home->shard_capabilities = mem_array(all->conf->shard_count, sizeof(struct span));
     if (home->shard_capabilities == NULL)

@@ -1,4 +1,4 @@
-/* Owns the key, within a context that is made once: fetching an algorithm costs more than using it. */
+/* Owns the key, within a context made once: to fetch an algorithm costs more than to use it. */
 #include "proxy/base/keyed_hash.h"
 
 #include "proxy/base/mem.h"

@@ -13,7 +13,7 @@ struct tls {
     SSL_CTX **shards;  /* by shard; NULL where its tls is none */
 };
 
-/* For TLS 1.3; all are strong, and the first costs least: SHA-256 in the handshake, AES-128 after. */
+/* For TLS 1.3. All are strong; the first costs least, in the handshake and after it. */
 static const char ciphersuites[] =
     "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256";
 static const unsigned char alpn_imap[] = "\x04imap";

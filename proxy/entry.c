@@ -1,0 +1,370 @@
+/*
+ * Owns the phases from the first byte to a connection to the store: who the client is, whether that
+ * is true, and where its mail is.
+ */
+#include "proxy/entry.h"
+
+#include "auth/username.h"
+#include "proxy/base/log.h"
+#include "proxy/base/mem.h"
+
+#include <assert.h>
+#include <stdio.h>
+
+enum { UNREAD_MAX = 32 * 1024 }; /* answers before login that the client has not read yet */
+
+const char *const entry_lease_kinds[] = {
+    [LEASE_NEW] = "new", [LEASE_WARM] = "warm", [LEASE_PARKED] = "parked", [LEASE_RESET] = "reset"};
+
+/* --- proxy header --- */
+
+enum phase_id entry_read_proxy_header(struct session *s)
+{
+    struct entry *entry = s->entry;
+
+    for (;;) {
+        struct span so_far = {entry->proxy_header, entry->proxy_header_len};
+        ptrdiff_t missing = proxyproto_missing(so_far);
+        struct proxyproto header;
+
+        if (missing == 0 && proxyproto_parse(so_far, &header)) {
+            if (header.told) {
+                s->peer = header.source;
+                s->entry->local = header.destination;
+            }
+            return s->listener->tls == TLS_IMPLICIT ? P_TLS : P_COMMAND;
+        }
+        if (missing <= 0)
+            return phase_gone(s, "no valid PROXY protocol header");
+        ssize_t count =
+            conn_read(s->client, entry->proxy_header + entry->proxy_header_len, (size_t)missing);
+        if (count < 0)
+            return phase_gone(s, "closed before the PROXY protocol header");
+        if (count == CONN_AGAIN)
+            return P_PROXY_HEADER;
+        entry->proxy_header_len += (size_t)count;
+    }
+}
+
+/* --- tls --- */
+
+enum phase_id entry_tls_overdue(struct session *s)
+{
+    return phase_gone(s, "TLS time-out");
+}
+
+enum phase_id entry_enter_tls(struct session *s)
+{
+    if (conn_queued(s->client) > 0) /* TLS cannot start behind clear text that nobody reads */
+        return phase_gone(s, "client does not read");
+    if (!conn_start_tls_server(s->client, tls_server_context(s->home->tls)))
+        return phase_gone(s, "no memory for TLS");
+    return P_TLS; /* on_open or on_broken follows */
+}
+
+/* --- command: IMAP before login --- */
+
+static enum phase_id handle_commands(struct session *s);
+
+/* Comes here at the start, after STARTTLS, and after a login that was refused. */
+enum phase_id entry_enter_command(struct session *s)
+{
+    bool greeted = s->entry->login.tag[0] != '\0';
+
+    if (!greeted && !login_greet(&s->entry->login))
+        return phase_gone(s, conn_failure(s->client));
+    if (greeted)
+        return handle_commands(s);
+    return P_COMMAND;
+}
+
+enum phase_id entry_read_command(struct session *s)
+{
+    struct home *home = s->home;
+    ssize_t count = conn_read(s->client, home->scratch, home->scratch_size);
+
+    if (count == CONN_AGAIN)
+        return P_COMMAND;
+    if (count < 0)
+        return phase_gone(s, count == CONN_EOF ? "closed by client before login"
+                                               : conn_failure(s->client));
+    if (conn_queued(s->client) > UNREAD_MAX)
+        return phase_gone(s, "client does not read");
+    bool kept = login_feed(&s->entry->login, (struct span){home->scratch, (size_t)count});
+    secret_wipe(home->scratch, (size_t)count);
+    return kept ? handle_commands(s) : phase_gone(s, "too much input before login");
+}
+
+enum phase_id entry_finish(struct session *s, const char *reason)
+{
+    conn_finish(s->client);
+    return phase_linger(s, reason);
+}
+
+static enum phase_id refuse(struct session *s, const struct err *err);
+
+/*
+ * Whose name it is; empty passwords end here, before any directory could take one for an anonymous
+ * bind.
+ */
+static enum phase_id identify(struct session *s)
+{
+    struct login *login = &s->entry->login;
+    struct err err = {0};
+
+    s->entry->identified_ms = uv_hrtime() / 1000000;
+    s->method = login->method;
+    if (!username_normalise(&s->home->env.conf->username, span_of(login->user), s->entry->user)) {
+        err_set(&err, ERR_CREDENTIALS, "no such name is allowed");
+        return refuse(s, &err);
+    }
+    if (login->password.len == 0) {
+        err_set(&err, ERR_CREDENTIALS, "empty password");
+        return refuse(s, &err);
+    }
+    return P_MOVING;
+}
+
+static enum phase_id handle_commands(struct session *s)
+{
+    for (;;) {
+        switch (login_run(&s->entry->login)) {
+        case LOGIN_MORE:
+            return P_COMMAND;
+        case LOGIN_START_TLS:
+            login_restart(&s->entry->login);
+            return P_TLS;
+        case LOGIN_OVER:
+            return entry_finish(s, s->entry->login.over);
+        case LOGIN_IDENTIFIED: {
+            enum phase_id next = identify(s);
+
+            if (next != P_COMMAND)
+                return next;
+        }
+        }
+    }
+}
+
+enum phase_id entry_command_overdue(struct session *s)
+{
+    login_bye(&s->entry->login, "UNAVAILABLE", "Login takes too long.");
+    return phase_linger(s, "login time-out");
+}
+
+/* --- moving: to the worker that serves this user --- */
+
+static void arrive(struct letter *letter, void *receiver)
+{
+    struct entry *entry = (struct entry *)((char *)letter - offsetof(struct entry, letter));
+    struct session *s = entry->session;
+
+    phase_join_home(s, receiver);
+    if (!conn_attach(&s->client, &s->home->env))
+        phase_move(s, phase_gone(s, "out of descriptors"));
+    else
+        phase_move(s, P_VERIFY);
+}
+
+static void one_handle_closed(struct session *s)
+{
+    if (--s->handles_open > 0)
+        return;
+    s->entry->letter.deliver = arrive;
+    if (s->home->stopping) /* the other worker may have ended already */
+        arrive(&s->entry->letter, s->home);
+    else
+        inbox_post(&s->home->home_of(s->home, s->entry->user)->inbox, &s->entry->letter);
+}
+
+static void timer_left(uv_handle_t *handle)
+{
+    one_handle_closed(handle->data);
+}
+
+static void client_left(void *owner)
+{
+    one_handle_closed(owner);
+}
+
+enum phase_id entry_enter_moving(struct session *s)
+{
+    if (s->home->home_of(s->home, s->entry->user) == s->home)
+        return P_VERIFY;
+    counter_add(&s->home->env.counters->handovers, 1);
+    phase_leave_home(s);
+    s->handles_open = 2;
+    conn_detach(s->client, client_left);
+    uv_close((uv_handle_t *)&s->deadline, timer_left);
+    return P_MOVING;
+}
+
+/* --- verify --- */
+
+void entry_log(struct session *s, enum conf_log_level level, const char *event,
+               const struct err *err)
+{
+    struct log_line line;
+    char peer[ADDRESS_TEXT_MAX];
+
+    address_text(&s->peer, peer);
+    log_begin(&line, level, event);
+    log_text(&line, "session", s->id);
+    if (s->entry != NULL && s->entry->user[0] != '\0')
+        log_text(&line, "user", s->entry->user);
+    else if (s->entry != NULL)
+        log_text(&line, "user", s->entry->login.user);
+    log_text(&line, "peer", peer);
+    log_text(&line, "method", s->method);
+    log_text(&line, "tls",
+             conn_tls(s->client) == NULL ? "none" : SSL_get_version(conn_tls(s->client)));
+    if (s->shard != NULL)
+        log_text(&line, "shard", s->shard->title);
+    if (s->connection != NULL)
+        log_text(&line, "lease", entry_lease_kinds[s->lease_kind]);
+    if (err != NULL)
+        log_err(&line, err);
+    log_write(&line);
+}
+
+/*
+ * Answers the login with NO and goes on with the client's next command, unless it has had too many
+ * tries.
+ */
+static enum phase_id refuse(struct session *s, const struct err *err)
+{
+    bool ours = err->kind == ERR_UNAVAILABLE || err->kind == ERR_BUSY || err->kind == ERR_FULL ||
+                err->kind == ERR_CONFIG || err->kind == ERR_INTERNAL;
+
+    counter_add(&s->home->env.counters->logins_refused, 1);
+    entry_log(s, ours ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO, "login refused", err);
+    s->shard = NULL;
+    s->entry->login_started_ms = uv_now(s->home->env.loop);
+    if (!login_refuse(&s->entry->login, err))
+        return entry_finish(s, "too many failed logins");
+    s->entry->user[0] = '\0';
+    if (s->home->stopping) {
+        conn_write(s->client, span_of(phase_stopping_bye));
+        return entry_finish(s, "shutdown");
+    }
+    return P_COMMAND;
+}
+
+static void on_verified(struct auth_request *request, const struct err *err)
+{
+    struct session *s = request->owner;
+
+    if (err->kind == ERR_ADMIN || err->kind == ERR_EXPIRED) /* but not for a wrong guess */
+        pool_forget_user(s->home->pool, s->entry->user);
+    phase_move(s, err->kind == ERR_NONE ? P_ROUTE : refuse(s, err));
+}
+
+enum phase_id entry_enter_verify(struct session *s)
+{
+    struct auth_request *verify = &s->entry->verify;
+
+    if (s->home->stopping) {
+        conn_write(s->client, span_of(phase_stopping_bye));
+        return entry_finish(s, "shutdown");
+    }
+    verify->user = s->entry->user;
+    verify->password = &s->entry->login.password;
+    verify->on_answer = on_verified;
+    verify->owner = s;
+    auth_verify(s->home->auth, verify);
+    return P_VERIFY;
+}
+
+/* --- route --- */
+
+static void on_route(struct route_request *request, const struct route *route,
+                     const struct err *err)
+{
+    struct session *s = request->owner;
+
+    if (route != NULL && route->state != ROUTE_ACTIVE)
+        pool_forget_user(s->home->pool, s->entry->user);
+    if (err->kind != ERR_NONE) {
+        phase_move(s, refuse(s, err));
+        return;
+    }
+    s->shard = conf_find_shard(s->home->env.conf, route->shard); /* the router has checked */
+    assert(s->shard != NULL);
+    snprintf(s->entry->backend_user, sizeof s->entry->backend_user, "%s", route->backend_user);
+    phase_move(s, P_LEASE);
+}
+
+enum phase_id entry_enter_route(struct session *s)
+{
+    struct route_request *route = &s->entry->route;
+
+    route->user = s->entry->user;
+    route->on_answer = on_route;
+    route->owner = s;
+    router_find(s->home->router, route);
+    return P_ROUTE;
+}
+
+/* --- lease --- */
+
+static void on_lease(struct lease_request *lease, struct pooled *connection, const struct err *err)
+{
+    struct session *s = lease->owner;
+
+    if (err->kind == ERR_NONE) {
+        s->connection = connection;
+        s->lease_kind = (uint8_t)pooled_kind(connection);
+        s->store = *backend_address(pooled_backend(connection));
+    }
+    phase_move(s, err->kind == ERR_NONE ? P_RELAY : refuse(s, err));
+}
+
+enum phase_id entry_enter_lease(struct session *s)
+{
+    struct lease_request *lease = &s->entry->lease;
+    const SSL *tls = conn_tls(s->client);
+    struct err err = {0};
+
+    if (s->entry->login.proxy_ttl == 0) {
+        err_set(&err, ERR_CONFIG, "too many proxies in a row: does shard %s lead back here?",
+                s->shard->title);
+        return refuse(s, &err);
+    }
+    lease->user = s->entry->user;
+    lease->client =
+        (struct store_client){.user = s->entry->backend_user,
+                              .password = &s->entry->login.password,
+                              .session_id = s->id,
+                              .id = buf_span(&s->entry->login.id),
+                              .proxy_ttl = s->entry->login.proxy_ttl,
+                              .tls_version = tls == NULL ? NULL : SSL_get_version(tls),
+                              .tls_cipher = tls == NULL ? NULL : SSL_get_cipher_name(tls),
+                              .address = s->peer,
+                              .local = s->entry->local};
+    lease->on_answer = on_lease;
+    lease->owner = s;
+    return pool_lease(s->home->pool, lease, s->shard, &err) ? P_LEASE : refuse(s, &err);
+}
+
+/*
+ * The client has closed its half while it is being logged in. It may still want the answers to what
+ * it has sent; but in a line before a store that is short of places it only stands in the way, for
+ * most who do so have given up.
+ */
+enum phase_id entry_hear_end(struct session *s)
+{
+    if (s->phase == P_LEASE && pool_waits(&s->entry->lease))
+        return phase_gone(s, "closed by client while it waited");
+    return s->phase;
+}
+
+/* --- the end --- */
+
+void entry_release(struct session *s)
+{
+    if (s->entry == NULL)
+        return;
+    login_release(&s->entry->login);
+    mem_free(s->entry);
+    s->entry = NULL;
+}

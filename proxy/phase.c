@@ -1,0 +1,159 @@
+/*
+ * Owns the change of phases: what is armed and heard in each, and the client's events until it is
+ * relayed.
+ */
+#include "proxy/phase.h"
+
+#include "proxy/base/log.h"
+
+const char phase_stopping_bye[] =
+    "* BYE [UNAVAILABLE] The server is shutting down, please connect again.\r\n";
+
+static const struct phase *row_of(const struct session *s, enum phase_id id)
+{
+    return &s->home->phases[id];
+}
+
+static void listen_to_client(struct session *s, const struct phase *row)
+{
+    conn_want_read(s->client, row->readable != NULL && !row->only_end);
+    if (row->only_end)
+        conn_want_end(s->client);
+}
+
+void phase_move(struct session *s, enum phase_id next)
+{
+    while (next != s->phase) {
+        const struct phase *row = row_of(s, next);
+
+        s->phase = (uint8_t)next;
+        log_event(LOG_LEVEL_DEBUG, "phase", "session=%s phase=\"%s\"", s->id, row->name);
+        if (next != P_MOVING && next != P_GONE) {
+            phase_arm(s, row->limit);
+            if (next != P_RELAY)
+                listen_to_client(s, row);
+        }
+        if (row->enter != NULL)
+            next = row->enter(s);
+    }
+}
+
+enum phase_id phase_gone(struct session *s, const char *reason)
+{
+    if (s->reason == NULL)
+        s->reason = reason;
+    return P_GONE;
+}
+
+enum phase_id phase_linger(struct session *s, const char *reason)
+{
+    phase_gone(s, reason);
+    return P_LINGER;
+}
+
+/* --- events of the client's connection, until the relay takes over --- */
+
+static void on_open(void *owner)
+{
+    struct session *s = owner; /* TLS is up */
+    struct counters *counters = s->home->env.counters;
+
+    counter_add(&counters->tls_handshakes, 1);
+    if (SSL_session_reused(conn_tls(s->client)))
+        counter_add(&counters->tls_resumed, 1);
+    phase_move(s, P_COMMAND);
+}
+
+static void on_readable(void *owner)
+{
+    struct session *s = owner;
+
+    if (row_of(s, s->phase)->readable != NULL)
+        phase_move(s, row_of(s, s->phase)->readable(s));
+}
+
+static void on_drained(void *owner)
+{
+    struct session *s = owner;
+
+    if (s->phase == P_LINGER && s->client_ended)
+        phase_move(s, P_GONE);
+}
+
+static void on_broken(void *owner)
+{
+    struct session *s = owner;
+
+    if (s->phase == P_TLS)
+        counter_add(&s->home->env.counters->tls_failed, 1);
+    phase_move(s, phase_gone(s, conn_failure(s->client)));
+}
+
+const struct conn_events phase_client_events = {on_open, on_readable, on_drained, on_broken};
+
+/* --- deadlines --- */
+
+static void on_deadline(uv_timer_t *timer)
+{
+    struct session *s = timer->data;
+    const struct phase *row = row_of(s, s->phase);
+
+    phase_move(s, row->overdue != NULL ? row->overdue(s) : phase_gone(s, "time-out"));
+}
+
+/* While clients in IDLE are to hear of us the timer comes more often, a little early at random. */
+void phase_arm_for(struct session *s, uint64_t timeout)
+{
+    uint64_t notify = s->home->env.conf->session.idle_notify;
+
+    if (s->phase == P_RELAY && notify > 0) {
+        uint64_t jittered = notify - uv_hrtime() % (notify / 4 + 1);
+
+        timeout = timeout < jittered ? timeout : jittered;
+    }
+    uv_timer_start(&s->deadline, on_deadline, timeout, 0);
+}
+
+void phase_arm(struct session *s, enum limit limit)
+{
+    const struct conf *conf = s->home->env.conf;
+    uint64_t now = uv_now(s->home->env.loop);
+
+    if (limit == LIMIT_NONE) {
+        uv_timer_stop(&s->deadline);
+    } else if (limit == LIMIT_LOGIN) { /* one deadline for all phases up to the login */
+        uint64_t spent = now - s->entry->login_started_ms;
+
+        uv_timer_start(&s->deadline, on_deadline,
+                       spent < conf->login.timeout ? conf->login.timeout - spent : 0, 0);
+    } else {
+        uint64_t timeout =
+            limit == LIMIT_IDLE ? conf->session.idle_timeout : conf->session.linger_timeout;
+
+        phase_arm_for(s, timeout);
+    }
+}
+
+/* --- home --- */
+
+void phase_join_home(struct session *s, struct home *home)
+{
+    s->home = home;
+    s->next = home->sessions;
+    s->link = &home->sessions;
+    if (s->next != NULL)
+        s->next->link = &s->next;
+    home->sessions = s;
+    uv_timer_init(home->env.loop, &s->deadline);
+    s->deadline.data = s;
+}
+
+void phase_leave_home(struct session *s)
+{
+    if (s->link == NULL)
+        return;
+    *s->link = s->next;
+    if (s->next != NULL)
+        s->next->link = s->link;
+    s->link = NULL;
+}

@@ -1,0 +1,107 @@
+/*
+ * What a session is, and how it goes from one phase to the next. For session.c, which holds the
+ * table of the phases, and for entry.c and relaying.c, which hold what happens in them; nobody else
+ * includes this.
+ */
+#ifndef IMAPMUX_PROXY_PHASE_H
+#define IMAPMUX_PROXY_PHASE_H
+
+#include "proxy/login.h"
+#include "proxy/net/proxyproto.h"
+#include "proxy/relay.h"
+#include "proxy/session.h"
+
+enum phase_id {
+    P_PROXY_HEADER,
+    P_TLS,
+    P_COMMAND,
+    P_MOVING,
+    P_VERIFY,
+    P_ROUTE,
+    P_LEASE,
+    P_RELAY,
+    P_STRANDED,
+    P_LINGER,
+    P_GONE,
+    PHASE_COUNT
+};
+
+enum limit { LIMIT_NONE, LIMIT_LOGIN, LIMIT_IDLE, LIMIT_LINGER };
+
+/* A row of the table. What a function returns is the next phase; its own is: stay. */
+struct phase {
+    const char *name;
+    enum limit limit;
+    bool only_end; /* the client is not read: what it sends waits, but its end is told */
+    enum phase_id (*enter)(struct session *s);    /* NULL: nothing to do */
+    enum phase_id (*readable)(struct session *s); /* NULL: the client is not read */
+    enum phase_id (*overdue)(struct session *s);  /* the deadline has passed; NULL: it is gone */
+};
+
+/* What a session holds only until it is relayed. */
+struct entry {
+    struct login login;
+    struct auth_request verify;
+    struct route_request route;
+    struct lease_request lease;
+    char user[USERNAME_MAX + 1];
+    char backend_user[BACKEND_USER_MAX + 1];
+    char proxy_header[PROXYPROTO_MAX];
+    size_t proxy_header_len;
+    uint64_t login_started_ms; /* the time for it counts from here */
+    union address local;       /* where the client has connected to */
+    struct session *session;
+    struct letter letter;   /* carries the session to its next home */
+    uint64_t identified_ms; /* when the client had said who it is; uv_hrtime: loops differ */
+};
+
+struct session {
+    struct home *home;
+    struct session *next, **link; /* in home->sessions; link is NULL on the way between two homes */
+    struct conn *client;
+    struct entry *entry; /* NULL once relayed */
+    char *user;          /* normalised name, once verified */
+    const struct conf_listener *listener;
+    const struct conf_shard *shard;
+    struct pooled *connection; /* to the store, while leased */
+    struct relay relay;
+    uv_timer_t deadline;
+    const char *reason; /* of the end, for the log */
+    const char *method;
+    union address peer, store;
+    uint64_t accepted_ms; /* uv_hrtime */
+    char id[24];
+    uint8_t phase;
+    uint8_t handles_open;
+    size_t undrained; /* what the client had not taken when its lingering was last looked at */
+    uint8_t lease_kind;
+    bool client_ended; /* lingering: it sends no more, and still reads */
+    bool lingering;    /* one side of the relay has left: the deadline counts from then */
+    bool relaying;     /* relay_start was called, relay_release not yet */
+    bool relayed;      /* it was called at all */
+};
+
+/* The one place that changes the phase. After it the session may be gone. */
+void phase_move(struct session *s, enum phase_id next);
+
+/*
+ * Ends for `reason`, a constant phrase for the log; the first one counts. At once, or when the
+ * client has heard our last words.
+ */
+enum phase_id phase_gone(struct session *s, const char *reason);
+enum phase_id phase_linger(struct session *s, const char *reason);
+
+/* Sets the deadline that the limit asks for, or this one. */
+void phase_arm(struct session *s, enum limit limit);
+void phase_arm_for(struct session *s, uint64_t timeout_ms);
+
+/* Into the list of a home, with a timer on its loop; and out of the list, if it is in one. */
+void phase_join_home(struct session *s, struct home *home);
+void phase_leave_home(struct session *s);
+
+/* Of the client's connection, while no relay has it. */
+extern const struct conn_events phase_client_events;
+
+extern const char phase_stopping_bye[];
+
+#endif

@@ -1,0 +1,237 @@
+/*
+ * Owns the phases from the login's OK to the client's end: the relay, and what is still to be said
+ * when it is over.
+ */
+#include "proxy/relaying.h"
+
+#include "proxy/base/mem.h"
+#include "proxy/entry.h"
+
+/* --- relay --- */
+
+static void on_relay_linger(void *owner)
+{
+    struct session *s = owner;
+
+    s->lingering = true;
+    phase_arm(s, LIMIT_LINGER);
+}
+
+static enum lease_end lease_end(const struct session *s)
+{
+    const struct relay *relay = &s->relay;
+
+    if (!s->relaying)
+        return LEASE_UNCLEAN;
+    if (relay_leaves_clean(relay))
+        return dialog_is_selected(&relay->dialog) ? LEASE_CLEAN_SELECTED : LEASE_CLEAN;
+    return (relay->why == RELAY_BACKEND_LEFT || relay->why == RELAY_BACKEND_BROKEN) &&
+                   !dialog_logout_seen(&relay->dialog)
+               ? LEASE_LOST
+               : LEASE_UNCLEAN;
+}
+
+/* The relay is over: the store's connection goes back. */
+void relaying_end(struct session *s)
+{
+    enum lease_end end = lease_end(s);
+
+    if (s->relaying)
+        relay_release(&s->relay);
+    s->relaying = false;
+    pool_return(&s->connection, end);
+}
+
+/* A client that has logged out, or is to hear of its store, is still to be told, and to go. */
+static enum phase_id after_relay(struct session *s)
+{
+    static const char *const reasons[] = {
+        [RELAY_CLIENT_LEFT] = "closed by client",
+        [RELAY_BACKEND_LEFT] = "closed by store",
+        [RELAY_CLIENT_BROKEN] = "connection to client broke",
+        [RELAY_BACKEND_BROKEN] = "connection to store broke",
+        [RELAY_PROTOCOL] = "protocol limit",
+        [RELAY_ASKED] = "ended by the proxy",
+        [RELAY_LOGOUT] = "logout",
+        [RELAY_STRANDED] = "closed by store",
+    };
+    enum relay_end why = s->relay.why;
+    bool logout = (why == RELAY_BACKEND_LEFT || why == RELAY_CLIENT_LEFT) &&
+                  dialog_logout_seen(&s->relay.dialog);
+
+    phase_gone(s, logout ? "logout" : reasons[why]);
+    return why == RELAY_LOGOUT ? P_LINGER : why == RELAY_STRANDED ? P_STRANDED : P_GONE;
+}
+
+static void on_relay_end(void *owner)
+{
+    struct session *s = owner;
+
+    phase_move(s, after_relay(s));
+}
+
+/* Remembers what this shard can do: with policy = common the other shards' users see no more. */
+static void learn_capabilities(struct session *s)
+{
+    struct home *home = s->home;
+    struct span *known = &home->shard_capabilities[s->shard - home->env.conf->shards];
+    struct span heard = backend_capabilities(pooled_backend(s->connection));
+    char *copy;
+
+    if (home->env.conf->capability.policy != CAPABILITY_COMMON || span_equal(*known, heard))
+        return;
+    copy = mem_copy_text(heard.ptr, heard.len);
+    if (copy == NULL) /* what was known still serves */
+        return;
+    mem_free((void *)known->ptr);
+    *known = (struct span){copy, heard.len};
+}
+
+/* Tells the client that it is logged in, with what the store can do. */
+static bool welcome(struct session *s)
+{
+    char list[DIALOG_LINE_MAX];
+    struct backend *backend = pooled_backend(s->connection);
+
+    learn_capabilities(s);
+    ptrdiff_t len =
+        caps_rewrite(backend_capabilities(backend), &s->home->filter, list, sizeof list);
+    bool told = len >= 0 && conn_write(s->client, buf_span(backend_notices(backend))) &&
+                login_accept(&s->entry->login, (struct span){list, (size_t)len},
+                             backend_login_text(backend));
+
+    buf_release(backend_notices(backend)); /* the next session shall not hear them again */
+    return told;
+}
+
+enum phase_id relaying_enter(struct session *s)
+{
+    struct relay *relay = &s->relay;
+    struct backend *backend = pooled_backend(s->connection);
+    struct counters *counters = s->home->env.counters;
+
+    s->user = mem_copy_text(s->entry->user, strlen(s->entry->user));
+    if (s->user == NULL || !welcome(s))
+        return phase_gone(s, s->user == NULL ? "out of memory" : conn_failure(s->client));
+    counter_add(&counters->logins_ok, 1);
+    histogram_add(&counters->login_seconds, uv_hrtime() / 1000000 - s->entry->identified_ms);
+    entry_log(s, LOG_LEVEL_INFO, "login ok", NULL);
+    relay->env = &s->home->env;
+    relay->client = s->client;
+    relay->backend = backend_conn(backend);
+    relay->filter = &s->home->filter;
+    relay->scratch = s->home->scratch;
+    relay->scratch_size = s->home->scratch_size;
+    relay->on_linger = on_relay_linger;
+    relay->on_end = on_relay_end;
+    relay->owner = s;
+    s->relaying = s->relayed = true;
+
+    struct buf from_client = *login_rest(&s->entry->login);
+    buf_init(login_rest(&s->entry->login), LOGIN_INPUT_MAX);
+    entry_release(s);
+    relay_start(relay, pool_would_keep(s->connection), &from_client, backend_rest(backend));
+    buf_release(&from_client); /* nothing is left in it, unless the relay ended at once */
+    if (s->phase == P_RELAY && s->home->stopping)
+        relay_end_politely(relay, phase_stopping_bye);
+    return s->phase; /* it may have ended meanwhile */
+}
+
+/* Whether a client that is lingered for has taken some of our last words since the last look. */
+static bool client_drains(struct session *s)
+{
+    size_t before = s->undrained, now = conn_unacknowledged(s->client);
+
+    s->undrained = now;
+    return now > 0 && (before == 0 || now < before);
+}
+
+/* The relay's timer: it comes before the time is up, to see whether bytes have passed meanwhile. */
+enum phase_id relaying_overdue(struct session *s)
+{
+    const struct conf_session *conf = &s->home->env.conf->session;
+    uint64_t silent = uv_now(s->home->env.loop) - s->relay.last_active_ms;
+    uint64_t limit = s->lingering ? conf->linger_timeout : conf->idle_timeout;
+
+    if (s->reason == NULL && silent < limit) {
+        /* A store may have much to say to a client that has closed its half. */
+        if (conf->idle_notify > 0 && !s->lingering)
+            relay_say_still_here(&s->relay);
+        phase_arm_for(s, limit - silent);
+    } else if (s->reason == NULL && !s->lingering) {
+        s->reason = "idle time-out";
+        phase_arm(s, LIMIT_LINGER);
+        relay_end_politely(&s->relay, "* BYE [UNAVAILABLE] Idle for too long.\r\n");
+    } else if (client_drains(s)) {
+        phase_arm(s, LIMIT_LINGER);
+    } else {
+        return phase_gone(s, "time-out");
+    }
+    return s->phase; /* it may have ended meanwhile */
+}
+
+/* --- stranded: the store is lost, the client has not been told --- */
+
+enum phase_id relaying_tell_stranded(struct session *s)
+{
+    conn_write(s->client, relay_last_words(&s->relay));
+    return P_LINGER;
+}
+
+/* If many are stranded at once they are told one after the other, lest all come back at once. */
+enum phase_id relaying_enter_stranded(struct session *s)
+{
+    struct home *home = s->home;
+    uint64_t delay = home->stopping ? 0 : pool_letting_go_delay(home->pool, s->shard);
+
+    pool_return(&s->connection, LEASE_LOST);
+    conn_set_owner(s->client, &phase_client_events, s);
+    if (delay == 0)
+        return relaying_tell_stranded(s);
+    phase_arm_for(s, delay);
+    return P_STRANDED;
+}
+
+/* It wants something of its store, or leaves: it is told now. */
+enum phase_id relaying_read_stranded(struct session *s)
+{
+    ssize_t count = conn_read(s->client, s->home->scratch, s->home->scratch_size);
+
+    if (count == CONN_AGAIN)
+        return P_STRANDED;
+    return count == CONN_BROKEN ? P_GONE
+                                : relaying_tell_stranded(s); /* the end comes again in linger */
+}
+
+/* --- linger: our last words are under way --- */
+
+enum phase_id relaying_enter_linger(struct session *s)
+{
+    if (s->relaying) {
+        relaying_end(s);
+        conn_set_owner(s->client, &phase_client_events, s);
+    }
+    conn_finish(s->client);
+    return P_LINGER;
+}
+
+enum phase_id relaying_read_and_drop(struct session *s)
+{
+    ssize_t count = conn_read(s->client, s->home->scratch, s->home->scratch_size);
+
+    if (count > 0)
+        secret_wipe(s->home->scratch, (size_t)count); /* it may be another try to log in */
+    if (count != CONN_EOF || conn_queued(s->client) == 0)
+        return count < 0 ? P_GONE : P_LINGER;
+    s->client_ended = true; /* its half, but it still reads: on_drained ends it, or the deadline */
+    conn_want_read(s->client, false);
+    return P_LINGER;
+}
+
+enum phase_id relaying_linger_overdue(struct session *s)
+{
+    if (!client_drains(s))
+        return phase_gone(s, "time-out");
+    phase_arm(s, LIMIT_LINGER);
+    return P_LINGER;
+}
