@@ -118,13 +118,40 @@ fuzz-run: $(FUZZERS)
 	  $$f -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=$B/ $B/corpus/$$n >$$f.log 2>&1 || { cat $$f.log; exit 1; }; \
 	  echo "$$n: no findings in $(FUZZ_SECONDS) s"; done
 
+# The benchmark: a store and a load of its own, and the proxies of Debian that imapmux is compared with.
+BENCH_DEPS    := nginx libnginx-mod-mail haproxy dovecot-imapd dovecot-ldap slapd redis-server python3-pytest
+BENCH_OBJECTS := $B/obj/bench/wire.o $B/libbase.a
+
+$B/bench/store: $B/obj/bench/store.o $(BENCH_OBJECTS)
+	@mkdir -p $(@D)
+	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+
+$B/bench/load: $(patsubst %,$B/obj/bench/%.o,load options client samples) $(BENCH_OBJECTS)
+	@mkdir -p $(@D)
+	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+
+bench-tools: all $B/bench/store $B/bench/load
+
+bench-deps: ## Install the proxies of the benchmark (as root); it starts its own, Debian's services are not used
+	@dpkg-query -W -f '$${db:Status-Status}\n' $(BENCH_DEPS) 2>/dev/null | grep -c '^installed$$' | grep -qx $(words $(BENCH_DEPS)) || \
+	  (apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(BENCH_DEPS))
+
+bench: bench-deps ## Compare with other proxies for a quarter of an hour, on a quiet machine; writes docs/performance.md
+	@$(MAKE) --no-print-directory B=$B bench-tools
+	IMAPMUX=$B/imapmux IMAPMUX_BENCH_TOOLS=$B/bench $(PYTHON) bench/bench.py --page docs/performance.md $(BENCH)
+
+bench-quick: bench-deps ## Try each line of the benchmark once and briefly: does it work? Its figures mean nothing
+	@$(MAKE) --no-print-directory B=$B bench-tools
+	IMAPMUX_BENCH_TOOLS=$B/bench $(PYTHON) -m pytest -q -p no:cacheprovider bench
+	IMAPMUX=$B/imapmux IMAPMUX_BENCH_TOOLS=$B/bench $(PYTHON) bench/bench.py --quick $(BENCH)
+
 lint: ## Check the formatting, clang-tidy, cppcheck, and that gcc and clang build without a warning
 	clang-format --dry-run --Werror $$(git ls-files '*.c' '*.h')
 	@$(MAKE) --no-print-directory B=build-gcc CC=gcc all
 	@$(MAKE) --no-print-directory B=build-clang CC=clang all
 	cppcheck -q --error-exitcode=1 --inline-suppr --enable=warning,portability --std=c11 -I. --suppress=missingIncludeSystem \
-	  --suppress='*:*uthash.h' -D_GNU_SOURCE proxy auth routing
-	git ls-files 'proxy/*.c' 'auth/*.c' 'routing/*.c' | xargs -P $$(nproc) -n 8 sh -c 'exec clang-tidy --quiet \
+	  --suppress='*:*uthash.h' -D_GNU_SOURCE proxy auth routing bench
+	git ls-files 'proxy/*.c' 'auth/*.c' 'routing/*.c' 'bench/*.c' | xargs -P $$(nproc) -n 8 sh -c 'exec clang-tidy --quiet \
 	  --warnings-as-errors="*" "$$@" -- -std=c11 -D_GNU_SOURCE -DIMAPMUX_VERSION=\"\" -I. $(PACKAGE_CFLAGS) 2>/dev/null' tidy
 
 layers: all ## Check that no layer uses one above it, by include and by symbol
@@ -145,5 +172,5 @@ help: ## Print this
 comma := ,
 -include $(shell find $B -name '*.d' 2>/dev/null)
 
-.PHONY: all deps cyrus demo test asan tsan unit-tests fuzz fuzz-run lint layers install clean help
+.PHONY: all deps cyrus demo test asan tsan unit-tests fuzz fuzz-run bench bench-tools bench-deps bench-quick lint layers install clean help
 .SECONDARY:

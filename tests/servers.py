@@ -175,7 +175,7 @@ rootdn "cn=admin,{LDAP_BASE}"
 rootpw admin-secret
 directory {self.folder}/db
 maxsize 67108864
-index uid eq
+index objectClass,uid eq
 """)
         entries = [f"dn: {LDAP_BASE}\nobjectClass: dcObject\nobjectClass: organization\no: Example\ndc: example\n",
                    f"dn: ou=people,{LDAP_BASE}\nobjectClass: organizationalUnit\nou: people\n"]
