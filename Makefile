@@ -29,7 +29,7 @@ THREADED_TESTS := test_gate test_inbox test_passwd test_resolve
 DEPS := build-essential pkg-config git libuv1-dev libssl-dev libhiredis-dev libldap-dev libconfuse-dev uthash-dev \
         libcrypt-dev libcmocka-dev clang clang-format clang-tidy cppcheck libclang-rt-14-dev llvm \
         slapd ldap-utils redis-server dovecot-imapd isync python3 python3-pytest curl openssl ca-certificates mandoc \
-        libical3 libjansson4 libpcre3 libpq5 libsasl2-modules libsqlite3-0 libwrap0 libxapian30 libxml2
+        iproute2 libical3 libjansson4 libpcre3 libpq5 libsasl2-modules libsqlite3-0 libwrap0 libxapian30 libxml2
 
 # A store for the tests. Debian would not install it beside Dovecot, so it is only unpacked here; the last line of DEPS
 # has its libraries. The tests read CYRUS from their environment.
@@ -57,6 +57,10 @@ all: $B/imapmux ## Build the release: build/imapmux
 
 $B/imapmux: $B/obj/proxy/main.o $(ARCHIVES)
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+
+# With the sanitizer's runtime as a library, whose malloc tests/fault/test_no_memory.py can put another one before.
+$B/imapmux-shared: $B/obj/proxy/main.o $(ARCHIVES)
+	$(CC) $(ALL_LDFLAGS) -shared-libasan -Wl,-rpath,$$($(CC) -print-runtime-dir) -o $@ $^ $(LIBS)
 
 define archive
 $B/lib$(1).a: $$(patsubst %.c,$B/obj/%.o,$$(filter-out proxy/main.c,$$(wildcard $$($(1)_DIR)/*.c)))
@@ -103,20 +107,35 @@ test: deps ## Set up and run all tests: unit, real and fault under ASan+UBSan, t
 
 # pytest runs the unit tests, too (tests/test_unit.py), so that its last line counts everything.
 asan: ## Build everything with address and undefined-behaviour sanitizers in build-asan
-	@$(MAKE) --no-print-directory B=build-asan $(ASAN) all unit-tests
+	@$(MAKE) --no-print-directory B=build-asan $(ASAN) all unit-tests build-asan/imapmux-shared
 
 tsan: ## Build the threaded tests and the proxy with the thread sanitizer in build-tsan
 	@$(MAKE) --no-print-directory B=build-tsan $(TSAN) all $(THREADED_TESTS:%=build-tsan/tests/unit/%)
 
 unit-tests: $(UNIT_TESTS)
 
-fuzz: ## Run every fuzz target for FUZZ_SECONDS (5)
-	@$(MAKE) --no-print-directory B=build-fuzz $(subst address$(comma)undefined,fuzzer-no-link$(comma)address$(comma)undefined,$(ASAN)) fuzz-run
+FUZZ = $(MAKE) --no-print-directory B=build-fuzz \
+       $(subst address$(comma)undefined,fuzzer-no-link$(comma)address$(comma)undefined,$(ASAN))
 
+fuzz: ## Run every fuzz target for FUZZ_SECONDS (5), from the kept corpus and what earlier runs have found
+	@$(FUZZ) fuzz-run
+
+# What is found goes to the build folder; the kept corpus is only read.
 fuzz-run: $(FUZZERS)
-	@for f in $^; do n=$$(basename $$f); mkdir -p $B/corpus/$$n; \
-	  $$f -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=$B/ $B/corpus/$$n >$$f.log 2>&1 || { cat $$f.log; exit 1; }; \
-	  echo "$$n: no findings in $(FUZZ_SECONDS) s"; done
+	@printf '%s\n' $(^F) | xargs -P $$(nproc) -n 1 sh -c 'mkdir -p $B/corpus/$$1; \
+	  dict=tests/fuzz/$$1.dict; [ -f $$dict ] || dict=tests/fuzz/imap.dict; \
+	  $B/fuzz/$$1 -max_total_time=$(FUZZ_SECONDS) -timeout=20 -dict=$$dict -artifact_prefix=$B/$$1- \
+	    $B/corpus/$$1 tests/fuzz/corpus/$$1 >$B/fuzz/$$1.log 2>&1 || { cat $B/fuzz/$$1.log; exit 255; }; \
+	  echo "$$1: no findings in $(FUZZ_SECONDS) s"' fuzz
+
+fuzz-merge: ## Put what was found into the kept corpus, tests/fuzz/corpus: as few files as reach all that is reached
+	@$(FUZZ) fuzz-merge-run
+
+fuzz-merge-run: $(FUZZERS)
+	@for n in $(^F); do kept=tests/fuzz/corpus/$$n; rm -rf $B/merged; mkdir -p $B/merged $B/corpus/$$n $$kept; \
+	  $B/fuzz/$$n -set_cover_merge=1 -use_counters=0 -artifact_prefix=$B/$$n- $B/merged $$kept $B/corpus/$$n \
+	    >$B/fuzz/$$n.log 2>&1 || exit 1; \
+	  rm -rf $$kept && mv $B/merged $$kept && echo "$$n: $$(ls $$kept | wc -l) files"; done
 
 # The benchmark: a store and a load of its own, and the proxies of Debian that imapmux is compared with.
 BENCH_DEPS    := nginx libnginx-mod-mail haproxy dovecot-imapd dovecot-ldap slapd redis-server python3-pytest
@@ -172,5 +191,6 @@ help: ## Print this
 comma := ,
 -include $(shell find $B -name '*.d' 2>/dev/null)
 
-.PHONY: all deps cyrus demo test asan tsan unit-tests fuzz fuzz-run bench bench-tools bench-deps bench-quick lint layers install clean help
+.PHONY: all deps cyrus demo test asan tsan unit-tests fuzz fuzz-run fuzz-merge fuzz-merge-run bench bench-tools \
+        bench-deps bench-quick lint layers install clean help
 .SECONDARY:

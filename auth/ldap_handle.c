@@ -20,7 +20,7 @@ static const char debian_ca_file[] = "/etc/ssl/certs/ca-certificates.crt";
 
 static void connect_in_thread(uv_work_t *work);
 static bool connect_to(struct ldap_handle *handle, const char *uri);
-static bool set_options(LDAP *ldap, const struct conf_ldap *conf);
+static bool set_options(LDAP *ldap, const char *uri, const struct conf_ldap *conf);
 static bool set_tls_options(LDAP *ldap, const struct conf_ldap *conf);
 static int log_in(struct ldap_handle *handle, LDAP *ldap, const char *uri, const char **step_out);
 static void explain(struct err *err, LDAP *ldap, const char *uri, const char *step, int code);
@@ -100,7 +100,7 @@ static bool connect_to(struct ldap_handle *handle, const char *uri)
         explain(&handle->connect_err, NULL, uri, step, code);
         return false;
     }
-    code = set_options(ldap, conf) ? log_in(handle, ldap, uri, &step) : LDAP_LOCAL_ERROR;
+    code = set_options(ldap, uri, conf) ? log_in(handle, ldap, uri, &step) : LDAP_LOCAL_ERROR;
     if (code != LDAP_SUCCESS) {
         explain(&handle->connect_err, ldap, uri, step, code);
         (void)ldap_unbind_ext(ldap, NULL, NULL);
@@ -112,7 +112,7 @@ static bool connect_to(struct ldap_handle *handle, const char *uri)
     return true;
 }
 
-static bool set_options(LDAP *ldap, const struct conf_ldap *conf)
+static bool set_options(LDAP *ldap, const char *uri, const struct conf_ldap *conf)
 {
     int version = LDAP_VERSION3, idle_s = 60, probe_count = 3, interval_s = 10;
     struct timeval limit = {(time_t)(conf->connect_timeout / 1000),
@@ -127,7 +127,7 @@ static bool set_options(LDAP *ldap, const struct conf_ldap *conf)
            ldap_set_option(ldap, LDAP_OPT_TIMEOUT, &limit) == LDAP_OPT_SUCCESS &&
            ldap_set_option(ldap, LDAP_OPT_REFERRALS, LDAP_OPT_OFF) == LDAP_OPT_SUCCESS &&
            ldap_set_option(ldap, LDAP_OPT_RESTART, LDAP_OPT_ON) == LDAP_OPT_SUCCESS &&
-           set_tls_options(ldap, conf);
+           ((!conf->start_tls && !ldap_is_ldaps_url(uri)) || set_tls_options(ldap, conf));
 }
 
 /*

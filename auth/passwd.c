@@ -7,6 +7,7 @@
 #include "auth/auth.h"
 
 #include "proxy/base/hash.h"
+#include "proxy/base/line.h"
 #include "proxy/base/mem.h"
 
 #include <assert.h>
@@ -97,16 +98,14 @@ static bool read_file(struct passwd_file *passwd, const char *path, struct err *
 static bool read_lines(struct passwd_file *passwd, const char *path, FILE *file, struct err *err)
 {
     char line[LINE_MAX_BYTES];
+    enum line_result result;
 
-    for (unsigned number = 1; fgets(line, sizeof line, file) != NULL; number++) {
-        size_t length = strlen(line);
+    for (unsigned number = 1; (result = line_read(file, line, sizeof line)) != LINE_END; number++) {
         const char *complaint = NULL;
 
-        if (length > 0 && line[length - 1] == '\n')
-            line[--length] = '\0';
-        else if (!feof(file))
+        if (result == LINE_BAD)
             complaint = "the line is too long, or holds a NUL";
-        if (complaint == NULL && length > 0 && line[0] != '#')
+        else if (line[0] != '\0' && line[0] != '#')
             complaint = read_entry(passwd, line);
         if (complaint != NULL)
             return err_set(err, ERR_CONFIG, "%s:%u: %s", path, number, complaint);

@@ -38,6 +38,9 @@ enum step {
 enum {
     LINE_MAX_BYTES = 64 * 1024, /* longest line of a store while we listen */
     NOTICES_MAX = 4096,
+    /* What is said to the client in one line: more than any store has, less than clients take. */
+    CAPABILITIES_MAX = 8 * 1024,
+    TEXT_MAX = 1024,
     READ_SIZE = 4 * 1024,
     TIDY_TIMEOUT_MS = 2000 /* to leave, check and reset: else a new one is quicker */
 };
@@ -623,20 +626,28 @@ static enum verdict refused(struct backend *b, const struct reply *reply)
     return VERDICT_GONE;
 }
 
+static enum verdict ready_for_session(struct backend *b)
+{
+    return backend_capabilities(b).len <= CAPABILITIES_MAX
+               ? succeed(b, STEP_READY)
+               : give_up(b, "the store's capabilities are too long");
+}
+
 static enum verdict take_login_answer(struct backend *b, const struct reply *reply)
 {
+    struct span text = {reply->text.ptr, reply->text.len < TEXT_MAX ? reply->text.len : TEXT_MAX};
+
     if (!span_is(reply->tag, "L")) /* the answer to ID */
         return VERDICT_MORE;
     if (reply->kind != REPLY_OK)
         return refused(b, reply);
     shared_text_release(&b->text);
-    b->text = shared_text_of(reply->text, &b->target->login_text);
+    b->text = shared_text_of(text, &b->target->login_text);
     if (span_is(reply->code, "ALERT")) /* its place is taken by the capabilities */
         buf_printf(&b->notices, "* OK [ALERT] %.*s\r\n", SPAN_ARG(reply->text));
     if (span_is(reply->code, "CAPABILITY"))
         keep_capabilities(b, reply->code_args);
-    return has_capabilities(b) ? succeed(b, STEP_READY)
-                               : ask_capabilities(b, STEP_CAPABILITY_AFTER);
+    return has_capabilities(b) ? ready_for_session(b) : ask_capabilities(b, STEP_CAPABILITY_AFTER);
 }
 
 /* --- between two sessions --- */
@@ -707,7 +718,7 @@ static enum verdict take_tagged(struct backend *b, const struct reply *reply)
         return take_login_answer(b, reply);
     case STEP_CAPABILITY_AFTER:
         return ok && has_capabilities(b)
-                   ? succeed(b, STEP_READY)
+                   ? ready_for_session(b)
                    : give_up(b, "the store gives no capabilities after login");
     case STEP_LEAVING:
         return ok && span_is(reply->tag, "P") ? succeed(b, STEP_PARKED)

@@ -454,7 +454,10 @@ static enum login_outcome identified(struct login *l, const char *method, struct
 {
     l->method = method;
     keep_user(l, user);
-    secret_set(&l->password, password); /* without memory it stays empty, and is refused */
+    if (!secret_set(&l->password, password)) { /* an empty one would be refused as a wrong one */
+        say(l, "%s NO [SERVERBUG] Out of memory.\r\n", l->tag);
+        return LOGIN_MORE;
+    }
     return LOGIN_IDENTIFIED;
 }
 

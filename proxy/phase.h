@@ -6,10 +6,10 @@
 #ifndef IMAPMUX_PROXY_PHASE_H
 #define IMAPMUX_PROXY_PHASE_H
 
+#include "proxy/home.h"
 #include "proxy/login.h"
 #include "proxy/net/proxyproto.h"
 #include "proxy/relay.h"
-#include "proxy/session.h"
 
 enum phase_id {
     P_PROXY_HEADER,

@@ -201,8 +201,9 @@ static bool finish_logout(struct relay *r)
 
 static bool begin_logout(struct relay *r, const struct dialog_step *step)
 {
-    buf_printf(&r->logout, "* BYE Logging out\r\n%.*s OK Logout completed.\r\n",
-               SPAN_ARG(step->tag));
+    if (!buf_printf(&r->logout, "* BYE Logging out\r\n%.*s OK Logout completed.\r\n",
+                    SPAN_ARG(step->tag)))
+        return end(r, RELAY_PROTOCOL);
     return finish_logout(r);
 }
 
@@ -262,10 +263,16 @@ static bool pass_from_client(struct relay *r, struct span in)
  */
 static void update_client_reading(struct relay *r)
 {
-    if (!r->client_left && !r->backend_left)
+    if (r->client_left || r->backend_left)
+        return;
+    if (dialog_client_waits(&r->dialog)) {
+        conn_want_read(r->client, false);
+        conn_want_end(r->client);
+    } else {
         conn_want_read(r->client, conn_queued(r->backend) < QUEUE_HIGH &&
                                       conn_queued(r->client) < QUEUE_HIGH &&
-                                      !dialog_client_waits(&r->dialog) && buf_len(&r->logout) == 0);
+                                      buf_len(&r->logout) == 0);
+    }
 }
 
 /* The bytes held go first in the scratch buffer. */
@@ -289,6 +296,12 @@ static void hold_again(struct relay *r, struct buf *held, size_t len)
 static void client_readable(void *owner)
 {
     struct relay *r = owner;
+
+    if (!r->client_left && !r->backend_left && dialog_client_waits(&r->dialog)) {
+        r->on_linger(r->owner); /* it has sent its end: no store may make it wait for long now */
+        return;
+    }
+
     size_t held = unhold(r, &r->client_held);
     ssize_t count = conn_read(r->client, r->scratch + held, r->scratch_size - held);
 

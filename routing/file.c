@@ -7,6 +7,7 @@
 #include "routing/route.h"
 
 #include "proxy/base/hash.h"
+#include "proxy/base/line.h"
 #include "proxy/base/mem.h"
 
 #include <errno.h>
@@ -72,18 +73,13 @@ static void *file_open(const struct env *env, struct err *err)
 static bool read_lines(struct file *file, FILE *stream, struct place *place, struct err *err)
 {
     char line[LINE_MAX_BYTES];
+    enum line_result result;
 
-    while (fgets(line, sizeof line, stream) != NULL) {
-        size_t len = strlen(line);
-
+    while ((result = line_read(stream, line, sizeof line)) != LINE_END) {
         place->line++;
-        /*
-         * Only the last line may lack its newline; else it was too long for us, or a NUL stands in
-         * it.
-         */
-        if ((len == 0 || line[len - 1] != '\n') && (!feof(stream) || len == 0))
+        if (result == LINE_BAD)
             return err_set(err, ERR_CONFIG, "%s:%u: line too long or with a NUL, at most %d octets",
-                           place->path, place->line, LINE_MAX_BYTES - 2);
+                           place->path, place->line, LINE_MAX_BYTES - 1);
         if (!take_line(file, line, place, err))
             return false;
     }

@@ -22,6 +22,9 @@
 
 enum { RETRY_MIN_MS = 50, ATTEMPT_SPACING_MS = 100 };
 
+/* Ours are replies of a few short fields. hiredis itself makes room for whatever is announced. */
+enum { REPLY_ELEMENTS_MAX = 64, REPLY_BYTES_MAX = 64 * 1024 };
+
 enum link_state {
     LINK_DUE,        /* an attempt starts when the timer fires, now */
     LINK_PAUSED,     /* an attempt starts when the timer fires, after the pause */
@@ -49,7 +52,8 @@ TAILQ_HEAD(command_list, redis_command);
 struct watch {
     uv_poll_t poll;
     struct redis_link *link;
-    redisAsyncContext *context; /* NULL once it is gone */
+    redisAsyncContext *context;          /* NULL once it is gone */
+    redisReplyObjectFunctions functions; /* hiredis' own, but for arrays */
     int events;
 };
 
@@ -96,6 +100,8 @@ static void on_resolved(struct resolve_request *request, const union address *li
 static bool connect_next(struct redis_link *link);
 static redisAsyncContext *context_open(struct redis_link *link);
 static bool context_adopt(struct redis_link *link, redisAsyncContext *context);
+static void bound_replies(struct watch *watch);
+static void *create_array(const redisReadTask *task, int elements);
 static bool greet(struct redis_link *link, redisAsyncContext *context);
 static void on_greeted(redisAsyncContext *context, void *reply, void *data);
 static void link_ready(struct redis_link *link);
@@ -245,6 +251,15 @@ static struct redis_command *command_new(struct redis_link *link, int argc, cons
     return command;
 }
 
+/*
+ * Without memory for the callback hiredis sends a command all the same and says that all is well;
+ * the reply would then be given to the next command, which is another user's.
+ */
+static bool is_remembered(const redisAsyncContext *context, const struct redis_command *command)
+{
+    return context->replies.tail != NULL && context->replies.tail->privdata == command;
+}
+
 /* Hands a command that is in no list to hiredis; false when that refuses. */
 static bool command_write(struct redis_command *command)
 {
@@ -254,6 +269,8 @@ static bool command_write(struct redis_command *command)
     if (redisAsyncFormattedCommand(link->watch->context, on_command_reply, command, command->bytes,
                                    command->len) != REDIS_OK)
         return false;
+    if (!is_remembered(link->watch->context, command))
+        shutdown(link->watch->context->c.fd, SHUT_RDWR); /* ends it from the loop, as if lost */
     command->sent = true;
     command->sent_at_ms = uv_now(env->loop);
     if (TAILQ_EMPTY(&link->sent))
@@ -498,6 +515,7 @@ static bool context_adopt(struct redis_link *link, redisAsyncContext *context)
     watch->poll.data = watch;
     watch->link = link;
     watch->context = context;
+    bound_replies(watch);
     context->data = link;
     context->ev.data = watch;
     context->ev.addRead = want_read;
@@ -513,6 +531,24 @@ static bool context_adopt(struct redis_link *link, redisAsyncContext *context)
     context->ev.cleanup = context_gone;
     link->watch = watch;
     return true;
+}
+
+static void bound_replies(struct watch *watch)
+{
+    redisReader *reader = watch->context->c.reader;
+
+    watch->functions = *reader->fn;
+    watch->functions.createArray = create_array;
+    reader->privdata = reader->fn; /* every task has it */
+    reader->fn = &watch->functions;
+}
+
+/* NULL ends the connection. */
+static void *create_array(const redisReadTask *task, int elements)
+{
+    const redisReplyObjectFunctions *usual = task->privdata;
+
+    return elements <= REPLY_ELEMENTS_MAX ? usual->createArray(task, elements) : NULL;
 }
 
 /*
@@ -595,7 +631,10 @@ static void context_gone(void *data)
     struct watch *watch = data;
     struct redis_link *link = watch->link;
     redisAsyncContext *context = watch->context;
+    struct redis_command *command;
 
+    while ((command = TAILQ_FIRST(&link->sent)) != NULL) /* what hiredis had not remembered */
+        on_command_reply(context, NULL, command);
     watch->context = NULL;
     link->watch = NULL;
     uv_close((uv_handle_t *)&watch->poll,
@@ -660,6 +699,11 @@ static void on_poll(uv_poll_t *poll, int status, int events)
     }
     if ((events & UV_READABLE) != 0)
         redisAsyncHandleRead(watch->context);
+    if (watch->context != NULL && watch->context->c.reader->len > REPLY_BYTES_MAX) {
+        err_set(&watch->link->err, ERR_UNAVAILABLE, "a reply is too long");
+        redisAsyncFree(watch->context);
+        return;
+    }
     if (watch->context != NULL && (events & UV_WRITABLE) != 0)
         redisAsyncHandleWrite(watch->context);
     if (status < 0 && watch->context != NULL)

@@ -21,6 +21,7 @@ ROWS = [
     ["proxy/pooled"],
     ["proxy/idle"],
     ["proxy/pool"],
+    ["proxy/home"],
     ["proxy/phase"],
     ["proxy/entry"],
     ["proxy/relaying"],

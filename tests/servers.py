@@ -60,9 +60,9 @@ def wait_for(condition, what, seconds=START_SECONDS):
         time.sleep(POLL_SECONDS)
 
 
-def accepts(port):
+def accepts(port, host=HOST):
     try:
-        socket.create_connection((HOST, port), timeout=1).close()
+        socket.create_connection((host, port), timeout=1).close()
         return True
     except OSError:
         return False
@@ -80,14 +80,17 @@ def make_certificate(folder, name="server", hosts=("localhost",), addresses=(HOS
 
 
 class Server:
-    """One process in the foreground. Subclasses write their files in `prepare` and say what to run in `command`."""
+    """
+    One process in the foreground, that listens on `host`. Subclasses write their files in `prepare` and say what to run
+    in `command`.
+    """
 
     name = "server"
     stop_signal = signal.SIGTERM
     stop_seconds = 10
 
-    def __init__(self, folder, **options):
-        self.folder = pathlib.Path(folder)
+    def __init__(self, folder, host=HOST, **options):
+        self.folder, self.host = pathlib.Path(folder), host
         self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         self.process = None
         self.prepare(**options)
@@ -115,7 +118,7 @@ class Server:
     def ready(self):
         if self.process.poll() is not None:
             raise ServerError(f"{self.name} ended with {self.process.returncode}: {self.output()[-2000:]}")
-        return all(accepts(port) for port in self.ports())
+        return all(accepts(port, self.host) for port in self.ports())
 
     def output(self):
         path = self.folder / "output.log"
@@ -158,7 +161,7 @@ class Slapd(Server):
 
     def prepare(self, users):
         self.port = free_port()
-        self.uri = f"ldap://{HOST}:{self.port}"
+        self.uri = f"ldap://{self.host}:{self.port}"
         (self.folder / "db").mkdir()
         self._conf().write_text(f"""\
 include /etc/ldap/schema/core.schema
@@ -201,14 +204,14 @@ class Redis(Server):
 
     def prepare(self):
         self.port = free_port()
-        self.address = f"{HOST}:{self.port}"
+        self.address = f"{self.host}:{self.port}"
 
     def ports(self):
         return [self.port]
 
     def command(self):
-        return ["redis-server", "--bind", HOST, "--port", str(self.port), "--save", "", "--appendonly", "no",
-                "--dir", str(self.folder)]
+        return ["redis-server", "--bind", self.host, "--port", str(self.port), "--save", "", "--appendonly", "no",
+                "--protected-mode", "no", "--dir", str(self.folder)]
 
     def call(self, *words):
         """Sends one command and returns the first line of the answer."""
@@ -220,7 +223,7 @@ class Redis(Server):
         for words in commands:
             request += b"*%d\r\n" % len(words)
             request += b"".join(b"$%d\r\n%s\r\n" % (len(word.encode()), word.encode()) for word in words)
-        with socket.create_connection((HOST, self.port), timeout=10) as connection:
+        with socket.create_connection((self.host, self.port), timeout=10) as connection:
             connection.sendall(request)
             stream = connection.makefile("rb")
             answers = [stream.readline().decode().rstrip() for _ in commands]
@@ -245,7 +248,7 @@ class Dovecot(Server):
     def prepare(self, users, certificate=None, greeting="store ready."):
         self.port = free_port()
         self.tls_port = free_port() if certificate else None
-        self.address = f"{HOST}:{self.port}"
+        self.address = f"{self.host}:{self.port}"
         self.mail = self.folder / "mail"
         self.mail.mkdir()
         (self.folder / "users").write_text("".join(f"{name}:{{PLAIN}}{word}::::::\n" for name, word in users.items()))
@@ -267,13 +270,13 @@ class Dovecot(Server):
         tls = "ssl = no\n"
         if certificate:
             tls = f"ssl = yes\nssl_cert = <{certificate[0]}\nssl_key = <{certificate[1]}\nssl_dh =\n"
-        tls_listener = f"inet_listener imaps {{\n address = {HOST}\n port = {self.tls_port or 0}\n ssl = yes\n }}"
+        tls_listener = f"inet_listener imaps {{\n address = {self.host}\n port = {self.tls_port or 0}\n ssl = yes\n }}"
         return f"""\
 base_dir = {self.folder}/run
 state_dir = {self.folder}/state
 log_path = {self.folder}/dovecot.log
 protocols = imap
-listen = {HOST}
+listen = {self.host}
 login_greeting = {greeting}
 default_internal_user = {self.internal_user}
 default_internal_group = {_group_of(self.internal_user)}
@@ -333,7 +336,7 @@ service imap-login {{
   service_count = 0
   process_min_avail = 1
   inet_listener imap {{
-    address = {HOST}
+    address = {self.host}
     port = {self.port}
   }}
   {tls_listener}
@@ -391,12 +394,15 @@ class Imapmux(Server):
     def command(self):
         return [str(self.binary), "-c", str(self.folder / "proxy.conf")]
 
-    def start(self):
+    def environment(self):
         environment = dict(os.environ)
         environment.setdefault("ASAN_OPTIONS", "detect_leaks=1:abort_on_error=0")
         environment.setdefault("UBSAN_OPTIONS", "print_stacktrace=1:halt_on_error=1")
+        return environment
+
+    def start(self):
         self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                        stderr=subprocess.PIPE, env=environment, cwd=self.folder,
+                                        stderr=subprocess.PIPE, env=self.environment(), cwd=self.folder,
                                         start_new_session=True)
         self._reader = threading.Thread(target=self._read, args=(self.process.stderr,), daemon=True)
         self._reader.start()

@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -28,6 +29,7 @@ static const char *const level_names[] = {
 
 static _Atomic int current_format = LOG_FORMAT_LOGFMT;
 static _Atomic int current_level = LOG_LEVEL_INFO;
+static _Atomic bool torn; /* what was written last has lost its end */
 
 static void add_time(struct log_line *line);
 static bool add_key(struct log_line *line, const char *key, size_t value_len);
@@ -97,10 +99,19 @@ void log_write(struct log_line *line)
         add_raw(line, "}", 1);
     add_raw(line, "\n", 1);
     /*
-     * Nobody can be told that the log is broken; a short write to a full pipe is as lost as none.
+     * Nobody can be told that the log is broken. But if only half a line was taken (the disk is
+     * full), the next one shall not be put behind it.
      */
-    while (write(STDERR_FILENO, line->bytes, line->len) < 0 && errno == EINTR)
-        continue;
+    struct iovec parts[] = {{"\n", atomic_exchange(&torn, false) ? 1 : 0},
+                            {line->bytes, line->len}};
+    size_t len = parts[0].iov_len + parts[1].iov_len;
+    ssize_t count;
+
+    do
+        count = writev(STDERR_FILENO, parts, 2);
+    while (count < 0 && errno == EINTR);
+    if (count < 0 ? parts[0].iov_len > 0 : (size_t)count < len)
+        atomic_store(&torn, true);
 }
 
 void log_event(enum conf_log_level level, const char *event, const char *format, ...)

@@ -187,7 +187,7 @@ static bool read_command(struct span in, struct span *tag_out, const struct comm
     return at < limit || limit == DIALOG_HEAD_MAX;
 }
 
-/* "tag name" and the line end: nothing that a store could object to. */
+/* "tag LOGOUT" and the line end: nothing that a store could object to. */
 static bool is_bare(struct span in)
 {
     const char *end = memchr(in.ptr, '\n', in.len < DIALOG_HEAD_MAX ? in.len : DIALOG_HEAD_MAX);
@@ -198,7 +198,7 @@ static bool is_bare(struct span in)
         return false;
     args_init(&args, (struct span){in.ptr, (size_t)(end - in.ptr) + 1});
     return args_tag(&args, &word) && args_space(&args) && args_word(&args, &word) &&
-           args_end(&args);
+           span_is(word, "LOGOUT") && args_end(&args);
 }
 
 /* A command without a legal tag is not counted: its answer cannot carry one. */

@@ -22,6 +22,7 @@ struct listener {
     uv_timer_t pause;
     int fd;
     int handles_open;
+    bool is_short; /* of descriptors, and has said so */
 };
 
 static void on_poll(uv_poll_t *poll, int status, int events);
@@ -101,7 +102,9 @@ static void on_pause_over(uv_timer_t *timer)
 
 static void pause_for_shortage(struct listener *listener)
 {
-    log_event(LOG_LEVEL_ERROR, "accept failed", "%s; new clients wait", strerrordesc_np(errno));
+    if (!listener->is_short)
+        log_event(LOG_LEVEL_ERROR, "accept failed", "%s; new clients wait", strerrordesc_np(errno));
+    listener->is_short = true;
     uv_poll_stop(&listener->poll);
     uv_timer_start(&listener->pause, on_pause_over, SHORTAGE_PAUSE_MS, 0);
 }
@@ -118,6 +121,7 @@ static void on_poll(uv_poll_t *poll, int status, int events)
         int fd = accept4(listener->fd, &peer.any, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
         if (fd >= 0) {
+            listener->is_short = false;
             listener->on_accept(listener->owner, fd, &peer, listener->conf);
         } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
             pause_for_shortage(listener);

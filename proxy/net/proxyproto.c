@@ -79,7 +79,9 @@ static bool parse_port(const char *text, uint16_t *port_out)
     unsigned long port = strtoul(text, &end, 10);
 
     *port_out = (uint16_t)port;
-    return text[0] >= '0' && text[0] <= '9' && *end == '\0' && port <= 65535;
+    bool is_plain = text[0] >= '1' || strcmp(text, "0") == 0; /* no leading zero: is it octal? */
+
+    return text[0] <= '9' && is_plain && *end == '\0' && port <= 65535;
 }
 
 static bool parse_v1(struct span header, struct proxyproto *out)
@@ -89,7 +91,8 @@ static bool parse_v1(struct span header, struct proxyproto *out)
     uint16_t from, to;
 
     if (header.len > V1_MAX || header.len < 2 ||
-        memcmp(header.ptr + header.len - 2, "\r\n", 2) != 0)
+        memcmp(header.ptr + header.len - 2, "\r\n", 2) != 0 ||
+        memchr(header.ptr, '\0', header.len) != NULL)
         return false;
     memcpy(text, header.ptr, header.len - 2);
     text[header.len - 2] = '\0';

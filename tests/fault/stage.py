@@ -126,14 +126,14 @@ class Store:
     A script that fails is reported by `check`.
     """
 
-    def __init__(self, script=good, cut=whole, receive_buffer=None):
+    def __init__(self, script=good, cut=whole, receive_buffer=None, host=servers.HOST):
         self.script, self.cut = script, cut
         self.peers, self.failures = [], []
         self.listener = socket.socket()
         if receive_buffer:
             self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.listener.bind((servers.HOST, 0))
+        self.listener.bind((host, 0))
         self.listener.listen(512)
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -174,24 +174,44 @@ class Store:
 
 CONFIGURATION = """
 process {{ workers = {workers}  stop_timeout = {stop_timeout}  max_sessions = {max_sessions} }}
-log {{ level = info }}
-metrics {{ file = "metrics.prom" interval = 100ms }}
+log {{ level = {log} }}
+metrics {{ file = "{metrics}" interval = 100ms }}
 pool {{ {pool} }}
 certificate main {{ chain = "{chain}" key = "{key}" }}
-listener plain {{ address = {{"127.0.0.1:{plain}"}} tls = none plaintext_login = yes }}
-listener imap {{ address = {{"127.0.0.1:{starttls}"}} tls = starttls }}
-listener imaps {{ address = {{"127.0.0.1:{tls}"}} tls = implicit }}
-auth {{ sources = {{passwd}} }}
-passwd {{ file = "passwd" }}
-route {{ sources = {{file}} file = "routes" }}
+listener plain {{ address = {{"{host}:{plain}"}} tls = none plaintext_login = yes }}
+listener imap {{ address = {{"{host}:{starttls}"}} tls = starttls }}
+listener imaps {{ address = {{"{host}:{tls}"}} tls = implicit }}
+{sources}
 {more}
+"""
+FILES = """
+auth { sources = {passwd} }
+passwd { file = "passwd" }
+route { sources = {file} file = "routes" }
+"""
+SERVERS = """
+auth {{ sources = {{ldap}} timeout = 5s }}
+ldap {{
+    uri = {{"ldap://{directory}"}}
+    base = "ou=people,dc=example,dc=org"
+    connect_timeout = {limit}
+    timeout = {limit}
+}}
+route {{ sources = {{redis}} timeout = 5s }}
+redis {{ address = "{redis}" connect_timeout = {limit} timeout = {limit} retry_max = 200ms }}
 """
 SHARD = 'shard {name} {{ address = {{{addresses}}} tls = {tls} tls_verify = no {more} }}\n'
 
 
-def shard(name, *ports, tls="none", more="connect_timeout = 20s login_timeout = 20s"):
-    addresses = ", ".join(f'"{servers.HOST}:{port}"' for port in ports)
+def shard(name, *ports, tls="none", more="connect_timeout = 20s login_timeout = 20s", host=servers.HOST):
+    addresses = ", ".join(f'"{host}:{port}"' for port in ports)
     return SHARD.format(name=name, addresses=addresses, tls=tls, more=more)
+
+
+def directory_and_redis(directory, redis, limit="1s"):
+    """Sources for a proxy that asks a real directory and a real Redis: "host:port" of each, or a port of this host."""
+    directory, redis = (f"{servers.HOST}:{at}" if isinstance(at, int) else at for at in (directory, redis))
+    return SERVERS.format(directory=directory, redis=redis, limit=limit)
 
 
 def password_line(user, password=PASSWORD):
@@ -207,7 +227,8 @@ class Proxy(servers.Imapmux):
     """
 
     def prepare(self, shards, certificate, users=("alice", "bob"), routes=(), passwords=(), more="", workers=1,
-                stop_timeout="10s", max_sessions=16384, pool="warm = 0 park_time = 0s"):
+                stop_timeout="10s", max_sessions=16384, pool="warm = 0 park_time = 0s", sources=FILES,
+                metrics="metrics.prom", log="info", **others):
         self.port = {name: servers.free_port() for name in ("plain", "starttls", "tls")}
         own = dict(passwords)
         line = password_line("USER")
@@ -219,8 +240,9 @@ class Proxy(servers.Imapmux):
                                             "* store\n")
         configuration = CONFIGURATION.format(chain=certificate[0], key=certificate[1], workers=workers,
                                              stop_timeout=stop_timeout, max_sessions=max_sessions,
-                                             pool=pool, more=more + shards, **self.port)
-        super().prepare(configuration, list(self.port.values()))
+                                             pool=pool, sources=sources, more=more + shards, host=self.host,
+                                             metrics=metrics, log=log, **self.port)
+        super().prepare(configuration, list(self.port.values()), **others)
 
     @property
     def sanitized(self):
@@ -250,7 +272,7 @@ class Proxy(servers.Imapmux):
 
     def wire(self, listener="plain", **options):
         tls = {"plain": None, "starttls": "starttls", "tls": "implicit"}[listener]
-        return Wire(servers.HOST, self.port[listener], tls=tls, **options)
+        return Wire(self.host, self.port[listener], tls=tls, **options)
 
     def logged_in(self, user="alice", listener="plain", **options):
         wire = self.wire(listener, **options)

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from stage import CAPABILITIES, Store, shard
+from stage import CAPABILITIES, PATIENCE_SECONDS, Store, shard
 
 PIECES, PACE_SECONDS, LINGER_MS = 8, 0.25, 600
 SMALLEST, LARGEST, STEP = 3 << 20, 5 << 20, 48 << 10
@@ -62,3 +62,45 @@ def test_late_reader_gets_all(start, end):
             assert received.count(b"x") == size and b")\r\na OK done\r\n" in received[-100:], (size, received[-100:])
             assert (b"\r\nb OK " in received[-100:]) == bool(end)
             wire.close()
+
+
+APPEND = b"a APPEND INBOX {3}\r\n"
+
+
+def test_who_waits_for_a_store_that_is_mute_and_closes_is_noticed(start):
+    """Nothing is read from a client whose literal the store has not confirmed; its end counts all the same."""
+    ended = threading.Event()
+
+    def never_confirms(peer):
+        peer.log_in()
+        assert peer.line() == APPEND
+        peer.wait_for_end()
+        ended.set()
+
+    with Store(never_confirms) as store:
+        proxy = start(shard("store", store.port), more=f"session {{ linger_timeout = {LINGER_MS}ms }}\n")
+        wire = proxy.logged_in()
+        wire.send(APPEND)
+        wire.close()
+        assert ended.wait(PATIENCE_SECONDS)
+        store.check()
+
+
+def test_who_waits_for_a_slow_store_and_closes_its_half_gets_its_answer(start):
+    pace = threading.Event()
+
+    def confirms_late(peer):
+        peer.log_in()
+        assert peer.line() == APPEND
+        pace.wait(PACE_SECONDS)
+        peer.send(b"+ go\r\n")
+        assert peer.exactly(5) == b"abc\r\n"
+        peer.send(b"a OK done\r\n")
+
+    with Store(confirms_late) as store:
+        proxy = start(shard("store", store.port), more=f"session {{ linger_timeout = {LINGER_MS}ms }}\n")
+        with proxy.logged_in() as wire:
+            wire.send(APPEND + b"abc\r\n")
+            wire.socket.shutdown(socket.SHUT_WR)
+            assert wire.read_to_end() == b"+ go\r\na OK done\r\n"
+        store.check()

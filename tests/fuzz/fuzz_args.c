@@ -1,6 +1,10 @@
-/* The argument reader: never outside its bytes, and a reader that fails takes nothing. */
+/*
+ * The argument reader: never outside its bytes, and a reader that fails takes nothing. Any text is
+ * read back as it was, quoted or as a literal.
+ */
 #include <assert.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "proxy/imap/args.h"
 
@@ -63,6 +67,42 @@ static bool read_one(struct args *args, unsigned which, struct span in)
     return taken;
 }
 
+static void check_string(const char *written, size_t len, struct span text)
+{
+    char value[1024];
+    struct args args;
+    struct arg arg;
+
+    args_init(&args, (struct span){written, len});
+    assert(args_string(&args, &arg) && args_end(&args) && args.rest.len <= 2);
+    assert(arg_copy(&arg, value, sizeof value) == text.len);
+    assert(span_equal((struct span){value, text.len}, text));
+}
+
+/* No string holds a NUL, and no quoted one a line end. */
+static void check_round_trip(struct span text)
+{
+    char quoted[2048], literal[1100];
+    size_t at = 0;
+
+    if (text.len >= 1000 || (text.len > 0 && memchr(text.ptr, '\0', text.len) != NULL))
+        return;
+    quoted[at++] = '"';
+    for (size_t i = 0; i < text.len; i++) {
+        if (text.ptr[i] == '"' || text.ptr[i] == '\\')
+            quoted[at++] = '\\';
+        quoted[at++] = text.ptr[i];
+    }
+    quoted[at++] = '"';
+    if (memchr(quoted, '\r', at) == NULL && memchr(quoted, '\n', at) == NULL)
+        check_string(quoted, at, text);
+
+    int header = snprintf(literal, sizeof literal, "{%zu%s}\r\n", text.len, at % 2 ? "+" : "");
+
+    memcpy(literal + header, text.ptr, text.len);
+    check_string(literal, (size_t)header + text.len, text);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < 8)
@@ -71,6 +111,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct span in = {(const char *)data + 8, size - 8};
     struct args args;
 
+    check_round_trip(in);
     args_init(&args, in);
     for (unsigned turn = 0, failed = 0; failed < 18; turn++) {
         struct args before = args;

@@ -1,6 +1,7 @@
 /*
  * The scanner against a slow, obvious reference that has the whole stream before it and looks at
- * each line as a whole. The first octet chooses the side, the second how the stream is cut.
+ * each line as a whole. The first octet chooses the side, the limits, and whether literals that ask
+ * are refused; the second how the stream is cut.
  */
 #include <assert.h>
 #include <stdint.h>
@@ -17,6 +18,14 @@ struct mark {
 };
 
 static struct mark expected[STREAM_MAX], found[STREAM_MAX];
+
+/* How a stream is read. */
+struct rules {
+    enum scan_side side;
+    uint64_t literal_max;
+    uint32_t line_max;
+    bool refuses; /* literals that wait for a "+" */
+};
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -56,7 +65,7 @@ static bool in_quotes(struct span text)
 }
 
 /* The header at the end of a line given without its line end. */
-static bool read_header(struct span line, struct mark *mark)
+static bool read_header(struct span line, uint64_t max, struct mark *mark)
 {
     size_t at = line.len;
 
@@ -81,7 +90,7 @@ static bool read_header(struct span line, struct mark *mark)
     for (; at < digits_end; at++) {
         unsigned digit = (unsigned)(line.ptr[at] - '0');
 
-        if (mark->size > ((uint64_t)INT64_MAX - digit) / 10) {
+        if (digit > max || mark->size > (max - digit) / 10) {
             mark->what = '!';
             return true;
         }
@@ -91,16 +100,22 @@ static bool read_header(struct span line, struct mark *mark)
 }
 
 /* Marks the stream; returns how far, which is short of the end only if a line is bad. */
-static size_t mark_all(enum scan_side side, struct span in)
+static size_t mark_all(const struct rules *rules, struct span in)
 {
     bool begins = true; /* a command or response, not the rest of one behind a literal */
-    size_t at = 0;
+    size_t at = 0, text_len = 0;
 
     while (at < in.len) {
         size_t end = at;
 
         while (end < in.len && in.ptr[end] != '\n')
             expected[end++] = (struct mark){.what = 't'};
+
+        size_t len = end - at + (end < in.len);
+
+        if (rules->line_max > 0 && text_len + len > rules->line_max)
+            return at + rules->line_max - text_len;
+        text_len += len;
         if (end == in.len)
             return end;
 
@@ -109,16 +124,21 @@ static size_t mark_all(enum scan_side side, struct span in)
 
         if (line.len > 0 && line.ptr[line.len - 1] == '\r')
             line.len--;
-        if ((begins && is_free_text(side, line)) || !read_header(line, &mark))
+        if ((begins && is_free_text(rules->side, line)) ||
+            !read_header(line, rules->literal_max, &mark))
             mark = (struct mark){.what = '.'};
         if (mark.what != '{')
             mark.sync = mark.binary = false;
-        if (side == SCAN_SERVER)
+        if (rules->side == SCAN_SERVER)
             mark.sync = false;
         expected[end] = mark;
         if (mark.what == '!')
             return end;
+        if (mark.sync && rules->refuses)
+            mark = (struct mark){.what = '.'};
         begins = mark.what == '.';
+        if (begins)
+            text_len = 0;
         for (at = end + 1; mark.size > 0 && at < in.len; at++, mark.size--)
             expected[at] = (struct mark){.what = 'l'};
     }
@@ -126,12 +146,12 @@ static size_t mark_all(enum scan_side side, struct span in)
 }
 
 /* The same by the scanner, the stream cut into chunks whose sizes `seed` makes up. */
-static size_t scan_all(enum scan_side side, struct span in, unsigned seed)
+static size_t scan_all(const struct rules *rules, struct span in, unsigned seed)
 {
     struct scan scan;
     size_t at = 0;
 
-    scan_init(&scan, side, 0, 0);
+    scan_init(&scan, rules->side, rules->literal_max, rules->line_max);
     while (at < in.len) {
         seed = seed * 1103515245u + 12345u;
 
@@ -154,6 +174,8 @@ static size_t scan_all(enum scan_side side, struct span in, unsigned seed)
                 found[at - 1] = (struct mark){'{', piece.literal_sync, piece.literal_binary,
                                               piece.literal_size};
             assert(scan_at_start(&scan) == piece.ends_line);
+            if (piece.literal_sync && rules->refuses)
+                scan_cancel_literal(&scan);
             chunk = span_after(chunk, (size_t)step);
         }
     }
@@ -165,10 +187,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size < 2 || size > STREAM_MAX)
         return 0;
 
-    enum scan_side side = data[0] % 2 ? SCAN_SERVER : SCAN_CLIENT;
+    struct rules rules = {.side = data[0] & 1 ? SCAN_SERVER : SCAN_CLIENT,
+                          .refuses = data[0] & 2,
+                          .line_max = data[0] & 4 ? 40 : 0,
+                          .literal_max = data[0] & 8 ? 12 : SCAN_LITERAL_MAX};
     struct span in = {(const char *)data + 2, size - 2};
-    size_t good = mark_all(side, in);
-    size_t scanned = scan_all(side, in, data[1]);
+    size_t good = mark_all(&rules, in);
+    size_t scanned = scan_all(&rules, in, data[1]);
 
     assert(good == in.len ? scanned == in.len : scanned <= good);
     for (size_t i = 0; i < scanned; i++) {

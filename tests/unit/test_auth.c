@@ -175,7 +175,6 @@ static void setup_with_cache(struct fixture *f, struct fake only, struct conf_au
     fixture_init(f);
     settings.max_entries = 10;
     f->conf.auth_cache = settings;
-    f->conf.auth.timeout = 5;
     fixture_source(f, first_name);
     fixture_open(f);
 }
@@ -232,10 +231,12 @@ static void stale_counts_only_while_nobody_answers(void **state)
                      (struct conf_auth_cache){.ttl = 1, .stale_while_down = 60000});
     assert_int_equal(login_result(&f, "ann", "x"), ERR_NONE);
     fakes[0].at_once = false; /* silent: the deadline comes */
+    f.conf.auth.timeout = 5;
     uv_sleep(2);              /* `ttl` shall be over */
     uv_update_time(&f.loop);
     assert_int_equal(login_result(&f, "ann", "x"), ERR_NONE);
     assert_int_equal(login_result(&f, "ann", "y"), ERR_UNAVAILABLE);
+    f.conf.auth.timeout = 10000;
     fakes[0].at_once = true;
     fakes[0].verdict = AUTH_FAILED;
     fakes[0].kind = ERR_UNAVAILABLE;
