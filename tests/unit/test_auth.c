@@ -232,7 +232,7 @@ static void stale_counts_only_while_nobody_answers(void **state)
     assert_int_equal(login_result(&f, "ann", "x"), ERR_NONE);
     fakes[0].at_once = false; /* silent: the deadline comes */
     f.conf.auth.timeout = 5;
-    uv_sleep(2);              /* `ttl` shall be over */
+    uv_sleep(2); /* `ttl` shall be over */
     uv_update_time(&f.loop);
     assert_int_equal(login_result(&f, "ann", "x"), ERR_NONE);
     assert_int_equal(login_result(&f, "ann", "y"), ERR_UNAVAILABLE);
