@@ -49,6 +49,8 @@ ARCHIVES    := $(foreach l,proxy routing auth net imap base,$B/lib$l.a)
 UNIT_TESTS  := $(patsubst tests/unit/%.c,$B/tests/unit/%,$(wildcard tests/unit/test_*.c))
 FUZZERS     := $(patsubst tests/fuzz/%.c,$B/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_SECONDS ?= 5
+SOAK_SECONDS ?= 600
+SOAK_SEED    ?=
 # Where threads meet: hand-over, stop, many sessions. These run under TSan, too.
 THREAD_STORIES := tests/fault/test_clients_misbehave.py tests/fault/test_many_sessions.py tests/fault/test_storm.py \
                   tests/fault/test_letting_go.py
@@ -164,6 +166,10 @@ bench-quick: bench-deps ## Try each line of the benchmark once and briefly: does
 	IMAPMUX_BENCH_TOOLS=$B/bench $(PYTHON) -m pytest -q -p no:cacheprovider bench
 	IMAPMUX=$B/imapmux IMAPMUX_BENCH_TOOLS=$B/bench $(PYTHON) bench/bench.py --quick $(BENCH)
 
+soak: deps ## Load and faults for SOAK_SECONDS (600): no message lost, no client astray, memory flat (SOAK_SEED, IMAPMUX)
+	@$(MAKE) --no-print-directory B=$B all
+	IMAPMUX=$${IMAPMUX:-$B/imapmux} $(PYTHON) tests/soak/soak.py --seconds $(SOAK_SECONDS) $(SOAK_SEED:%=--seed %)
+
 lint: ## Check the formatting, clang-tidy, cppcheck, and that gcc and clang build without a warning
 	clang-format --dry-run --Werror $$(git ls-files '*.c' '*.h')
 	@$(MAKE) --no-print-directory B=build-gcc CC=gcc all
@@ -192,5 +198,5 @@ comma := ,
 -include $(shell find $B -name '*.d' 2>/dev/null)
 
 .PHONY: all deps cyrus demo test asan tsan unit-tests fuzz fuzz-run fuzz-merge fuzz-merge-run bench bench-tools \
-        bench-deps bench-quick lint layers install clean help
+        bench-deps bench-quick soak lint layers install clean help
 .SECONDARY:

@@ -366,6 +366,15 @@ static void drain_later(struct turn_task *task)
     drain((struct ldap_handle *)((char *)task - offsetof(struct ldap_handle, drain)));
 }
 
+/* libldap does not tell of an end that comes while it expects no answer. */
+static bool has_ended(const struct ldap_handle *handle)
+{
+    char octet;
+    ssize_t count = recv(handle->descriptor, &octet, 1, MSG_PEEK | MSG_DONTWAIT);
+
+    return count == 0 || (count < 0 && errno != EAGAIN && errno != EINTR);
+}
+
 /*
  * Takes results until libldap has none: behind TLS they may lie in its buffers while the descriptor
  * is silent. What an answer leads to may end the connection.
@@ -384,9 +393,9 @@ static void drain(struct ldap_handle *handle)
 
         int type = ldap_result(handle->ldap, LDAP_RES_ANY, LDAP_MSG_ALL, &at_once, &message);
 
-        if (type == 0)
+        if (type == 0 && !has_ended(handle))
             return;
-        if (type < 0)
+        if (type <= 0)
             disconnect(handle, "closed by the directory");
         else if (!take_result(handle, message))
             disconnect(handle, "the directory gave notice of disconnection");

@@ -245,7 +245,7 @@ class Dovecot(Server):
 
     name = "dovecot"
 
-    def prepare(self, users, certificate=None, greeting="store ready."):
+    def prepare(self, users, certificate=None, greeting="store ready.", more=""):
         self.port = free_port()
         self.tls_port = free_port() if certificate else None
         self.address = f"{self.host}:{self.port}"
@@ -261,7 +261,7 @@ class Dovecot(Server):
         entry = pwd.getpwnam(mail_user)
         if root:
             os.chown(self.mail, entry.pw_uid, entry.pw_gid)
-        self._conf().write_text(self._settings(entry, greeting, certificate))
+        self._conf().write_text(self._settings(entry, greeting, certificate) + more)
 
     def _conf(self):
         return self.folder / "dovecot.conf"
@@ -441,6 +441,32 @@ class Imapmux(Server):
 
     def output(self):
         return "\n".join(self.lines)
+
+    @property
+    def sanitized(self):
+        """Whether it is a sanitizer's build, whose memory tells nothing."""
+        return b"__asan_init" in self.binary.read_bytes()
+
+    def resident_bytes(self):
+        with open(f"/proc/{self.process.pid}/status") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS:"))
+
+    def metrics(self):
+        """
+        What the file metrics.prom says, by name with labels: of a moment after this call, or of the end if the proxy
+        has ended. The few ms allow for the kernel's coarse time stamps.
+        """
+        path, called_at = self.folder / "metrics.prom", time.time()
+
+        def is_new():
+            running = self.process is not None and self.process.poll() is None
+            return not running or path.exists() and path.stat().st_mtime > called_at + 0.02
+        wait_for(is_new, "metrics.prom to be written")
+        lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+    def descriptors(self):
+        return len(list(pathlib.Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
     def stop(self):
         if self.process is None:

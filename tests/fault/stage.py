@@ -12,7 +12,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import servers  # noqa: E402
@@ -243,32 +242,6 @@ class Proxy(servers.Imapmux):
                                              pool=pool, sources=sources, more=more + shards, host=self.host,
                                              metrics=metrics, log=log, **self.port)
         super().prepare(configuration, list(self.port.values()), **others)
-
-    @property
-    def sanitized(self):
-        """Whether it is a sanitizer's build, whose memory tells nothing."""
-        return b"__asan_init" in self.binary.read_bytes()
-
-    def resident_bytes(self):
-        with open(f"/proc/{self.process.pid}/status") as status:
-            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS:"))
-
-    def metrics(self):
-        """
-        What the Prometheus file says, by name with labels: of a moment after this call, or of the end if the proxy
-        has ended. The few ms allow for the kernel's coarse time stamps.
-        """
-        path, called_at = self.folder / "metrics.prom", time.time()
-
-        def is_new():
-            running = self.process is not None and self.process.poll() is None
-            return not running or path.exists() and path.stat().st_mtime > called_at + 0.02
-        servers.wait_for(is_new, "metrics.prom to be written")
-        lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
-        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
-
-    def descriptors(self):
-        return len(list(pathlib.Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
     def wire(self, listener="plain", **options):
         tls = {"plain": None, "starttls": "starttls", "tls": "implicit"}[listener]

@@ -3,6 +3,8 @@ What imapmux says when a name, a password, a byte or a server is not as it shoul
 connection kept or closed as promised, and everything well again when the cause has gone.
 """
 import base64
+import contextlib
+import pathlib
 import re
 import socket
 import ssl
@@ -273,6 +275,35 @@ def test_directory_down(site, wire):
     finally:
         site.slapd.start()
     recovered(site)
+
+
+def test_directory_dies_while_nobody_needs_it(site):
+    """Its connections end with it: none stays half open, with a worker that is woken by it without end."""
+    with contextlib.ExitStack() as stack:  # many look-ups at once
+        wires = [stack.enter_context(Wire(servers.HOST, site.ports["plain"])) for _ in range(40)]
+        for wire in wires:
+            wire.send(b"x LOGIN ann " + quoted(PASSWORD) + b"\r\n")
+        for wire in wires:
+            expect(wire.read_tagged(b"x"), b"OK ")
+    site.slapd.process.kill()
+    site.slapd.process.wait()
+    try:
+        servers.wait_for(lambda: not connections(site.proxy, site.slapd.port), "connections to a dead directory to end")
+    finally:
+        site.slapd.start()
+    recovered(site)
+
+
+def connections(process_of, port):
+    """Connections of the server's process to this port, whatever their state."""
+    folder = pathlib.Path(f"/proc/{process_of.process.pid}")
+    lines = [line.split() for line in (folder / "net/tcp").read_text().splitlines()[1:]]
+    inodes = {f"socket:[{fields[9]}]" for fields in lines if int(fields[2].rpartition(":")[2], 16) == port}
+    found = []
+    for path in (folder / "fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it has just been closed
+            found += [path] if str(path.readlink()) in inodes else []
+    return found
 
 
 def test_redis_paused(site, wire):
