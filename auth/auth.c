@@ -1,5 +1,5 @@
 /*
- * Owns the order in which the cache and the sources are asked, the deadline of each request, and
+ * Owns the order in which cache, throttle and sources are asked, the deadline of each request, and
  * the promise of auth.h: what a source says is acted upon in a later turn, so no answer is given
  * inside auth_verify and no source runs inside another. A request that is being asked has a
  * deadline timer; what comes next once its source has spoken is task.run.
@@ -12,6 +12,7 @@
 
 struct auth {
     const struct env *env;
+    struct throttle *throttle;
     struct auth_cache *cache; /* NULL where nothing shall be remembered */
     size_t count;
     struct {
@@ -24,17 +25,20 @@ static const struct auth_source *const known_sources[] = {&auth_source_passwd, &
 
 static bool open_cache(struct auth *auth, struct err *err);
 static const struct auth_source *find_source(const char *name);
-static bool ask_cache(struct auth_request *request);
-static bool arm_deadline(struct auth_request *request);
+static enum cache_verdict ask_cache(struct auth_request *request);
+static bool open_timer(struct auth_request *request);
+static bool pass_throttle(struct auth_request *request);
+static void delay_over(uv_timer_t *timer);
+static void begin(struct auth_request *request);
 static void ask(struct auth_request *request);
 static void ask_next(struct turn_task *task);
 static void answer_now(struct turn_task *task);
 static void deadline_passed(uv_timer_t *timer);
 static void cancel_source(struct auth_request *request);
-static void end(struct auth_request *request);
+static void end(struct auth_request *request, enum throttle_outcome outcome);
 static void timer_closed(uv_handle_t *handle);
 
-struct auth *auth_open(const struct env *env, struct err *err)
+struct auth *auth_open(const struct env *env, struct throttle *throttle, struct err *err)
 {
     const struct conf_words *names = &env->conf->auth.sources;
     struct auth *auth = mem_new(sizeof *auth + names->count * sizeof auth->entries[0]);
@@ -44,6 +48,7 @@ struct auth *auth_open(const struct env *env, struct err *err)
         return NULL;
     }
     auth->env = env;
+    auth->throttle = throttle;
     if (!open_cache(auth, err)) {
         auth_close(&auth);
         return NULL;
@@ -94,54 +99,90 @@ void auth_verify(struct auth *auth, struct auth_request *request)
     request->operation = NULL;
     request->active = true;
     request->has_digest = false;
+    request->counted = false;
     request->deadline = NULL;
-    if (!ask_cache(request) && arm_deadline(request)) {
-        ask(request);
+    /* Who is known to be right is not kept waiting by those who guess. */
+    if (ask_cache(request) != CACHE_VERIFIED && open_timer(request) && pass_throttle(request))
         return;
-    }
     request->task.run = answer_now;
     turn_post(auth->env->turn, &request->task);
 }
 
-/* Whether the cache has the answer, which is in request->err then. */
-static bool ask_cache(struct auth_request *request)
+/* What the cache knows, counted. */
+static enum cache_verdict ask_cache(struct auth_request *request)
 {
     struct auth *auth = request->auth;
     struct counters *counters = auth->env->counters;
 
+    request->cached = CACHE_UNKNOWN;
     if (auth->cache == NULL ||
         !auth_cache_digest(auth->cache, request->user, request->password, &request->digest))
-        return false;
+        return CACHE_UNKNOWN;
     request->cached = (uint8_t)auth_cache_find(auth->cache, request->user, &request->digest,
                                                uv_now(auth->env->loop));
-    switch ((enum cache_verdict)request->cached) {
-    case CACHE_VERIFIED:
-        counter_add(&counters->auth_cache_hits, 1);
-        return true;
-    case CACHE_REFUSED:
-        counter_add(&counters->auth_cache_negative, 1);
-        err_set(&request->err, ERR_CREDENTIALS, "refused before");
-        return true;
-    case CACHE_STALE:
-    case CACHE_UNKNOWN:
-        break;
-    }
-    counter_add(&counters->auth_cache_misses, 1);
-    request->has_digest = true; /* what the sources decide is to be remembered */
-    return false;
+    counter_add(request->cached == CACHE_VERIFIED  ? &counters->auth_cache_hits
+                : request->cached == CACHE_REFUSED ? &counters->auth_cache_negative
+                                                   : &counters->auth_cache_misses,
+                1);
+    /* What the sources decide is to be remembered, if they are asked. */
+    request->has_digest = request->cached == CACHE_STALE || request->cached == CACHE_UNKNOWN;
+    return (enum cache_verdict)request->cached;
 }
 
-static bool arm_deadline(struct auth_request *request)
+static bool open_timer(struct auth_request *request)
 {
-    const struct env *env = request->auth->env;
-
     request->deadline = mem_new(sizeof *request->deadline);
     if (request->deadline == NULL)
         return err_set(&request->err, ERR_INTERNAL, "auth: no memory");
-    uv_timer_init(env->loop, request->deadline);
+    uv_timer_init(request->auth->env->loop, request->deadline);
     request->deadline->data = request;
-    uv_timer_start(request->deadline, deadline_passed, env->conf->auth.timeout, 0);
     return true;
+}
+
+static uint64_t clock_ms(void)
+{
+    return uv_hrtime() / 1000000; /* the same for all workers */
+}
+
+/* Goes on at once or after a while; false when it is refused. */
+static bool pass_throttle(struct auth_request *request)
+{
+    const struct auth *auth = request->auth;
+    uint64_t delay = 0;
+
+    request->counted = throttle_begin(auth->throttle, &request->attempt, request->address,
+                                      request->user, request->password, clock_ms(), &delay);
+    if (!request->counted) {
+        counter_add(&auth->env->counters->throttle_refusals, 1);
+        return err_set(&request->err, ERR_LIMIT, "throttle: too many logins at once");
+    }
+    if (delay == 0) {
+        begin(request);
+        return true;
+    }
+    counter_add(&auth->env->counters->throttle_delays, 1);
+    uv_timer_start(request->deadline, delay_over, delay, 0);
+    return true;
+}
+
+static void delay_over(uv_timer_t *timer)
+{
+    begin(timer->data);
+}
+
+/* The password is looked at. */
+static void begin(struct auth_request *request)
+{
+    const struct env *env = request->auth->env;
+
+    if (request->cached == CACHE_REFUSED) {
+        err_set(&request->err, ERR_CREDENTIALS, "refused before");
+        request->task.run = answer_now;
+        turn_post(env->turn, &request->task);
+        return;
+    }
+    uv_timer_start(request->deadline, deadline_passed, env->conf->auth.timeout, 0);
+    ask(request);
 }
 
 /*
@@ -226,7 +267,9 @@ static void answer_now(struct turn_task *task)
 
     consult_cache(request);
     struct err err = request->err; /* the owner may free the request while it reads the answer */
-    end(request);
+    end(request, err.kind == ERR_NONE          ? THROTTLE_VERIFIED
+                 : err.kind == ERR_CREDENTIALS ? THROTTLE_REFUSED
+                                               : THROTTLE_UNKNOWN);
     request->on_answer(request, &err);
 }
 
@@ -262,14 +305,17 @@ void auth_cancel(struct auth_request *request)
         return;
     cancel_source(request);
     turn_cancel(request->auth->env->turn, &request->task);
-    end(request);
+    end(request, THROTTLE_UNKNOWN);
 }
 
 /* The request is under way no more. */
-static void end(struct auth_request *request)
+static void end(struct auth_request *request, enum throttle_outcome outcome)
 {
     uv_timer_t *deadline = request->deadline;
 
+    if (request->counted)
+        throttle_end(request->auth->throttle, &request->attempt, outcome, clock_ms());
+    request->counted = false;
     request->active = false;
     request->deadline = NULL;
     if (deadline != NULL)

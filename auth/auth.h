@@ -10,6 +10,7 @@
 #define IMAPMUX_AUTH_AUTH_H
 
 #include "auth/cache.h"
+#include "auth/throttle.h"
 #include "proxy/base/env.h"
 #include "proxy/base/err.h"
 #include "proxy/base/secret.h"
@@ -22,6 +23,7 @@ struct auth_request {
     /* Set by the owner; borrowed until the answer. */
     const char *user;              /* normalised name (username_normalise), NUL-terminated */
     const struct secret *password; /* not empty: the caller refuses an empty one */
+    const union address *address;  /* of the client */
     void (*on_answer)(struct auth_request *request,
                       const struct err *err); /* err->kind ERR_NONE: verified */
     void *owner;
@@ -33,8 +35,10 @@ struct auth_request {
     struct err err;
     struct turn_task task;
     struct cache_digest digest;
+    struct throttle_attempt attempt;
     uint8_t cached; /* enum cache_verdict: what was known before anybody was asked */
     bool has_digest;
+    bool counted; /* `attempt` has begun */
     bool active;
 
     /* Private to the source that is being asked: links, its operation. */
@@ -42,10 +46,10 @@ struct auth_request {
 };
 
 /*
- * The sources of conf->auth.sources; NULL with *err set. `env` is borrowed until the end of
- * auth_close.
+ * The sources of conf->auth.sources; NULL with *err set. `env` and the process's throttle are
+ * borrowed until the end of auth_close.
  */
-struct auth *auth_open(const struct env *env, struct err *err);
+struct auth *auth_open(const struct env *env, struct throttle *throttle, struct err *err);
 
 /*
  * Asks the cache, then the sources in turn. A source that does not know the user passes on to the

@@ -269,6 +269,7 @@ enum phase_id entry_enter_verify(struct session *s)
     }
     verify->user = s->entry->user;
     verify->password = &s->entry->login.password;
+    verify->address = &s->peer;
     verify->on_answer = on_verified;
     verify->owner = s;
     auth_verify(s->home->auth, verify);

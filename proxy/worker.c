@@ -27,6 +27,7 @@ struct worker {
 struct workers {
     const struct conf *conf;
     struct store *stores;
+    struct throttle *throttle;
     struct worker *list;
     size_t count;
     size_t listener_count; /* addresses of all listener sections */
@@ -196,7 +197,7 @@ static bool open_worker(struct worker *w, struct workers *all, size_t worker_cou
     home->pool = pool_open(&home->env, tls, all->stores, (size_t)(w - all->list), worker_count);
     if (home->pool == NULL)
         return err_set(err, ERR_INTERNAL, "no memory for a pool");
-    home->auth = auth_open(&home->env, err);
+    home->auth = auth_open(&home->env, all->throttle, err);
     home->router = home->auth == NULL ? NULL : router_open(&home->env, err);
     return home->router != NULL && bind_listeners(w, err) && open_listeners(w, err);
 }
@@ -268,6 +269,30 @@ static bool start_threads(struct workers *all, struct err *err)
     return true;
 }
 
+static void close_shared(struct workers *all)
+{
+    throttle_close(&all->throttle);
+    if (all->stores != NULL)
+        stores_close(&all->stores, all->conf->shard_count);
+    mem_free(all->list);
+}
+
+/* What the workers have in common; false with *err set, and nothing is left open. */
+static bool open_shared(struct workers *all, const struct conf *conf, size_t worker_count,
+                        struct err *err)
+{
+    all->conf = conf;
+    all->list = mem_array(worker_count, sizeof *all->list);
+    all->stores = stores_open(conf, worker_count);
+    if (all->list == NULL || all->stores == NULL)
+        err_set(err, ERR_INTERNAL, "no memory for workers");
+    else
+        all->throttle = throttle_open(&conf->throttle, err);
+    if (all->throttle == NULL)
+        close_shared(all);
+    return all->throttle != NULL;
+}
+
 struct workers *workers_start(const struct conf *conf, const struct tls *tls,
                               void (*on_idle)(void *owner), void *owner, struct err *err)
 {
@@ -275,15 +300,10 @@ struct workers *workers_start(const struct conf *conf, const struct tls *tls,
     size_t count = worker_count(conf);
     bool opened = true;
 
-    if (all == NULL || (all->list = mem_array(count, sizeof *all->list)) == NULL ||
-        (all->stores = stores_open(conf, count)) == NULL) {
-        if (all != NULL)
-            mem_free(all->list);
+    if (all == NULL || !open_shared(all, conf, count, err)) {
         mem_free(all);
-        err_set(err, ERR_INTERNAL, "no memory for workers");
         return NULL;
     }
-    all->conf = conf;
     all->on_idle = on_idle;
     all->owner = owner;
     for (size_t i = 0; i < conf->listener_count; i++)
@@ -339,7 +359,6 @@ void workers_end(struct workers **workers)
         close_worker(&all->list[i]);
     if (all->conf->metrics.file[0] != '\0' && all->list[0].running)
         workers_save_metrics(all, NULL); /* the last word; a failure was logged before */
-    stores_close(&all->stores, all->conf->shard_count);
-    mem_free(all->list);
+    close_shared(all);
     mem_free(all);
 }

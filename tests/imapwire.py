@@ -75,7 +75,7 @@ class Wire:
     tag_form = b"t%d"
 
     def __init__(self, host, port, tls=None, context=None, cut=whole, timeout=TIMEOUT_SECONDS, greeting=True,
-                 receive_buffer=None):
+                 receive_buffer=None, source=None):
         self.cut = cut
         self.buffered = b""
         self.tag_number = 0
@@ -83,6 +83,8 @@ class Wire:
         self.socket.settimeout(timeout)
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source:
+            self.socket.bind((source, 0))
         self.socket.connect((host, port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.context = context or unverified_context()

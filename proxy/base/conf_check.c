@@ -16,7 +16,22 @@ enum { TITLE_MAX = 63 };
 static bool check_certificates(struct conf_reader *reader, const struct conf *conf);
 static bool check_listeners(struct conf_reader *reader, const struct conf *conf);
 static bool check_listener(struct conf_reader *reader, const struct conf *conf, size_t index);
+static bool check_throttle(struct conf_reader *reader, const struct conf *conf)
+{
+    const struct conf_words *trusted = &conf->throttle.trusted;
+    struct network network;
+
+    for (size_t i = 0; i < trusted->count; i++)
+        if (!network_parse(trusted->items[i], &network))
+            return conf_fail_in(reader, "throttle", 0,
+                                "setting \"trusted\" of throttle: found \"%.60s\", expected a "
+                                "network, as in 192.0.2.0/24",
+                                trusted->items[i]);
+    return true;
+}
+
 static bool check_username(struct conf_reader *reader, const struct conf *conf);
+static bool check_throttle(struct conf_reader *reader, const struct conf *conf);
 static bool check_auth(struct conf_reader *reader, const struct conf *conf);
 static bool check_passwd(struct conf_reader *reader, const struct conf *conf);
 static bool check_ldap(struct conf_reader *reader, const struct conf *conf);
@@ -31,8 +46,8 @@ static bool starts_with(const char *text, const char *prefix);
 bool conf_check(struct conf_reader *reader, const struct conf *conf)
 {
     return check_certificates(reader, conf) && check_listeners(reader, conf) &&
-           check_username(reader, conf) && check_auth(reader, conf) && check_route(reader, conf) &&
-           check_shards(reader, conf);
+           check_username(reader, conf) && check_throttle(reader, conf) &&
+           check_auth(reader, conf) && check_route(reader, conf) && check_shards(reader, conf);
 }
 
 static bool check_certificates(struct conf_reader *reader, const struct conf *conf)

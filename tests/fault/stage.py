@@ -176,6 +176,7 @@ process {{ workers = {workers}  stop_timeout = {stop_timeout}  max_sessions = {m
 log {{ level = {log} }}
 metrics {{ file = "{metrics}" interval = 100ms }}
 pool {{ {pool} }}
+throttle {{ {throttle} }}
 certificate main {{ chain = "{chain}" key = "{key}" }}
 listener plain {{ address = {{"{host}:{plain}"}} tls = none plaintext_login = yes }}
 listener imap {{ address = {{"{host}:{starttls}"}} tls = starttls }}
@@ -183,6 +184,7 @@ listener imaps {{ address = {{"{host}:{tls}"}} tls = implicit }}
 {sources}
 {more}
 """
+EXEMPT = 'trusted = {"127.0.0.0/8"}'  # where many come from one address, or send wrong passwords
 FILES = """
 auth { sources = {passwd} }
 passwd { file = "passwd" }
@@ -226,7 +228,7 @@ class Proxy(servers.Imapmux):
     """
 
     def prepare(self, shards, certificate, users=("alice", "bob"), routes=(), passwords=(), more="", workers=1,
-                stop_timeout="10s", max_sessions=16384, pool="warm = 0 park_time = 0s", sources=FILES,
+                stop_timeout="10s", max_sessions=16384, pool="warm = 0 park_time = 0s", throttle=EXEMPT, sources=FILES,
                 metrics="metrics.prom", log="info", **others):
         self.port = {name: servers.free_port() for name in ("plain", "starttls", "tls")}
         own = dict(passwords)
@@ -239,8 +241,8 @@ class Proxy(servers.Imapmux):
                                             "* store\n")
         configuration = CONFIGURATION.format(chain=certificate[0], key=certificate[1], workers=workers,
                                              stop_timeout=stop_timeout, max_sessions=max_sessions,
-                                             pool=pool, sources=sources, more=more + shards, host=self.host,
-                                             metrics=metrics, log=log, **self.port)
+                                             pool=pool, throttle=throttle, sources=sources, more=more + shards,
+                                             host=self.host, metrics=metrics, log=log, **self.port)
         super().prepare(configuration, list(self.port.values()), **others)
 
     def wire(self, listener="plain", **options):

@@ -26,6 +26,7 @@ listener plain {{ address = {{"127.0.0.1:{plain_port}"}} tls = none plaintext_lo
 listener imap {{ address = {{"127.0.0.1:{starttls_port}"}} tls = starttls }}
 listener imaps {{ address = {{"127.0.0.1:{tls_port}"}} tls = implicit }}
 auth {{ sources = {{ldap}} timeout = 3s }}
+throttle {{ trusted = {{"127.0.0.0/8"}} }}
 ldap {{
     uri = {{"{ldap_uri}"}}
     base = "ou=people,dc=example,dc=org"

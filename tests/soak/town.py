@@ -35,6 +35,7 @@ listener imaps {{ address = {{"127.0.0.1:{tls}"}} tls = implicit }}
 session {{ idle_notify = 5s }}
 pool {{ warm = 2  warm_time = 5s  park_time = 5s  lifetime = 1m  park_per_user = 2 }}
 auth {{ sources = {{ldap}} timeout = 6s }}
+throttle {{ trusted = {{"127.0.0.0/8"}} }}
 ldap {{
     uri = {{"{ldap}"}}
     base = "ou=people,dc=example,dc=org"

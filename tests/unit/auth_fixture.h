@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 static char no_text[] = "";
+static const union address login_address = {.v4 = {.sin_family = AF_INET}};
 
 struct fixture {
     uv_loop_t loop;
@@ -20,6 +21,7 @@ struct fixture {
     struct conf conf;
     struct counters counters;
     struct env env;
+    struct throttle *throttle;
     struct auth *auth;
     char *source_names[2];
     struct err open_err;
@@ -40,6 +42,11 @@ static inline void fixture_init(struct fixture *f)
     f->env = (struct env){&f->loop, &f->turn, &f->conf, &f->counters};
     f->conf.auth.sources.items = f->source_names;
     f->conf.auth.timeout = 10000;
+    f->conf.throttle = (struct conf_throttle){.free_failures = 1000,
+                                              .delay = 1000,
+                                              .forget = 1000,
+                                              .max_parallel = 100000,
+                                              .max_entries = 100000};
     f->conf.passwd.file = no_text;
     f->conf.ldap.ca_file = f->conf.ldap.bind_dn = f->conf.ldap.base = no_text;
     f->conf.ldap.filter = f->conf.ldap.dn_template = no_text;
@@ -57,7 +64,9 @@ static inline void fixture_source(struct fixture *f, char *name)
 
 static inline void fixture_open(struct fixture *f)
 {
-    f->auth = auth_open(&f->env, &f->open_err);
+    f->throttle = throttle_open(&f->conf.throttle, &f->open_err);
+    assert_non_null(f->throttle);
+    f->auth = auth_open(&f->env, f->throttle, &f->open_err);
     if (f->auth == NULL)
         print_message("auth_open: %s\n", f->open_err.text);
     assert_non_null(f->auth);
@@ -67,6 +76,7 @@ static inline void fixture_open(struct fixture *f)
 static inline void fixture_release(struct fixture *f)
 {
     auth_close(&f->auth);
+    throttle_close(&f->throttle);
     assert_null(f->auth);
     uv_run(&f->loop, UV_RUN_DEFAULT);
     turn_release(&f->turn);
@@ -90,6 +100,7 @@ static inline void login_start(struct fixture *f, struct login *login, const cha
     assert_true(secret_set(&login->password, span_of(password)));
     login->request.user = user;
     login->request.password = &login->password;
+    login->request.address = &login_address;
     login->request.on_answer = login_answered;
     login->request.owner = login;
     auth_verify(f->auth, &login->request);

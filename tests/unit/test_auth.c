@@ -251,6 +251,69 @@ static void stale_counts_only_while_nobody_answers(void **state)
     fixture_release(&f);
 }
 
+static void guesses_wait_but_not_who_is_known(void **state)
+{
+    struct fixture f;
+
+    (void)state;
+    setup_with_cache(&f, (struct fake){.verdict = AUTH_VERIFIED},
+                     (struct conf_auth_cache){.ttl = 60000, .negative_ttl = 60000});
+    f.conf.throttle.free_failures = 0;
+    f.conf.throttle.delay = f.conf.throttle.max_delay = 50;
+    assert_int_equal(login_result(&f, "ann", "right"), ERR_NONE);
+    fakes[0].verdict = AUTH_UNKNOWN_USER;
+    assert_int_equal(login_result(&f, "ann", "one"), ERR_CREDENTIALS);
+    assert_int_equal(f.counters.throttle_delays, 0);
+
+    uint64_t before = uv_hrtime();
+    assert_int_equal(login_result(&f, "ann", "two"), ERR_CREDENTIALS);
+    assert_true(uv_hrtime() - before >= 49 * 1000000);
+    assert_int_equal(f.counters.throttle_delays, 1);
+    assert_int_equal(login_result(&f, "ann", "right"), ERR_NONE);
+    assert_int_equal(login_result(&f, "ann", "two"), ERR_CREDENTIALS); /* out of the cache */
+    assert_int_equal(f.counters.throttle_delays, 2);
+    fixture_release(&f);
+}
+
+static void too_many_at_once_are_refused(void **state)
+{
+    struct fixture f;
+    struct login first, waits;
+
+    (void)state;
+    setup(&f, (struct fake){.verdict = AUTH_VERIFIED}, (struct fake){0});
+    f.conf.throttle.max_parallel = 1;
+    login_start(&f, &first, "ann", "x");
+    assert_int_equal(login_result(&f, "bob", "x"), ERR_LIMIT);
+    assert_int_equal(f.counters.throttle_refusals, 1);
+    login_cancel(&first);
+    login_start(&f, &waits, "bob", "x"); /* its place is free again */
+    fake_answer(&fakes[0], fakes[0].request);
+    login_wait(&f, &waits);
+    assert_int_equal(waits.err.kind, ERR_NONE);
+    fixture_release(&f);
+}
+
+static void cancelled_while_it_waits(void **state)
+{
+    struct fixture f;
+    struct login login;
+
+    (void)state;
+    setup(&f, (struct fake){.verdict = AUTH_UNKNOWN_USER, .at_once = true},
+          (struct fake){.verdict = AUTH_UNKNOWN_USER, .at_once = true});
+    f.conf.throttle.free_failures = 0;
+    f.conf.throttle.max_delay = 60000;
+    assert_int_equal(login_result(&f, "ann", "one"), ERR_CREDENTIALS);
+    login_start(&f, &login, "ann", "two");
+    uv_run(&f.loop, UV_RUN_NOWAIT);
+    assert_int_equal(login.answer_count, 0);
+    login_cancel(&login);
+    fixture_release(&f);
+    assert_int_equal(login.answer_count, 0);
+    assert_int_equal(fakes[0].asked, 1);
+}
+
 static void open_refuses(void **state)
 {
     struct fixture f;
@@ -260,12 +323,12 @@ static void open_refuses(void **state)
     fixture_init(&f);
     fixture_source(&f, first_name);
     fixture_source(&f, third_name);
-    assert_null(auth_open(&f.env, &f.open_err));
+    assert_null(auth_open(&f.env, NULL, &f.open_err));
     assert_int_equal(f.open_err.kind, ERR_CONFIG);
     assert_int_equal(fakes[0].closed, 1);
     f.source_names[1] = second_name;
     open_fails = true;
-    assert_null(auth_open(&f.env, &f.open_err));
+    assert_null(auth_open(&f.env, NULL, &f.open_err));
     assert_int_equal(fakes[0].closed, 2);
     open_fails = false;
     fixture_release(&f);
@@ -280,6 +343,9 @@ int main(void)
         cmocka_unit_test(no_answer_after_cancel),
         cmocka_unit_test(cache_answers_in_the_place_of_sources),
         cmocka_unit_test(stale_counts_only_while_nobody_answers),
+        cmocka_unit_test(guesses_wait_but_not_who_is_known),
+        cmocka_unit_test(too_many_at_once_are_refused),
+        cmocka_unit_test(cancelled_while_it_waits),
         cmocka_unit_test(open_refuses),
     };
 

@@ -268,7 +268,7 @@ static void bad_settings(void **state)
     fixture_release(&f);
     setup(&f);
     f.conf.ldap.bind_password = (struct secret){NULL, 0};
-    assert_null(auth_open(&f.env, &f.open_err));
+    assert_null(auth_open(&f.env, NULL, &f.open_err));
     assert_int_equal(f.open_err.kind, ERR_CONFIG);
     fixture_release(&f);
 }

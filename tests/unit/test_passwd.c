@@ -79,8 +79,11 @@ static void odd_passwords(void **state)
     long_one[sizeof long_one - 1] = '\0';
     assert_int_equal(login_result(&f, "ann", long_one), ERR_CREDENTIALS);
     assert_true(secret_set(&login.password, (struct span){"secret\0more", 11}));
-    login.request = (struct auth_request){
-        .user = "ann", .password = &login.password, .on_answer = login_answered, .owner = &login};
+    login.request = (struct auth_request){.user = "ann",
+                                          .password = &login.password,
+                                          .address = &login_address,
+                                          .on_answer = login_answered,
+                                          .owner = &login};
     auth_verify(f.auth, &login.request);
     login_wait(&f, &login);
     assert_int_equal(login.err.kind, ERR_CREDENTIALS);
@@ -164,14 +167,14 @@ static void bad_lines(void **state)
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         write_file(bad[i].text, bad[i].len);
         f.open_err = (struct err){0};
-        f.auth = auth_open(&f.env, &f.open_err);
+        f.auth = auth_open(&f.env, NULL, &f.open_err);
         if (f.auth != NULL)
             fail_msg("\"%s\" was taken", bad[i].text);
         assert_int_equal(f.open_err.kind, ERR_CONFIG);
         assert_non_null(strstr(f.open_err.text, i == 9 ? ":2: " : ":1: "));
     }
     f.conf.passwd.file = name_ldap; /* no such file */
-    assert_null(auth_open(&f.env, &f.open_err));
+    assert_null(auth_open(&f.env, NULL, &f.open_err));
     fixture_release(&f);
 }
 
