@@ -62,8 +62,9 @@ struct backend {
     void *owner;
     struct conn *conn;
     struct operation *operation; /* NULL while none is under way, or for lack of memory */
-    struct turn_task no_memory;  /* fails an operation that could not be set up */
+    struct turn_task later;      /* answers an operation that needs no word of the store */
     struct shared_text *capabilities, *text;
+    uint64_t heard_ms; /* when the store has said something last, to us */
     struct scan scan;
     size_t scanned;
     struct buf input;
@@ -122,7 +123,7 @@ static void end_operation(struct backend *b)
 
     b->busy = false;
     b->operation = NULL;
-    turn_cancel(b->env->turn, &b->no_memory);
+    turn_cancel(b->env->turn, &b->later);
     if (operation == NULL)
         return;
     dial_release(&operation->dial);
@@ -135,16 +136,22 @@ static void arm(struct backend *b, uint64_t timeout_ms)
     uv_timer_start(&b->operation->deadline, on_deadline, timeout_ms, 0);
 }
 
+/* An answer never comes inside the call that asks for it. */
+static void answer_later(struct backend *b, void (*run)(struct turn_task *task))
+{
+    b->later.run = run;
+    turn_post(b->env->turn, &b->later);
+}
+
 /*
- * An operation begins. False without memory: it fails by itself, later, for an answer never comes
- * inside the call.
+ * An operation begins. False without memory: it fails by itself.
  */
 static bool begin(struct backend *b, enum step step, uint64_t timeout_ms)
 {
     assert(!b->busy);
     b->step = (uint8_t)step;
     if (!start_operation(b)) {
-        turn_post(b->env->turn, &b->no_memory);
+        answer_later(b, fail_without_memory);
         return false;
     }
     arm(b, timeout_ms);
@@ -165,7 +172,6 @@ struct backend *backend_open(const struct env *env, struct backend_target *targe
     b->client = client;
     b->events = events;
     b->owner = owner;
-    b->no_memory.run = fail_without_memory;
     buf_init(&b->input, LINE_MAX_BYTES + READ_SIZE);
     buf_init(&b->notices, NOTICES_MAX);
     if (!start_operation(b)) {
@@ -336,7 +342,7 @@ static void on_deadline(uv_timer_t *timer)
 
 static void fail_without_memory(struct turn_task *task)
 {
-    struct backend *b = (struct backend *)((char *)task - offsetof(struct backend, no_memory));
+    struct backend *b = (struct backend *)((char *)task - offsetof(struct backend, later));
 
     fail(b, ERR_UNAVAILABLE, "no memory");
 }
@@ -462,7 +468,7 @@ static void on_readable(void *owner)
     ssize_t count;
 
     if (b->busy && b->operation == NULL)
-        return; /* fail_without_memory comes */
+        return; /* its answer is under way */
     room = buf_reserve(&b->input, READ_SIZE);
     if (room == NULL) {
         fail_at(b, "a response is too long");
@@ -472,6 +478,7 @@ static void on_readable(void *owner)
     if (buf_len(&b->input) == 0 && count <= 0)
         buf_release(&b->input); /* an idle connection holds no buffer */
     if (count > 0) {
+        b->heard_ms = uv_now(b->env->loop);
         buf_commit(&b->input, (size_t)count);
         take_responses(b);
     } else if (count != CONN_AGAIN) {
@@ -573,7 +580,7 @@ void backend_log_in(struct backend *backend, const struct store_client *client)
     backend->client = client;
     backend->got_word = false;
     if (!store_login_write(login, backend->shard, backend_capabilities(backend), client)) {
-        turn_post(backend->env->turn, &backend->no_memory);
+        answer_later(backend, fail_without_memory);
         return;
     }
     conn_write(backend->conn, buf_span(&login->now));
@@ -663,11 +670,25 @@ void backend_leave(struct backend *backend, bool selected)
     conn_want_read(backend->conn, true);
 }
 
+static void is_fresh(struct turn_task *task)
+{
+    struct backend *b = (struct backend *)((char *)task - offsetof(struct backend, later));
+
+    b->step = STEP_READY;
+    done(b);
+}
+
 void backend_check(struct backend *backend)
 {
-    assert(backend->step == STEP_PARKED);
-    if (begin(backend, STEP_CHECK, TIDY_TIMEOUT_MS))
+    const struct env *env = backend->env;
+
+    assert(backend->step == STEP_PARKED && !backend->busy);
+    if (uv_now(env->loop) - backend->heard_ms < env->conf->pool.check_after) {
+        backend->busy = true;
+        answer_later(backend, is_fresh);
+    } else if (begin(backend, STEP_CHECK, TIDY_TIMEOUT_MS)) {
         say(backend, "P NOOP\r\n");
+    }
 }
 
 void backend_reset(struct backend *backend)

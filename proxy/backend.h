@@ -70,7 +70,7 @@ bool backend_is_stale(const struct backend *backend);
  */
 void backend_leave(struct backend *backend, bool selected);
 
-/* From parked: asks whether it is still there. ERR_NONE: ready. */
+/* From parked: asks whether it is still there, unless it has just spoken. ERR_NONE: ready. */
 void backend_check(struct backend *backend);
 
 /* From parked: UNAUTHENTICATE. ERR_NONE: warm. */

@@ -175,7 +175,7 @@ CONFIGURATION = """
 process {{ workers = {workers}  stop_timeout = {stop_timeout}  max_sessions = {max_sessions} }}
 log {{ level = {log} }}
 metrics {{ file = "{metrics}" interval = 100ms }}
-pool {{ {pool} }}
+pool {{ check_after = {check_after} {pool} }}
 throttle {{ {throttle} }}
 certificate main {{ chain = "{chain}" key = "{key}" }}
 listener plain {{ address = {{"{host}:{plain}"}} tls = none plaintext_login = yes }}
@@ -228,8 +228,8 @@ class Proxy(servers.Imapmux):
     """
 
     def prepare(self, shards, certificate, users=("alice", "bob"), routes=(), passwords=(), more="", workers=1,
-                stop_timeout="10s", max_sessions=16384, pool="warm = 0 park_time = 0s", throttle=EXEMPT, sources=FILES,
-                metrics="metrics.prom", log="info", **others):
+                stop_timeout="10s", max_sessions=16384, pool="warm = 0 park_time = 0s", check_after="0s",
+                throttle=EXEMPT, sources=FILES, metrics="metrics.prom", log="info", **others):
         self.port = {name: servers.free_port() for name in ("plain", "starttls", "tls")}
         own = dict(passwords)
         line = password_line("USER")
@@ -241,8 +241,9 @@ class Proxy(servers.Imapmux):
                                             "* store\n")
         configuration = CONFIGURATION.format(chain=certificate[0], key=certificate[1], workers=workers,
                                              stop_timeout=stop_timeout, max_sessions=max_sessions,
-                                             pool=pool, throttle=throttle, sources=sources, more=more + shards,
-                                             host=self.host, metrics=metrics, log=log, **self.port)
+                                             pool=pool, check_after=check_after, throttle=throttle, sources=sources,
+                                             more=more + shards, host=self.host, metrics=metrics, log=log,
+                                             **self.port)
         super().prepare(configuration, list(self.port.values()), **others)
 
     def wire(self, listener="plain", **options):

@@ -230,6 +230,21 @@ def test_logout_parks(host, store, proxy, user, cut, logout):
     assert b"s SELECT INBOX\r\nP UNSELECT\r\nP NOOP\r\nn SELECT INBOX\r\n" in heard(peer)
 
 
+def test_one_that_has_just_spoken_is_not_asked(own):
+    host, store, proxy = own("warm = 0 park_time = 20m", check_after="20m")
+    peer = park(proxy, host, USERS[0])
+    for count in range(2, 5):
+        with next_login(proxy, USERS[0], "parked", count) as wire:
+            assert wire.command(b"NOOP", tag=b"n") == b"n OK NOOP done\r\n"
+            log_out(wire)
+        wait_for_answer(host, peer, b"P NOOP\r\n", count - 1)  # at the end of the session, as nothing was selected
+    assert len(store.peers) == 1
+    end(peer)  # whether it is asked or not
+    wait_for_end(peer)
+    servers.wait_for(lambda: proxy.metrics()["imapmux_backends_parked"] == 0, "it to be dropped")
+    next_login(proxy, USERS[0], "new", 5).close()
+
+
 def test_log_and_metrics_tell_the_kind(host, store, proxy, user):
     before = proxy.metrics()
     park(proxy, host, user)
