@@ -9,6 +9,7 @@
 #include "proxy/base/keyed_hash.h"
 #include "proxy/base/mem.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 #include <utlist.h>
@@ -77,6 +78,7 @@ struct throttle *throttle_open(const struct conf_throttle *conf, struct err *err
 
 static void drop(struct throttle *throttle, struct throttle_entry *entry)
 {
+    assert(throttle->by_key != NULL);
     HASH_DEL(throttle->by_key, entry);
     DL_DELETE(throttle->resting, entry);
     mem_free(entry);
