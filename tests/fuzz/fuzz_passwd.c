@@ -90,7 +90,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     turn_init(&turn, &loop);
 
     unsigned bad = first_bad_line((struct span){(const char *)data, size});
-    struct auth *auth = auth_open(&env, &err);
+    struct auth *auth = auth_open(&env, NULL, &err);
 
     assert((auth != NULL) == (bad == 0));
     snprintf(expected, sizeof expected, "%s:%u: ", conf.passwd.file, bad);
