@@ -120,7 +120,7 @@ FUZZ = $(MAKE) --no-print-directory B=build-fuzz \
        $(subst address$(comma)undefined,fuzzer-no-link$(comma)address$(comma)undefined,$(ASAN))
 
 fuzz: ## Run every fuzz target for FUZZ_SECONDS (5), from the kept corpus and what earlier runs have found
-	@$(FUZZ) fuzz-run
+	+@$(FUZZ) fuzz-run
 
 # What is found goes to the build folder; the kept corpus is only read.
 fuzz-run: $(FUZZERS)
@@ -131,7 +131,7 @@ fuzz-run: $(FUZZERS)
 	  echo "$$1: no findings in $(FUZZ_SECONDS) s"' fuzz
 
 fuzz-merge: ## Put what was found into the kept corpus, tests/fuzz/corpus: as few files as reach all that is reached
-	@$(FUZZ) fuzz-merge-run
+	+@$(FUZZ) fuzz-merge-run
 
 fuzz-merge-run: $(FUZZERS)
 	@for n in $(^F); do kept=tests/fuzz/corpus/$$n; rm -rf $B/merged; mkdir -p $B/merged $B/corpus/$$n $$kept; \
