@@ -8,7 +8,7 @@
 #include "auth/auth.h"
 #include "tests/fuzz/scratch_file.h"
 
-enum { FILE_MAX = 4096, LINES_MAX = FILE_MAX / 2, LINE_MAX_OCTETS = 1022 };
+enum { FILE_MAX = 4096, LINES_MAX = FILE_MAX / 2, LINE_MAX_OCTETS = 1023 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -7,7 +7,7 @@
 #include "routing/route.h"
 #include "tests/fuzz/scratch_file.h"
 
-enum { FILE_MAX = 4096, ENTRIES_MAX = 256, LINE_MAX_OCTETS = 1022 };
+enum { FILE_MAX = 4096, ENTRIES_MAX = 256, LINE_MAX_OCTETS = 1023 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
