@@ -445,7 +445,8 @@ class Imapmux(Server):
     @property
     def sanitized(self):
         """Whether it is a sanitizer's build, whose memory tells nothing."""
-        return b"__asan_init" in self.binary.read_bytes()
+        content = self.binary.read_bytes()
+        return b"__asan_init" in content or b"__tsan_init" in content
 
     def resident_bytes(self):
         with open(f"/proc/{self.process.pid}/status") as status:
