@@ -168,10 +168,13 @@ static struct throttle_entry *hold_address(struct throttle *throttle, union addr
 
 /* --- levels --- */
 
-/* Time forgives a failure for each `forget`. */
+/*
+ * Time forgives a failure for each `forget`. Another worker may have looked at the clock later and
+ * been here before.
+ */
 static void forgive(struct throttle_entry *entry, uint64_t forget_ms, uint64_t now_ms)
 {
-    uint64_t steps = (now_ms - entry->failed_ms) / forget_ms;
+    uint64_t steps = now_ms > entry->failed_ms ? (now_ms - entry->failed_ms) / forget_ms : 0;
 
     entry->level = steps < entry->level ? entry->level - (unsigned)steps : 0;
     entry->failed_ms += steps * forget_ms;

@@ -146,6 +146,16 @@ static void time_forgives(void **state)
     assert_int_equal(log_in("192.0.2.1", "ann", "x", 42000, THROTTLE_UNKNOWN), 0);
 }
 
+/* Workers look at the clock before they take their turn. */
+static void a_moment_before_the_failure_nothing_is_forgiven(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 3; i++)
+        guess_anyone("192.0.2.1", 5001);
+    assert_int_equal(guess_anyone("192.0.2.1", 5000), 200);
+    assert_int_equal(guess_anyone("192.0.2.1", 5001), 400);
+}
+
 static void who_has_a_64_has_its_addresses(void **state)
 {
     (void)state;
@@ -229,6 +239,7 @@ int main(void)
         TEST(the_same_password_again_is_no_guess),
         TEST(nobody_knows_is_no_failure),
         TEST(time_forgives),
+        TEST(a_moment_before_the_failure_nothing_is_forgiven),
         TEST(who_has_a_64_has_its_addresses),
         TEST(so_many_at_once),
         TEST(the_trusted_are_exempt),
