@@ -143,9 +143,7 @@ static void answer_later(struct backend *b, void (*run)(struct turn_task *task))
     turn_post(b->env->turn, &b->later);
 }
 
-/*
- * An operation begins. False without memory: it fails by itself.
- */
+/* An operation begins. False without memory: it fails by itself. */
 static bool begin(struct backend *b, enum step step, uint64_t timeout_ms)
 {
     assert(!b->busy);
@@ -503,10 +501,11 @@ static bool can(const struct backend *b, const char *capability)
 static void keep_capabilities(struct backend *b, struct span list)
 {
     struct backend_target *target = b->target;
+    bool logged_in = b->step >= STEP_LOGIN && b->step < STEP_RESET;
 
     shared_text_release(&b->capabilities);
-    b->capabilities = shared_text_of(list, b->step < STEP_LOGIN ? &target->greeting_capabilities
-                                                                : &target->login_capabilities);
+    b->capabilities = shared_text_of(list, logged_in ? &target->login_capabilities
+                                                     : &target->greeting_capabilities);
 }
 
 static bool has_capabilities(const struct backend *b)

@@ -6,9 +6,8 @@
  * If the store is lost, a session may be stranded between relay and linger.
  *
  * session.c holds the table of these phases; entry.c holds those up to the lease, and relaying.c
- * those after it. A session lives on one worker (its home), and changes
- * home once for each login, as soon as the user's name is known, so that everything about a user
- * happens on one thread.
+ * those after it. A session lives on one worker (its home), and changes home once for each login,
+ * as soon as the user's name is known, so that everything about a user happens on one thread.
  */
 #ifndef IMAPMUX_PROXY_SESSION_H
 #define IMAPMUX_PROXY_SESSION_H

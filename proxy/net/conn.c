@@ -538,7 +538,9 @@ static bool write_some(struct conn *c, struct span bytes, size_t *written_out)
         if (c->socket.tls != NULL) {
             ERR_clear_error();
             c->socket.more = has_short_rest(bytes.len - total);
-            if (SSL_write_ex(c->socket.tls, bytes.ptr + total, bytes.len - total, &count) != 1) {
+            int done = SSL_write_ex(c->socket.tls, bytes.ptr + total, bytes.len - total, &count);
+            c->socket.more = false; /* OpenSSL has words of its own: alerts, new keys */
+            if (done != 1) {
                 int why = SSL_get_error(c->socket.tls, 0);
 
                 c->read_blocks_write = why == SSL_ERROR_WANT_READ;
