@@ -1,47 +1,28 @@
 /*
- * Owns the order in which cache, throttle and sources are asked, the deadline of each request, and
- * the promise of auth.h: what a source says is acted upon in a later turn, so no answer is given
- * inside auth_verify and no source runs inside another. A request that is being asked has a
- * deadline timer; what comes next once its source has spoken is task.run.
+ * Owns the way of a request: throttle, proof, what the sources know of the user, and whether one
+ * may log in as another. The answer is always given in a later turn, by task.run.
  */
 #include "auth/auth.h"
 
+#include "auth/chain.h"
+#include "auth/username.h"
+#include "proxy/base/log.h"
 #include "proxy/base/mem.h"
 
 #include <assert.h>
+#include <stdio.h>
 
 struct auth {
     const struct env *env;
     struct throttle *throttle;
-    struct auth_cache *cache; /* NULL where nothing shall be remembered */
-    size_t count;
-    struct {
-        const struct auth_source *source;
-        void *state;
-    } entries[];
+    struct chain *chain;
 };
 
-static const struct auth_source *const known_sources[] = {&auth_source_passwd, &auth_source_ldap};
-
-static bool open_cache(struct auth *auth, struct err *err);
-static const struct auth_source *find_source(const char *name);
-static enum cache_verdict ask_cache(struct auth_request *request);
-static bool open_timer(struct auth_request *request);
-static bool pass_throttle(struct auth_request *request);
-static void delay_over(uv_timer_t *timer);
-static void begin(struct auth_request *request);
-static void ask(struct auth_request *request);
-static void ask_next(struct turn_task *task);
-static void answer_now(struct turn_task *task);
-static void deadline_passed(uv_timer_t *timer);
-static void cancel_source(struct auth_request *request);
-static void end(struct auth_request *request, enum throttle_outcome outcome);
-static void timer_closed(uv_handle_t *handle);
+/* --- life --- */
 
 struct auth *auth_open(const struct env *env, struct throttle *throttle, struct err *err)
 {
-    const struct conf_words *names = &env->conf->auth.sources;
-    struct auth *auth = mem_new(sizeof *auth + names->count * sizeof auth->entries[0]);
+    struct auth *auth = mem_new(sizeof *auth);
 
     if (auth == NULL) {
         err_set(err, ERR_INTERNAL, "auth: no memory");
@@ -49,282 +30,10 @@ struct auth *auth_open(const struct env *env, struct throttle *throttle, struct 
     }
     auth->env = env;
     auth->throttle = throttle;
-    if (!open_cache(auth, err)) {
+    auth->chain = chain_open(env, err);
+    if (auth->chain == NULL)
         auth_close(&auth);
-        return NULL;
-    }
-    for (size_t i = 0; i < names->count; i++) {
-        const struct auth_source *source = find_source(names->items[i]);
-        void *state = NULL;
-
-        if (source == NULL)
-            err_set(err, ERR_CONFIG, "auth.sources: there is no source \"%s\"", names->items[i]);
-        else
-            state = source->open(env, err);
-        if (state == NULL) {
-            auth_close(&auth);
-            return NULL;
-        }
-        auth->entries[auth->count].source = source;
-        auth->entries[auth->count++].state = state;
-    }
     return auth;
-}
-
-static bool open_cache(struct auth *auth, struct err *err)
-{
-    const struct conf_auth_cache *conf = &auth->env->conf->auth_cache;
-
-    if (conf->ttl == 0 && conf->negative_ttl == 0)
-        return true;
-    auth->cache = auth_cache_open(conf, err);
-    return auth->cache != NULL;
-}
-
-static const struct auth_source *find_source(const char *name)
-{
-    for (size_t i = 0; i < sizeof known_sources / sizeof known_sources[0]; i++)
-        if (strcmp(known_sources[i]->name, name) == 0)
-            return known_sources[i];
-    return NULL;
-}
-
-void auth_verify(struct auth *auth, struct auth_request *request)
-{
-    assert(!request->active && request->password->len > 0);
-    request->auth = auth;
-    request->source_index = 0;
-    request->err = (struct err){0};
-    request->task = (struct turn_task){0};
-    request->operation = NULL;
-    request->active = true;
-    request->has_digest = false;
-    request->counted = false;
-    request->deadline = NULL;
-    /* Who is known to be right is not kept waiting by those who guess. */
-    if (ask_cache(request) != CACHE_VERIFIED && open_timer(request) && pass_throttle(request))
-        return;
-    request->task.run = answer_now;
-    turn_post(auth->env->turn, &request->task);
-}
-
-/* What the cache knows, counted. */
-static enum cache_verdict ask_cache(struct auth_request *request)
-{
-    struct auth *auth = request->auth;
-    struct counters *counters = auth->env->counters;
-
-    request->cached = CACHE_UNKNOWN;
-    if (auth->cache == NULL ||
-        !auth_cache_digest(auth->cache, request->user, request->password, &request->digest))
-        return CACHE_UNKNOWN;
-    request->cached = (uint8_t)auth_cache_find(auth->cache, request->user, &request->digest,
-                                               uv_now(auth->env->loop));
-    counter_add(request->cached == CACHE_VERIFIED  ? &counters->auth_cache_hits
-                : request->cached == CACHE_REFUSED ? &counters->auth_cache_negative
-                                                   : &counters->auth_cache_misses,
-                1);
-    /* What the sources decide is to be remembered, if they are asked. */
-    request->has_digest = request->cached == CACHE_STALE || request->cached == CACHE_UNKNOWN;
-    return (enum cache_verdict)request->cached;
-}
-
-static bool open_timer(struct auth_request *request)
-{
-    request->deadline = mem_new(sizeof *request->deadline);
-    if (request->deadline == NULL)
-        return err_set(&request->err, ERR_INTERNAL, "auth: no memory");
-    uv_timer_init(request->auth->env->loop, request->deadline);
-    request->deadline->data = request;
-    return true;
-}
-
-static uint64_t clock_ms(void)
-{
-    return uv_hrtime() / 1000000; /* the same for all workers */
-}
-
-/* Goes on at once or after a while; false when it is refused. */
-static bool pass_throttle(struct auth_request *request)
-{
-    const struct auth *auth = request->auth;
-    uint64_t delay = 0;
-
-    request->counted = throttle_begin(auth->throttle, &request->attempt, request->address,
-                                      request->user, request->password, clock_ms(), &delay);
-    if (!request->counted) {
-        counter_add(&auth->env->counters->throttle_refusals, 1);
-        return err_set(&request->err, ERR_LIMIT, "throttle: too many logins at once");
-    }
-    if (delay == 0) {
-        begin(request);
-        return true;
-    }
-    counter_add(&auth->env->counters->throttle_delays, 1);
-    uv_timer_start(request->deadline, delay_over, delay, 0);
-    return true;
-}
-
-static void delay_over(uv_timer_t *timer)
-{
-    begin(timer->data);
-}
-
-/* The password is looked at. */
-static void begin(struct auth_request *request)
-{
-    const struct env *env = request->auth->env;
-
-    if (request->cached == CACHE_REFUSED) {
-        err_set(&request->err, ERR_CREDENTIALS, "refused before");
-        request->task.run = answer_now;
-        turn_post(env->turn, &request->task);
-        return;
-    }
-    uv_timer_start(request->deadline, deadline_passed, env->conf->auth.timeout, 0);
-    ask(request);
-}
-
-/*
- * Asks the source whose turn it is; after the last one, the answer is what is remembered or "who?".
- */
-static void ask(struct auth_request *request)
-{
-    struct auth *auth = request->auth;
-
-    if (request->source_index < auth->count) {
-        size_t i = request->source_index;
-
-        auth->entries[i].source->verify(auth->entries[i].state, request);
-        return;
-    }
-    if (request->err.kind == ERR_NONE)
-        err_set(&request->err, ERR_CREDENTIALS, "no source knows the user");
-    request->task.run = answer_now;
-    turn_post(auth->env->turn, &request->task);
-}
-
-void auth_source_answer(struct auth_request *request, enum auth_verdict verdict,
-                        const struct err *err)
-{
-    assert(request->active);
-    assert((verdict != AUTH_REFUSED && verdict != AUTH_FAILED) || err->kind != ERR_NONE);
-    request->operation = NULL;
-    request->task.run = ask_next;
-    if (verdict == AUTH_VERIFIED)
-        request->err.kind = ERR_NONE;
-    /* The first failure is the one to tell, unless a later source decides. */
-    if (verdict == AUTH_REFUSED || (verdict == AUTH_FAILED && request->err.kind == ERR_NONE))
-        request->err = *err;
-    if (verdict == AUTH_VERIFIED || verdict == AUTH_REFUSED)
-        request->task.run = answer_now;
-    turn_post(request->auth->env->turn, &request->task);
-}
-
-static void ask_next(struct turn_task *task)
-{
-    struct auth_request *request =
-        (struct auth_request *)((char *)task - offsetof(struct auth_request, task));
-
-    request->source_index++;
-    ask(request);
-}
-
-/* The sources have spoken: the cache learns from them, or stands in for them. */
-static void consult_cache(struct auth_request *request)
-{
-    struct auth *auth = request->auth;
-    uint64_t now = uv_now(auth->env->loop);
-
-    if (!request->has_digest)
-        return;
-    switch (request->err.kind) {
-    case ERR_NONE:
-        auth_cache_verified(auth->cache, request->user, &request->digest, now);
-        break;
-    case ERR_CREDENTIALS:
-        auth_cache_refused(auth->cache, request->user, &request->digest, now);
-        break;
-    case ERR_EXPIRED:
-    case ERR_ADMIN:
-        auth_cache_forget(auth->cache, request->user);
-        break;
-    case ERR_UNAVAILABLE:
-        if (request->cached != CACHE_STALE)
-            break;
-        request->err = (struct err){0};
-        counter_add(&auth->env->counters->auth_cache_stale, 1);
-        break;
-    default:
-        break;
-    }
-}
-
-static void answer_now(struct turn_task *task)
-{
-    struct auth_request *request =
-        (struct auth_request *)((char *)task - offsetof(struct auth_request, task));
-
-    consult_cache(request);
-    struct err err = request->err; /* the owner may free the request while it reads the answer */
-    end(request, err.kind == ERR_NONE          ? THROTTLE_VERIFIED
-                 : err.kind == ERR_CREDENTIALS ? THROTTLE_REFUSED
-                                               : THROTTLE_UNKNOWN);
-    request->on_answer(request, &err);
-}
-
-static void deadline_passed(uv_timer_t *timer)
-{
-    struct auth_request *request = timer->data;
-    const struct auth *auth = request->auth;
-    const char *name = request->source_index < auth->count
-                           ? auth->entries[request->source_index].source->name
-                           : "chain";
-
-    cancel_source(request);
-    turn_cancel(auth->env->turn, &request->task);
-    err_set(&request->err, ERR_UNAVAILABLE, "%s: no answer within auth.timeout", name);
-    answer_now(&request->task);
-}
-
-static void cancel_source(struct auth_request *request)
-{
-    const struct auth *auth = request->auth;
-
-    if (request->operation != NULL && request->source_index < auth->count) {
-        size_t i = request->source_index;
-
-        auth->entries[i].source->cancel(auth->entries[i].state, request);
-    }
-    request->operation = NULL;
-}
-
-void auth_cancel(struct auth_request *request)
-{
-    if (!request->active)
-        return;
-    cancel_source(request);
-    turn_cancel(request->auth->env->turn, &request->task);
-    end(request, THROTTLE_UNKNOWN);
-}
-
-/* The request is under way no more. */
-static void end(struct auth_request *request, enum throttle_outcome outcome)
-{
-    uv_timer_t *deadline = request->deadline;
-
-    if (request->counted)
-        throttle_end(request->auth->throttle, &request->attempt, outcome, clock_ms());
-    request->counted = false;
-    request->active = false;
-    request->deadline = NULL;
-    if (deadline != NULL)
-        uv_close((uv_handle_t *)deadline, timer_closed);
-}
-
-static void timer_closed(uv_handle_t *handle)
-{
-    mem_free(handle);
 }
 
 void auth_close(struct auth **auth)
@@ -334,8 +43,270 @@ void auth_close(struct auth **auth)
     *auth = NULL;
     if (a == NULL)
         return;
-    for (size_t i = 0; i < a->count; i++)
-        a->entries[i].source->close(a->entries[i].state);
-    auth_cache_close(&a->cache);
+    chain_close(&a->chain);
     mem_free(a);
+}
+
+void auth_forget(struct auth *auth, const char *user)
+{
+    chain_forget(auth->chain, user);
+}
+
+static void on_decided(struct auth_question *question);
+
+/* --- the end of a request --- */
+
+static void timer_closed(uv_handle_t *handle)
+{
+    mem_free(handle);
+}
+
+static uint64_t clock_ms(void)
+{
+    return uv_hrtime() / 1000000; /* the same for all workers */
+}
+
+/* The request is under way no more. */
+static void end(struct auth_request *request, enum throttle_outcome outcome)
+{
+    uv_timer_t *timer = request->timer;
+
+    if (request->counted)
+        throttle_end(request->auth->throttle, &request->attempt, outcome, clock_ms());
+    request->counted = false;
+    request->active = false;
+    request->timer = NULL;
+    if (timer != NULL)
+        uv_close((uv_handle_t *)timer, timer_closed);
+}
+
+/* The password of one who may not log in as another was right. */
+static enum throttle_outcome outcome_of(enum err_kind kind)
+{
+    switch (kind) {
+    case ERR_NONE:
+    case ERR_AUTHORIZATION:
+        return THROTTLE_VERIFIED;
+    case ERR_CREDENTIALS:
+        return THROTTLE_REFUSED;
+    default:
+        return THROTTLE_UNKNOWN;
+    }
+}
+
+static void answer(struct turn_task *task)
+{
+    struct auth_request *request =
+        (struct auth_request *)((char *)task - offsetof(struct auth_request, task));
+    /* The owner may free the request while it reads the answer. */
+    struct auth_facts *facts = auth_facts_hold(request->question.facts);
+    struct err err = request->err;
+    char who[USERNAME_MAX + 1], master[USERNAME_MAX + 1];
+
+    memcpy(who, request->who, sizeof who);
+    memcpy(master, request->master, sizeof master);
+    chain_cancel(&request->question);
+    end(request, outcome_of(err.kind));
+
+    struct auth_identity identity = {
+        .user = who,
+        .backend_user = facts == NULL ? "" : facts->backend_user,
+        .shard = facts == NULL ? "" : facts->shard,
+        .master = master[0] == '\0' ? NULL : master,
+    };
+
+    request->on_answer(request, &identity, &err);
+    auth_facts_release(&facts);
+}
+
+static void answer_later(struct auth_request *request)
+{
+    if (request->timer != NULL)
+        uv_timer_stop(request->timer);
+    request->task.run = answer;
+    turn_post(request->auth->env->turn, &request->task);
+}
+
+void auth_cancel(struct auth_request *request)
+{
+    if (!request->active)
+        return;
+    chain_cancel(&request->question);
+    turn_cancel(request->auth->env->turn, &request->task);
+    end(request, THROTTLE_UNKNOWN);
+}
+
+/* --- the time that it takes --- */
+
+static void deadline_passed(uv_timer_t *timer)
+{
+    struct auth_request *request = timer->data;
+
+    chain_give_up(&request->question);
+    on_decided(&request->question);
+}
+
+/* Somebody must be waited for: false, with the failure told, when that cannot be bounded. */
+static bool open_timer(struct auth_request *request)
+{
+    if (request->timer != NULL)
+        return true;
+    request->timer = mem_new(sizeof *request->timer);
+    if (request->timer == NULL)
+        return err_set(&request->err, ERR_INTERNAL, "auth: no memory");
+    uv_timer_init(request->auth->env->loop, request->timer);
+    request->timer->data = request;
+    return true;
+}
+
+/* The sources are asked, within auth.timeout for all of them. */
+static void ask(struct auth_request *request)
+{
+    if (!open_timer(request)) {
+        answer_later(request);
+        return;
+    }
+    if (!uv_is_active((uv_handle_t *)request->timer))
+        uv_timer_start(request->timer, deadline_passed, request->auth->env->conf->auth.timeout, 0);
+    chain_ask(&request->question);
+}
+
+/* --- proof --- */
+
+static void delay_over(uv_timer_t *timer)
+{
+    ask(timer->data);
+}
+
+/* Goes on at once or after a while; false when it is refused. */
+static bool pass_throttle(struct auth_request *request)
+{
+    const struct auth *auth = request->auth;
+    uint64_t delay = 0;
+
+    request->counted = throttle_begin(auth->throttle, &request->attempt, request->address,
+                                      request->user, request->secret, clock_ms(), &delay);
+    if (!request->counted) {
+        counter_add(&auth->env->counters->throttle_refusals, 1);
+        return err_set(&request->err, ERR_LIMIT, "throttle: too many logins at once");
+    }
+    if (delay == 0) {
+        ask(request);
+        return true;
+    }
+    if (!open_timer(request))
+        return false;
+    counter_add(&auth->env->counters->throttle_delays, 1);
+    uv_timer_start(request->timer, delay_over, delay, 0);
+    return true;
+}
+
+/* Begins a question; true when the cache has the answer. */
+static bool begin_question(struct auth_request *request, const char *user,
+                           const struct secret *password)
+{
+    request->question.user = user;
+    request->question.password = password;
+    request->question.on_answer = on_decided;
+    request->question.owner = request;
+    return chain_recall(request->auth->chain, &request->question) == CACHE_VERIFIED;
+}
+
+/* Who is known to be right is not kept waiting by those who guess. */
+static void check_password(struct auth_request *request)
+{
+    if (begin_question(request, request->user, request->secret))
+        on_decided(&request->question);
+    else if (!pass_throttle(request))
+        answer_later(request);
+}
+
+/* What the sources know of one who was proven otherwise. */
+static void look_up(struct auth_request *request, const char *user)
+{
+    if (begin_question(request, user, NULL) || !request->auth->env->conf->auth.look_up)
+        on_decided(&request->question);
+    else
+        ask(request);
+}
+
+void auth_verify(struct auth *auth, struct auth_request *request)
+{
+    assert(!request->active);
+    request->auth = auth;
+    request->question = (struct auth_question){0};
+    request->timer = NULL;
+    request->task = (struct turn_task){0};
+    request->err = (struct err){0};
+    request->who[0] = request->master[0] = '\0';
+    request->counted = false;
+    request->active = true;
+    if (request->proof == AUTH_BY_PASSWORD)
+        check_password(request);
+    else
+        look_up(request, request->user);
+}
+
+/* --- what the sources know --- */
+
+/* The name that a source has for the user counts from here on, if it is one. */
+static bool take_name(struct auth_request *request)
+{
+    const struct auth_facts *facts = request->question.facts;
+    const char *asked = request->question.user;
+
+    if (facts == NULL || facts->user[0] == '\0') {
+        snprintf(request->who, sizeof request->who, "%s", asked);
+        return true;
+    }
+    if (username_normalise(&request->auth->env->conf->username, span_of(facts->user), request->who))
+        return true;
+    log_event(LOG_LEVEL_ERROR, "auth", "the source's name for user \"%s\" is not allowed", asked);
+    return err_set(&request->err, ERR_INTERNAL, "the source's name for the user is not allowed");
+}
+
+static bool is_master(const struct conf_words *masters, const char *user)
+{
+    for (size_t i = 0; i < masters->count; i++)
+        if (strcmp(masters->items[i], user) == 0)
+            return true;
+    return false;
+}
+
+/* Who has been proven wants to be somebody else. */
+static void become_other(struct auth_request *request)
+{
+    if (!is_master(&request->auth->env->conf->auth.master_users, request->who)) {
+        err_set(&request->err, ERR_AUTHORIZATION, "not a master user");
+        answer_later(request);
+        return;
+    }
+    snprintf(request->master, sizeof request->master, "%s", request->who);
+    look_up(request, request->login_as);
+}
+
+static void refuse_other(struct auth_request *request)
+{
+    if (request->err.kind == ERR_CREDENTIALS)
+        err_set(&request->err, ERR_AUTHORIZATION, "there is no such user to log in as");
+    answer_later(request);
+}
+
+/* The sources, or the cache, have spoken. */
+static void on_decided(struct auth_question *question)
+{
+    struct auth_request *request = question->owner;
+    bool as_other = request->master[0] != '\0';
+
+    request->err = question->err;
+    if (request->err.kind == ERR_NONE && !as_other &&
+        !auth_facts_allow(question->facts, request->address))
+        err_set(&request->err, ERR_CREDENTIALS, "the user may not come from this address");
+    if (request->err.kind != ERR_NONE && as_other)
+        refuse_other(request);
+    else if (request->err.kind != ERR_NONE || !take_name(request) || as_other ||
+             request->login_as[0] == '\0' || strcmp(request->login_as, request->who) == 0)
+        answer_later(request);
+    else
+        become_other(request);
 }

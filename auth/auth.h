@@ -1,7 +1,7 @@
 /*
- * Who is this? One call: auth_verify. Behind it a cache and, in the configured order, the sources
- * (struct auth_source): a password file, a directory. Runs on one worker's loop and is never
- * shared.
+ * Who is this, and for whom does it log in? One call: auth_verify. Behind it the throttle, the
+ * proof (a password, a certificate), and the chain of sources. Runs on one worker's loop and is
+ * never shared.
  *
  * An asynchronous request is embedded in its owner. It answers exactly once, later, never inside
  * auth_verify, and never after auth_cancel has returned.
@@ -9,92 +9,64 @@
 #ifndef IMAPMUX_AUTH_AUTH_H
 #define IMAPMUX_AUTH_AUTH_H
 
-#include "auth/cache.h"
+#include "auth/source.h"
 #include "auth/throttle.h"
-#include "proxy/base/env.h"
-#include "proxy/base/err.h"
-#include "proxy/base/secret.h"
 
-enum { USERNAME_MAX = 255 };
+struct auth; /* one worker's */
 
-struct auth; /* the chain of one worker */
+enum auth_proof { AUTH_BY_PASSWORD, AUTH_BY_CERTIFICATE };
+
+/* Who a session is for. The texts are valid during the call that tells. */
+struct auth_identity {
+    const char *user;         /* canonical, normalised name */
+    const char *backend_user; /* "": no source has told */
+    const char *shard;        /* "": no source has told */
+    const char *master;       /* who logs in as `user`; NULL: the user itself */
+};
 
 struct auth_request {
     /* Set by the owner; borrowed until the answer. */
-    const char *user;              /* normalised name (username_normalise), NUL-terminated */
-    const struct secret *password; /* not empty: the caller refuses an empty one */
-    const union address *address;  /* of the client */
-    void (*on_answer)(struct auth_request *request,
-                      const struct err *err); /* err->kind ERR_NONE: verified */
+    enum auth_proof proof;
+    const char *user;             /* of whoever logs in, normalised, NUL-terminated */
+    const char *login_as;         /* for whom, normalised; "": for itself (RFC 4616 2) */
+    const struct secret *secret;  /* the password, not empty; NULL with a certificate */
+    const union address *address; /* of the client */
+    void (*on_answer)(struct auth_request *request, const struct auth_identity *identity,
+                      const struct err *err); /* err->kind ERR_NONE: verified, with an identity */
     void *owner;
 
-    /* Private to the chain. */
+    /* Private. */
     struct auth *auth;
-    size_t source_index;
-    uv_timer_t *deadline;
-    struct err err;
-    struct turn_task task;
-    struct cache_digest digest;
+    struct auth_question question;
     struct throttle_attempt attempt;
-    uint8_t cached; /* enum cache_verdict: what was known before anybody was asked */
-    bool has_digest;
-    bool counted; /* `attempt` has begun */
+    uv_timer_t *timer; /* a delay, then the deadline; NULL until somebody must be waited for */
+    struct turn_task task;
+    struct err err;
+    char who[USERNAME_MAX + 1];    /* the canonical name that `question` has led to */
+    char master[USERNAME_MAX + 1]; /* who logs in as `who`; "": the user itself */
+    bool counted;                  /* `attempt` has begun */
     bool active;
-
-    /* Private to the source that is being asked: links, its operation. */
-    void *operation;
 };
 
 /*
- * The sources of conf->auth.sources; NULL with *err set. `env` and the process's throttle are
- * borrowed until the end of auth_close.
+ * NULL with *err set. `env` and the process's throttle are borrowed until the end of auth_close.
  */
 struct auth *auth_open(const struct env *env, struct throttle *throttle, struct err *err);
 
 /*
- * Asks the cache, then the sources in turn. A source that does not know the user passes on to the
- * next one; one that knows the user and finds the password wrong refuses; one that is down makes
- * the answer UNAVAILABLE, unless a later source verifies or the password was verified before and
- * auth_cache.stale_while_down lets that count. Answers: ERR_NONE, CREDENTIALS (unknown user and
- * wrong password alike), UNAVAILABLE (also at the deadline), EXPIRED, ADMIN (disabled), INTERNAL.
+ * Answers: ERR_NONE, CREDENTIALS (unknown user, wrong password, or an address that the user may not
+ * come from: all alike), AUTHORIZATION (may not log in as that user), LIMIT, UNAVAILABLE (also at
+ * the deadline), EXPIRED, ADMIN (disabled), CONFIG, INTERNAL.
  */
 void auth_verify(struct auth *auth, struct auth_request *request);
 
 /* After this the request does not answer. Harmless on one that is not under way. */
 void auth_cancel(struct auth_request *request);
 
-/*
- * Closes everything and nulls the pointer; memory goes in the last close callback, which comes when
- * threads that connect or compute hashes are done: the loop must run until then. No request may be
- * under way.
- */
+/* Forgets what is remembered of this user, or, with NULL, of all. */
+void auth_forget(struct auth *auth, const char *user);
+
+/* As chain_close. No request may be under way. */
 void auth_close(struct auth **auth);
-
-/*
- * A source: const struct with these verbs, one file, one word in proxy.conf. `verify` answers
- * through auth_source_answer, later or inside the call (the chain defers it to the next turn); one
- * that answers later sets request->operation until then. `cancel` comes only while that is set; it
- * ends what `verify` started and must leave nothing that points at the request. `close` may leave
- * work that ends on the loop.
- */
-struct auth_source {
-    const char *name;
-    void *(*open)(const struct env *env, struct err *err);
-    void (*verify)(void *state, struct auth_request *request);
-    void (*cancel)(void *state, struct auth_request *request);
-    void (*close)(void *state);
-};
-
-enum auth_verdict { AUTH_VERIFIED, AUTH_UNKNOWN_USER, AUTH_REFUSED, AUTH_FAILED };
-
-/*
- * `err` tells why for REFUSED (CREDENTIALS, EXPIRED, ADMIN) and FAILED (UNAVAILABLE, INTERNAL);
- * else it may be NULL.
- */
-void auth_source_answer(struct auth_request *request, enum auth_verdict verdict,
-                        const struct err *err);
-
-extern const struct auth_source auth_source_passwd;
-extern const struct auth_source auth_source_ldap;
 
 #endif

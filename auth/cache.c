@@ -1,6 +1,7 @@
 /*
- * Owns two tables of entries, one for verified and one for refused passwords: an attacker who fills
- * the second one with made-up users displaces nobody from the first.
+ * Owns three tables of entries: for verified passwords, for users known by their name alone, and
+ * for refused passwords. An attacker who fills the last one with made-up users displaces nobody
+ * from the others.
  */
 #include "auth/cache.h"
 
@@ -15,7 +16,8 @@ struct entry {
     UT_hash_handle hh;
     struct entry *prev, *next; /* who came last is first */
     uint64_t decided_ms;
-    struct cache_digest digest;
+    struct auth_facts *facts;
+    unsigned char digest[KEYED_HASH_SIZE]; /* zero for a name alone */
     char user[];
 };
 
@@ -27,7 +29,7 @@ struct table {
 struct auth_cache {
     const struct conf_auth_cache *conf;
     struct keyed_hash *hash;
-    struct table verified, refused;
+    struct table verified, named, refused;
 };
 
 /* --- life --- */
@@ -45,6 +47,7 @@ struct auth_cache *auth_cache_open(const struct conf_auth_cache *conf, struct er
     }
     cache->conf = conf;
     cache->verified.kept_ms = conf->ttl == 0 ? 0 : conf->ttl + conf->stale_while_down;
+    cache->named.kept_ms = cache->verified.kept_ms;
     cache->refused.kept_ms = conf->negative_ttl;
     return cache;
 }
@@ -53,7 +56,14 @@ static void drop(struct table *table, struct entry *entry)
 {
     HASH_DEL(table->by_user, entry);
     DL_DELETE(table->recent, entry);
+    auth_facts_release(&entry->facts);
     mem_free(entry);
+}
+
+static void drop_all(struct table *table)
+{
+    while (table->recent != NULL)
+        drop(table, table->recent);
 }
 
 void auth_cache_close(struct auth_cache **cache)
@@ -63,10 +73,9 @@ void auth_cache_close(struct auth_cache **cache)
     *cache = NULL;
     if (c == NULL)
         return;
-    while (c->verified.recent != NULL)
-        drop(&c->verified, c->verified.recent);
-    while (c->refused.recent != NULL)
-        drop(&c->refused, c->refused.recent);
+    drop_all(&c->verified);
+    drop_all(&c->named);
+    drop_all(&c->refused);
     keyed_hash_close(&c->hash);
     mem_free(c);
 }
@@ -74,12 +83,23 @@ void auth_cache_close(struct auth_cache **cache)
 /* --- looking --- */
 
 /* The NUL behind the name keeps "ab" with "c" apart from "a" with "bc". */
-bool auth_cache_digest(struct auth_cache *cache, const char *user, const struct secret *password,
-                       struct cache_digest *digest_out)
+bool auth_cache_key(struct auth_cache *cache, const char *user, const struct secret *password,
+                    struct cache_key *key_out)
 {
-    const struct span parts[] = {{user, strlen(user) + 1}, secret_span(password)};
+    *key_out = (struct cache_key){.user = user, .by_name = password == NULL};
+    if (password != NULL) {
+        const struct span parts[] = {{user, strlen(user) + 1}, secret_span(password)};
 
-    return keyed_hash_of(cache->hash, parts, 2, digest_out->bytes);
+        key_out->usable = keyed_hash_of(cache->hash, parts, 2, key_out->digest);
+    } else {
+        key_out->usable = true;
+    }
+    return key_out->usable;
+}
+
+static struct table *positive(struct auth_cache *cache, const struct cache_key *key)
+{
+    return key->by_name ? &cache->named : &cache->verified;
 }
 
 static struct entry *find(struct table *table, const char *user)
@@ -91,28 +111,31 @@ static struct entry *find(struct table *table, const char *user)
 }
 
 /* The entry of this very password, which becomes the most recent one; NULL without. */
-static struct entry *find_password(struct table *table, const char *user,
-                                   const struct cache_digest *digest)
+static struct entry *find_key(struct table *table, const struct cache_key *key)
 {
-    struct entry *entry = find(table, user);
+    struct entry *entry = find(table, key->user);
 
-    if (entry == NULL || CRYPTO_memcmp(&entry->digest, digest, sizeof *digest) != 0)
+    if (entry == NULL || CRYPTO_memcmp(entry->digest, key->digest, sizeof key->digest) != 0)
         return NULL;
     DL_DELETE(table->recent, entry);
     DL_PREPEND(table->recent, entry);
     return entry;
 }
 
-enum cache_verdict auth_cache_find(struct auth_cache *cache, const char *user,
-                                   const struct cache_digest *digest, uint64_t now_ms)
+enum cache_verdict auth_cache_find(struct auth_cache *cache, const struct cache_key *key,
+                                   uint64_t now_ms, struct auth_facts **facts_out)
 {
-    const struct entry *entry = find_password(&cache->verified, user, digest);
+    const struct table *table = positive(cache, key);
+    const struct entry *entry = find_key(positive(cache, key), key);
 
-    if (entry != NULL && now_ms - entry->decided_ms < cache->conf->ttl)
-        return CACHE_VERIFIED;
-    if (entry != NULL && now_ms - entry->decided_ms < cache->verified.kept_ms)
-        return CACHE_STALE;
-    entry = find_password(&cache->refused, user, digest);
+    *facts_out = NULL;
+    if (entry != NULL && now_ms - entry->decided_ms < table->kept_ms) {
+        *facts_out = auth_facts_hold(entry->facts);
+        return now_ms - entry->decided_ms < cache->conf->ttl ? CACHE_VERIFIED : CACHE_STALE;
+    }
+    if (key->by_name)
+        return CACHE_UNKNOWN;
+    entry = find_key(&cache->refused, key);
     if (entry != NULL && now_ms - entry->decided_ms < cache->refused.kept_ms)
         return CACHE_REFUSED;
     return CACHE_UNKNOWN;
@@ -121,11 +144,11 @@ enum cache_verdict auth_cache_find(struct auth_cache *cache, const char *user,
 /* --- learning --- */
 
 /* Remembers, or does not: without memory the next login asks again. */
-static void learn(struct auth_cache *cache, struct table *table, const char *user,
-                  const struct cache_digest *digest, uint64_t now_ms)
+static void learn(struct auth_cache *cache, struct table *table, const struct cache_key *key,
+                  struct auth_facts *facts, uint64_t now_ms)
 {
-    struct entry *entry = find(table, user);
-    size_t len = strlen(user);
+    struct entry *entry = find(table, key->user);
+    size_t len = strlen(key->user);
 
     if (entry != NULL)
         drop(table, entry);
@@ -136,44 +159,54 @@ static void learn(struct auth_cache *cache, struct table *table, const char *use
     entry = mem_new(sizeof *entry + len + 1);
     if (entry == NULL)
         return;
-    memcpy(entry->user, user, len);
+    memcpy(entry->user, key->user, len);
     HASH_ADD_STR(table->by_user, user, entry);
     if (entry->hh.tbl == NULL) {
         mem_free(entry);
         return;
     }
     DL_PREPEND(table->recent, entry);
-    entry->digest = *digest;
+    memcpy(entry->digest, key->digest, sizeof entry->digest);
+    entry->facts = auth_facts_hold(facts);
     entry->decided_ms = now_ms;
 }
 
-static void forget_password(struct table *table, const char *user,
-                            const struct cache_digest *digest)
+static void forget_key(struct table *table, const struct cache_key *key)
 {
-    struct entry *entry = find_password(table, user, digest);
+    struct entry *entry = find_key(table, key);
 
     if (entry != NULL)
         drop(table, entry);
 }
 
-void auth_cache_verified(struct auth_cache *cache, const char *user,
-                         const struct cache_digest *digest, uint64_t now_ms)
+void auth_cache_verified(struct auth_cache *cache, const struct cache_key *key,
+                         struct auth_facts *facts, uint64_t now_ms)
 {
-    forget_password(&cache->refused, user, digest);
-    learn(cache, &cache->verified, user, digest, now_ms);
+    if (!key->by_name)
+        forget_key(&cache->refused, key);
+    learn(cache, positive(cache, key), key, facts, now_ms);
 }
 
-void auth_cache_refused(struct auth_cache *cache, const char *user,
-                        const struct cache_digest *digest, uint64_t now_ms)
+void auth_cache_refused(struct auth_cache *cache, const struct cache_key *key, uint64_t now_ms)
 {
-    forget_password(&cache->verified, user, digest);
-    learn(cache, &cache->refused, user, digest, now_ms);
+    forget_key(positive(cache, key), key);
+    if (!key->by_name)
+        learn(cache, &cache->refused, key, NULL, now_ms);
+}
+
+static void forget_user(struct table *table, const char *user)
+{
+    struct entry *entry = user == NULL ? NULL : find(table, user);
+
+    if (user == NULL)
+        drop_all(table);
+    else if (entry != NULL)
+        drop(table, entry);
 }
 
 void auth_cache_forget(struct auth_cache *cache, const char *user)
 {
-    struct entry *entry = find(&cache->verified, user);
-
-    if (entry != NULL)
-        drop(&cache->verified, entry);
+    forget_user(&cache->verified, user);
+    forget_user(&cache->named, user);
+    forget_user(&cache->refused, user);
 }

@@ -6,14 +6,18 @@
 #ifndef IMAPMUX_AUTH_CACHE_H
 #define IMAPMUX_AUTH_CACHE_H
 
+#include "auth/facts.h"
 #include "proxy/base/conf.h"
 #include "proxy/base/err.h"
 #include "proxy/base/keyed_hash.h"
 #include "proxy/base/secret.h"
 
-/* A user and a password, as the cache knows them. */
-struct cache_digest {
-    unsigned char bytes[KEYED_HASH_SIZE];
+/* A user, and a password if one was given, as the cache knows them. */
+struct cache_key {
+    const char *user; /* borrowed */
+    unsigned char digest[KEYED_HASH_SIZE];
+    bool by_name; /* without a password */
+    bool usable;
 };
 
 enum cache_verdict {
@@ -31,24 +35,27 @@ struct auth_cache *auth_cache_open(const struct conf_auth_cache *conf, struct er
 /* Forgets all, and nulls the pointer; harmless on NULL. */
 void auth_cache_close(struct auth_cache **cache);
 
-/* Makes the digest that the other calls take; false when OpenSSL fails. */
-bool auth_cache_digest(struct auth_cache *cache, const char *user, const struct secret *password,
-                       struct cache_digest *digest_out);
+/* Makes the key that the other calls take; `password` may be NULL. False when OpenSSL fails. */
+bool auth_cache_key(struct auth_cache *cache, const char *user, const struct secret *password,
+                    struct cache_key *key_out);
 
-/* What is known at `now_ms`, on a clock that only goes forward. */
-enum cache_verdict auth_cache_find(struct auth_cache *cache, const char *user,
-                                   const struct cache_digest *digest, uint64_t now_ms);
+/*
+ * What is known at `now_ms`, on a clock that only goes forward. With VERIFIED and STALE come the
+ * user's facts, held for the caller; they may be NULL.
+ */
+enum cache_verdict auth_cache_find(struct auth_cache *cache, const struct cache_key *key,
+                                   uint64_t now_ms, struct auth_facts **facts_out);
 
 /*
  * A source has decided. A verified password takes the place of the one before, which has been
- * changed, it seems; a refused one is verified no more. One of each kind is kept for a user.
+ * changed, it seems; a refused one is verified no more. One of each kind is kept for a user. Who is
+ * unknown by name alone is not remembered.
  */
-void auth_cache_verified(struct auth_cache *cache, const char *user,
-                         const struct cache_digest *digest, uint64_t now_ms);
-void auth_cache_refused(struct auth_cache *cache, const char *user,
-                        const struct cache_digest *digest, uint64_t now_ms);
+void auth_cache_verified(struct auth_cache *cache, const struct cache_key *key,
+                         struct auth_facts *facts, uint64_t now_ms);
+void auth_cache_refused(struct auth_cache *cache, const struct cache_key *key, uint64_t now_ms);
 
-/* The user may not log in, whatever the password. */
+/* Nothing is known of the user any more; with NULL, of nobody. */
 void auth_cache_forget(struct auth_cache *cache, const char *user);
 
 #endif

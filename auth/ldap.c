@@ -2,11 +2,11 @@
  * Owns the source `ldap`: who waits for a connection, which connections there are, and what the
  * directory's answers mean. A look-up is a search for the user's DN and then a bind as that DN;
  * with a DN template it is the bind alone. Searches share connections bound as the service account,
- * each bind has a connection to itself while it runs. A look-up whose request was cancelled while
+ * each bind has a connection to itself while it runs. A look-up whose question was cancelled while
  * its bind is under way stays until the result has come, for the connection is not free before.
  * Connections are made when somebody waits, and not again for a while after that has failed.
  */
-#include "auth/auth.h"
+#include "auth/source.h"
 
 #include "auth/ldap_escape.h"
 #include "auth/ldap_handle.h"
@@ -47,9 +47,9 @@ struct lookup {
     struct ldap_operation operation; /* first: the handles give this back */
     struct ldap_source *source;
     struct group *group;
-    struct ldap_handle *handle;   /* NULL while it waits */
-    struct auth_request *request; /* NULL once cancelled */
-    char *text;                   /* the filter, then the DN */
+    struct ldap_handle *handle;     /* NULL while it waits */
+    struct auth_question *question; /* NULL once cancelled */
+    char *text;                     /* the filter, then the DN */
     bool retried;
     uint64_t newer_than; /* connections with this serial or an older one will not do */
 };
@@ -167,7 +167,7 @@ static bool open_group(struct group *group, struct ldap_source *source, enum lda
     return true;
 }
 
-static void source_verify(void *state, struct auth_request *request)
+static void source_verify(void *state, struct auth_question *question)
 {
     struct ldap_source *source = state;
     const struct conf_ldap *conf = &source->env->conf->ldap;
@@ -181,15 +181,15 @@ static void source_verify(void *state, struct auth_request *request)
     else
         lookup = mem_new(sizeof *lookup);
     if (lookup != NULL)
-        lookup->text = expand(conf, request->user, &err);
+        lookup->text = expand(conf, question->user, &err);
     if (lookup == NULL || lookup->text == NULL) {
         mem_free(lookup);
-        auth_source_answer(request, AUTH_FAILED, &err);
+        auth_source_answer(question, AUTH_FAILED, NULL, &err);
         return;
     }
     lookup->source = source;
-    lookup->request = request;
-    request->operation = lookup;
+    lookup->question = question;
+    question->operation = lookup;
     enqueue(lookup, by_template(conf) ? &source->bind : &source->search, false);
     dispatch(lookup->group);
 }
@@ -275,13 +275,13 @@ static struct ldap_handle *pick(const struct group *group, const struct lookup *
 
 static void send_on(struct ldap_handle *handle, struct lookup *lookup)
 {
-    assert(lookup->request != NULL);
+    assert(lookup->question != NULL);
     lookup->handle = handle;
     if (handle->kind == LDAP_HANDLE_SEARCH)
         ldap_handle_search(handle, &lookup->operation, lookup->text);
     else
         ldap_handle_bind(handle, &lookup->operation, lookup->text,
-                         secret_span(lookup->request->password));
+                         secret_span(lookup->question->password));
 }
 
 /* Starts closed handles until `wanted_count` are on their way. */
@@ -350,7 +350,7 @@ static void on_answer(struct ldap_handle *handle, struct ldap_operation *operati
     struct group *group = handle->owner;
     struct lookup *lookup = (struct lookup *)operation;
 
-    if (lookup->request == NULL)
+    if (lookup->question == NULL)
         free_lookup(lookup);
     else if (group->kind == LDAP_HANDLE_SEARCH)
         search_answered(lookup, answer);
@@ -427,7 +427,7 @@ static void on_lost(struct ldap_handle *handle, struct ldap_operation *operation
 {
     struct lookup *lookup = (struct lookup *)operation;
 
-    if (lookup->request == NULL) {
+    if (lookup->question == NULL) {
         free_lookup(lookup);
     } else if (timed_out) {
         unavailable(lookup, "no answer within ldap.timeout");
@@ -450,7 +450,7 @@ static void fail(struct lookup *lookup, enum err_kind kind, const char *what,
     err_set(&err, kind, "ldap: %s: %s%s%s", what, ldap_err2string(answer->code),
             answer->diagnostic[0] != '\0' ? ": " : "", answer->diagnostic);
     log_begin(&line, LOG_LEVEL_ERROR, "ldap look-up failed");
-    log_text(&line, "user", lookup->request->user);
+    log_text(&line, "user", lookup->question->user);
     log_err(&line, &err);
     log_write(&line);
     finish(lookup, AUTH_FAILED, &err);
@@ -467,10 +467,10 @@ static void unavailable(struct lookup *lookup, const char *why)
 
 static void finish(struct lookup *lookup, enum auth_verdict verdict, const struct err *err)
 {
-    struct auth_request *request = lookup->request;
+    struct auth_question *question = lookup->question;
 
     free_lookup(lookup);
-    auth_source_answer(request, verdict, err);
+    auth_source_answer(question, verdict, NULL, err);
 }
 
 static void free_lookup(struct lookup *lookup)
@@ -479,18 +479,18 @@ static void free_lookup(struct lookup *lookup)
     mem_free(lookup);
 }
 
-static void source_cancel(void *state, struct auth_request *request)
+static void source_cancel(void *state, struct auth_question *question)
 {
-    struct lookup *lookup = request->operation;
+    struct lookup *lookup = question->operation;
 
     (void)state;
-    request->operation = NULL;
+    question->operation = NULL;
     if (lookup == NULL)
         return;
 
     struct group *group = lookup->group;
 
-    lookup->request = NULL;
+    lookup->question = NULL;
     if (lookup->handle != NULL && group->kind == LDAP_HANDLE_BIND)
         return; /* its result is still to come, and on_answer or on_lost frees it */
     if (lookup->handle != NULL)

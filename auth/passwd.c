@@ -1,10 +1,10 @@
 /*
  * Owns the source `passwd`: a file of name:hash lines, read once when the source opens. Hashes are
  * what crypt(5) knows. Checking one is slow by design, so it runs in libuv's thread pool on a copy
- * of the password. A check outlives the request that asked for it: when that is cancelled, the
+ * of the password. A check outlives the question that asked for it: when that is cancelled, the
  * check runs on with nobody to tell. The source itself lives until its last check has come back.
  */
-#include "auth/auth.h"
+#include "auth/source.h"
 
 #include "proxy/base/hash.h"
 #include "proxy/base/line.h"
@@ -35,8 +35,8 @@ struct passwd_file {
 struct check {
     uv_work_t work;
     struct passwd_file *passwd;
-    struct auth_request *request; /* NULL once cancelled */
-    const char *hash;             /* the entry's; entries never change */
+    struct auth_question *question; /* NULL once cancelled */
+    const char *hash;               /* the entry's; entries never change */
     bool user_known;
     struct secret password;
     enum { CHECK_FAILED, CHECK_DIFFERS, CHECK_EQUAL } result;
@@ -47,11 +47,11 @@ static bool read_file(struct passwd_file *passwd, const char *path, struct err *
 static bool read_lines(struct passwd_file *passwd, const char *path, FILE *file, struct err *err);
 static const char *read_entry(struct passwd_file *passwd, char *line);
 static bool is_last_source(const struct conf *conf);
-static void start_check(struct passwd_file *passwd, struct auth_request *request, const char *hash,
-                        bool user_known);
+static void start_check(struct passwd_file *passwd, struct auth_question *question,
+                        const char *hash, bool user_known);
 static void run_check(uv_work_t *work);
 static void check_done(uv_work_t *work, int status);
-static void tell(struct auth_request *request, const struct check *check, int status);
+static void tell(struct auth_question *question, const struct check *check, int status);
 static void free_passwd(struct passwd_file *passwd);
 
 static void *passwd_open(const struct env *env, struct err *err)
@@ -152,38 +152,40 @@ static const char *read_entry(struct passwd_file *passwd, char *line)
     return NULL;
 }
 
-static void passwd_verify(void *state, struct auth_request *request)
+static void passwd_verify(void *state, struct auth_question *question)
 {
     struct passwd_file *passwd = state;
     struct entry *entry = NULL;
 
-    HASH_FIND(hh, passwd->entries, request->user, strlen(request->user), entry);
-    if (entry != NULL)
-        start_check(passwd, request, entry->hash, true);
+    HASH_FIND(hh, passwd->entries, question->user, strlen(question->user), entry);
+    if (question->password == NULL)
+        auth_source_answer(question, entry != NULL ? AUTH_VERIFIED : AUTH_UNKNOWN_USER, NULL, NULL);
+    else if (entry != NULL)
+        start_check(passwd, question, entry->hash, true);
     else if (passwd->mask_unknown && passwd->entries != NULL)
-        start_check(passwd, request, passwd->entries->hash, false);
+        start_check(passwd, question, passwd->entries->hash, false);
     else
-        auth_source_answer(request, AUTH_UNKNOWN_USER, NULL);
+        auth_source_answer(question, AUTH_UNKNOWN_USER, NULL, NULL);
 }
 
-static void start_check(struct passwd_file *passwd, struct auth_request *request, const char *hash,
-                        bool user_known)
+static void start_check(struct passwd_file *passwd, struct auth_question *question,
+                        const char *hash, bool user_known)
 {
     struct check *check = mem_new(sizeof *check);
     struct err err = {0};
 
     err_set(&err, ERR_INTERNAL, "passwd: no memory");
-    if (check == NULL || !secret_set(&check->password, secret_span(request->password))) {
+    if (check == NULL || !secret_set(&check->password, secret_span(question->password))) {
         mem_free(check);
-        auth_source_answer(request, AUTH_FAILED, &err);
+        auth_source_answer(question, AUTH_FAILED, NULL, &err);
         return;
     }
     check->passwd = passwd;
-    check->request = request;
+    check->question = question;
     check->hash = hash;
     check->user_known = user_known;
     check->work.data = check;
-    request->operation = check;
+    question->operation = check;
     passwd->running_count++;
     uv_queue_work(passwd->env->loop, &check->work, run_check,
                   check_done); /* fails only without a callback */
@@ -219,8 +221,8 @@ static void check_done(uv_work_t *work, int status)
     struct check *check = work->data;
     struct passwd_file *passwd = check->passwd;
 
-    if (check->request != NULL)
-        tell(check->request, check, status);
+    if (check->question != NULL)
+        tell(check->question, check, status);
     secret_release(&check->password);
     secret_wipe(&check->data, sizeof check->data);
     mem_free(check);
@@ -229,32 +231,32 @@ static void check_done(uv_work_t *work, int status)
         free_passwd(passwd);
 }
 
-static void tell(struct auth_request *request, const struct check *check, int status)
+static void tell(struct auth_question *question, const struct check *check, int status)
 {
     struct err err = {0};
 
     if (status != 0 || (check->user_known && check->result == CHECK_FAILED)) {
         err_set(&err, ERR_INTERNAL, "passwd: the hash could not be computed");
-        auth_source_answer(request, AUTH_FAILED, &err);
+        auth_source_answer(question, AUTH_FAILED, NULL, &err);
     } else if (!check->user_known) {
-        auth_source_answer(request, AUTH_UNKNOWN_USER, NULL);
+        auth_source_answer(question, AUTH_UNKNOWN_USER, NULL, NULL);
     } else if (check->result == CHECK_EQUAL) {
-        auth_source_answer(request, AUTH_VERIFIED, NULL);
+        auth_source_answer(question, AUTH_VERIFIED, NULL, NULL);
     } else {
         err_set(&err, ERR_CREDENTIALS, "passwd: wrong password");
-        auth_source_answer(request, AUTH_REFUSED, &err);
+        auth_source_answer(question, AUTH_REFUSED, NULL, &err);
     }
 }
 
-static void passwd_cancel(void *state, struct auth_request *request)
+static void passwd_cancel(void *state, struct auth_question *question)
 {
-    struct check *check = request->operation;
+    struct check *check = question->operation;
 
     (void)state;
-    request->operation = NULL;
+    question->operation = NULL;
     if (check == NULL)
         return;
-    check->request = NULL;
+    check->question = NULL;
     (void)uv_cancel(
         (uv_req_t *)&check
             ->work); /* works only while it has not begun; check_done comes either way */

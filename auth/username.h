@@ -5,8 +5,10 @@
 #ifndef IMAPMUX_AUTH_USERNAME_H
 #define IMAPMUX_AUTH_USERNAME_H
 
-#include "auth/auth.h"
+#include "proxy/base/conf.h"
 #include "proxy/base/span.h"
+
+enum { USERNAME_MAX = 255 };
 
 /*
  * Writes the name to look up into `user_out`. False for a name that cannot exist (empty, too long,

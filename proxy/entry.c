@@ -250,9 +250,12 @@ static enum phase_id refuse(struct session *s, const struct err *err)
     return P_COMMAND;
 }
 
-static void on_verified(struct auth_request *request, const struct err *err)
+static void on_verified(struct auth_request *request, const struct auth_identity *identity,
+                        const struct err *err)
 {
     struct session *s = request->owner;
+
+    (void)identity;
 
     if (err->kind == ERR_ADMIN || err->kind == ERR_EXPIRED) /* but not for a wrong guess */
         pool_forget_user(s->home->pool, s->entry->user);
@@ -268,7 +271,8 @@ enum phase_id entry_enter_verify(struct session *s)
         return entry_finish(s, "shutdown");
     }
     verify->user = s->entry->user;
-    verify->password = &s->entry->login.password;
+    verify->login_as = "";
+    verify->secret = &s->entry->login.password;
     verify->address = &s->peer;
     verify->on_answer = on_verified;
     verify->owner = s;

@@ -12,7 +12,7 @@
 /* after its friends */
 #include <cmocka.h>
 
-static char no_text[] = "";
+static char no_text[] = "", name_letters[] = "abcdefghijklmnopqrstuvwxyz0123456789-";
 static const union address login_address = {.v4 = {.sin_family = AF_INET}};
 
 struct fixture {
@@ -32,6 +32,7 @@ struct login {
     struct secret password;
     struct err err;
     unsigned answer_count;
+    char user[256], master[256], backend_user[256], shard[256]; /* the identity */
 };
 
 static inline void fixture_init(struct fixture *f)
@@ -42,6 +43,10 @@ static inline void fixture_init(struct fixture *f)
     f->env = (struct env){&f->loop, &f->turn, &f->conf, &f->counters};
     f->conf.auth.sources.items = f->source_names;
     f->conf.auth.timeout = 10000;
+    f->conf.auth.look_up = true;
+    f->conf.username.allowed = name_letters;
+    f->conf.username.default_domain = no_text;
+    f->conf.username.max_length = 128;
     f->conf.throttle = (struct conf_throttle){.free_failures = 1000,
                                               .delay = 1000,
                                               .forget = 1000,
@@ -84,27 +89,43 @@ static inline void fixture_release(struct fixture *f)
     assert_int_equal(uv_loop_close(&f->loop), 0);
 }
 
-static inline void login_answered(struct auth_request *request, const struct err *err)
+static inline void login_answered(struct auth_request *request,
+                                  const struct auth_identity *identity, const struct err *err)
 {
     struct login *login = request->owner;
 
     login->err = *err;
+    snprintf(login->user, sizeof login->user, "%s", identity->user);
+    snprintf(login->master, sizeof login->master, "%s",
+             identity->master == NULL ? "" : identity->master);
+    snprintf(login->backend_user, sizeof login->backend_user, "%s", identity->backend_user);
+    snprintf(login->shard, sizeof login->shard, "%s", identity->shard);
     login->answer_count++;
     secret_release(&login->password); /* borrowed only until now */
 }
 
-static inline void login_start(struct fixture *f, struct login *login, const char *user,
-                               const char *password)
+/* With a password, or, with NULL, by a certificate. */
+static inline void login_start_as(struct fixture *f, struct login *login, const char *user,
+                                  const char *password, const char *login_as)
 {
     memset(login, 0, sizeof *login);
-    assert_true(secret_set(&login->password, span_of(password)));
+    login->request.proof = password == NULL ? AUTH_BY_CERTIFICATE : AUTH_BY_PASSWORD;
+    if (password != NULL)
+        assert_true(secret_set(&login->password, span_of(password)));
     login->request.user = user;
-    login->request.password = &login->password;
+    login->request.login_as = login_as;
+    login->request.secret = &login->password;
     login->request.address = &login_address;
     login->request.on_answer = login_answered;
     login->request.owner = login;
     auth_verify(f->auth, &login->request);
     assert_int_equal(login->answer_count, 0);
+}
+
+static inline void login_start(struct fixture *f, struct login *login, const char *user,
+                               const char *password)
+{
+    login_start_as(f, login, user, password, "");
 }
 
 static inline void login_wait(struct fixture *f, struct login *login)

@@ -6,18 +6,18 @@ struct fake {
     enum err_kind kind;
     bool at_once, silent;
     unsigned asked, cancelled, closed;
-    struct auth_request *request;
+    struct auth_question *question;
 };
 
 static struct fake fakes[2];
 static bool open_fails;
 
-static void fake_answer(struct fake *fake, struct auth_request *request)
+static void fake_answer(struct fake *fake, struct auth_question *question)
 {
     struct err err = {0};
 
     err_set(&err, fake->kind, "fake");
-    auth_source_answer(request, fake->verdict, &err);
+    auth_source_answer(question, fake->verdict, NULL, &err);
 }
 
 static void *fake_open(size_t i, struct err *err)
@@ -41,26 +41,26 @@ static void *second_open(const struct env *env, struct err *err)
     return fake_open(1, err);
 }
 
-static void fake_verify(void *state, struct auth_request *request)
+static void fake_verify(void *state, struct auth_question *question)
 {
     struct fake *fake = state;
 
     fake->asked++;
     if (fake->at_once) {
-        fake_answer(fake, request);
+        fake_answer(fake, question);
         return;
     }
-    fake->request = request;
-    request->operation = fake;
+    fake->question = question;
+    question->operation = fake;
 }
 
-static void fake_cancel(void *state, struct auth_request *request)
+static void fake_cancel(void *state, struct auth_question *question)
 {
     struct fake *fake = state;
 
-    assert_ptr_equal(request->operation, fake);
+    assert_ptr_equal(question->operation, fake);
     fake->cancelled++;
-    fake->request = NULL;
+    fake->question = NULL;
 }
 
 static void fake_close(void *state)
@@ -128,7 +128,7 @@ static void late_answer_is_told(void **state)
     (void)state;
     setup(&f, (struct fake){.verdict = AUTH_VERIFIED}, (struct fake){0});
     login_start(&f, &login, "ann", "x");
-    fake_answer(&fakes[0], fakes[0].request);
+    fake_answer(&fakes[0], fakes[0].question);
     assert_int_equal(login.answer_count, 0);
     login_wait(&f, &login);
     assert_int_equal(login.err.kind, ERR_NONE);
@@ -159,7 +159,7 @@ static void no_answer_after_cancel(void **state)
         setup(&f, (struct fake){.verdict = AUTH_VERIFIED, .at_once = step == 2}, (struct fake){0});
         login_start(&f, &login, "ann", "x");
         if (step == 1)
-            fake_answer(&fakes[0], fakes[0].request);
+            fake_answer(&fakes[0], fakes[0].question);
         login_cancel(&login);
         auth_cancel(&login.request);
         assert_int_equal(fakes[0].cancelled, step == 0);
@@ -288,7 +288,7 @@ static void too_many_at_once_are_refused(void **state)
     assert_int_equal(f.counters.throttle_refusals, 1);
     login_cancel(&first);
     login_start(&f, &waits, "bob", "x"); /* its place is free again */
-    fake_answer(&fakes[0], fakes[0].request);
+    fake_answer(&fakes[0], fakes[0].question);
     login_wait(&f, &waits);
     assert_int_equal(waits.err.kind, ERR_NONE);
     fixture_release(&f);

@@ -9,15 +9,15 @@
 
 static struct conf_auth_cache conf;
 static struct auth_cache *cache;
-static struct cache_digest right, wrong;
+static struct cache_key right, wrong;
 
-static struct cache_digest digest_of(const char *user, const char *password)
+static struct cache_key digest_of(const char *user, const char *password)
 {
-    struct cache_digest digest;
+    struct cache_key digest;
     struct secret secret = {0};
 
     assert_true(secret_set(&secret, span_of(password)));
-    assert_true(auth_cache_digest(cache, user, &secret, &digest));
+    assert_true(auth_cache_key(cache, user, &secret, &digest));
     secret_release(&secret);
     return digest;
 }
@@ -45,26 +45,54 @@ static int teardown(void **state)
     return 0;
 }
 
-static enum cache_verdict at(uint64_t now_ms, const char *user, const struct cache_digest *digest)
+/* With the digest of another key, which may be of another user. */
+static struct cache_key key_of(const char *user, const struct cache_key *digest)
 {
-    return auth_cache_find(cache, user, digest, now_ms);
+    struct cache_key key = *digest;
+
+    key.user = user;
+    return key;
+}
+
+static enum cache_verdict at(uint64_t now_ms, const char *user, const struct cache_key *digest)
+{
+    struct cache_key key = key_of(user, digest);
+    struct auth_facts *facts;
+    enum cache_verdict verdict = auth_cache_find(cache, &key, now_ms, &facts);
+
+    assert_null(facts);
+    return verdict;
+}
+
+static void verified(const char *user, const struct cache_key *digest, uint64_t now_ms)
+{
+    struct cache_key key = key_of(user, digest);
+
+    auth_cache_verified(cache, &key, NULL, now_ms);
+}
+
+static void refused(const char *user, const struct cache_key *digest, uint64_t now_ms)
+{
+    struct cache_key key = key_of(user, digest);
+
+    auth_cache_refused(cache, &key, now_ms);
 }
 
 static void digests_tell_all_apart(void **state)
 {
-    struct cache_digest again = digest_of("ann", "right"), shifted = digest_of("annr", "ight");
+    struct cache_key again = digest_of("ann", "right"), shifted = digest_of("annr", "ight");
     struct auth_cache *other;
     struct auth_cache *mine = cache;
     struct err err;
 
     (void)state;
-    assert_memory_equal(&again, &right, sizeof right);
-    assert_memory_not_equal(&wrong, &right, sizeof right);
-    assert_memory_not_equal(&shifted, &right, sizeof right);
+    assert_memory_equal(again.digest, right.digest, sizeof right.digest);
+    assert_memory_not_equal(wrong.digest, right.digest, sizeof right.digest);
+    assert_memory_not_equal(shifted.digest, right.digest, sizeof right.digest);
     other = cache = auth_cache_open(&conf, &err);
     again = digest_of("ann", "right");
     cache = mine;
-    assert_memory_not_equal(&again, &right, sizeof right); /* another key */
+    assert_memory_not_equal(again.digest, right.digest, sizeof right.digest); /* another key */
     auth_cache_close(&other);
 }
 
@@ -72,8 +100,8 @@ static void times_are_kept(void **state)
 {
     (void)state;
     assert_int_equal(at(0, "ann", &right), CACHE_UNKNOWN);
-    auth_cache_verified(cache, "ann", &right, 1000);
-    auth_cache_refused(cache, "ann", &wrong, 1000);
+    verified("ann", &right, 1000);
+    refused("ann", &wrong, 1000);
     assert_int_equal(at(1099, "ann", &right), CACHE_VERIFIED);
     assert_int_equal(at(1100, "ann", &right), CACHE_STALE);
     assert_int_equal(at(2099, "ann", &right), CACHE_STALE);
@@ -90,19 +118,19 @@ static void zero_remembers_nothing(void **state)
     teardown(NULL);
     cache = auth_cache_open(&conf, NULL);
     right = digest_of("ann", "right");
-    auth_cache_verified(cache, "ann", &right, 0);
+    verified("ann", &right, 0);
     assert_int_equal(at(0, "ann", &right), CACHE_UNKNOWN);
-    auth_cache_refused(cache, "ann", &right, 0);
+    refused("ann", &right, 0);
     assert_int_equal(at(0, "ann", &right), CACHE_REFUSED);
 }
 
 static void a_new_password_replaces_the_old_one(void **state)
 {
-    struct cache_digest new_one = digest_of("ann", "new");
+    struct cache_key new_one = digest_of("ann", "new");
 
     (void)state;
-    auth_cache_verified(cache, "ann", &right, 0);
-    auth_cache_verified(cache, "ann", &new_one, 1);
+    verified("ann", &right, 0);
+    verified("ann", &new_one, 1);
     assert_int_equal(at(2, "ann", &right), CACHE_UNKNOWN);
     assert_int_equal(at(2, "ann", &new_one), CACHE_VERIFIED);
 }
@@ -110,18 +138,56 @@ static void a_new_password_replaces_the_old_one(void **state)
 static void what_changes_its_verdict_has_only_one(void **state)
 {
     (void)state;
-    auth_cache_verified(cache, "ann", &right, 0);
-    auth_cache_refused(cache, "ann", &wrong, 0);
+    verified("ann", &right, 0);
+    refused("ann", &wrong, 0);
     assert_int_equal(at(1, "ann", &right), CACHE_VERIFIED);
-    auth_cache_refused(cache, "ann", &right, 1);
+    refused("ann", &right, 1);
     assert_int_equal(at(2, "ann", &right), CACHE_REFUSED);
     assert_int_equal(at(50, "ann", &right), CACHE_UNKNOWN);
-    auth_cache_refused(cache, "ann", &wrong, 50);
-    auth_cache_verified(cache, "ann", &wrong, 51);
+    refused("ann", &wrong, 50);
+    verified("ann", &wrong, 51);
     assert_int_equal(at(52, "ann", &wrong), CACHE_VERIFIED);
     auth_cache_forget(cache, "ann");
     auth_cache_forget(cache, "bob");
     assert_int_equal(at(53, "ann", &wrong), CACHE_UNKNOWN);
+}
+
+static void all_is_forgotten(void **state)
+{
+    static const char *const users[] = {"ann", "bob", "cat"};
+
+    (void)state;
+    for (size_t i = 0; i < 3; i++) {
+        verified(users[i], &right, 0);
+        refused(users[i], &wrong, 0);
+    }
+    auth_cache_forget(cache, NULL);
+    for (size_t i = 0; i < 3; i++) {
+        assert_int_equal(at(1, users[i], &right), CACHE_UNKNOWN);
+        assert_int_equal(at(1, users[i], &wrong), CACHE_UNKNOWN);
+    }
+}
+
+/* Known by name alone, with what a source has told. */
+static void names_and_passwords_are_apart(void **state)
+{
+    struct auth_facts told = {.user = "ann", .backend_user = "", .shard = "blue"};
+    struct auth_facts *facts = auth_facts_new(&told, NULL), *found;
+    struct cache_key name;
+
+    (void)state;
+    assert_true(auth_cache_key(cache, "ann", NULL, &name));
+    verified("ann", &right, 0);
+    assert_int_equal(auth_cache_find(cache, &name, 1, &found), CACHE_UNKNOWN);
+    auth_cache_verified(cache, &name, facts, 1);
+    auth_facts_release(&facts);
+    assert_int_equal(auth_cache_find(cache, &name, 2, &found), CACHE_VERIFIED);
+    assert_string_equal(found->shard, "blue");
+    auth_cache_refused(cache, &name, 3); /* gone, and not refused from memory */
+    assert_string_equal(found->user, "ann");
+    auth_facts_release(&found);
+    assert_int_equal(auth_cache_find(cache, &name, 4, &found), CACHE_UNKNOWN);
+    assert_int_equal(at(4, "ann", &right), CACHE_VERIFIED);
 }
 
 static void who_came_longest_ago_makes_room(void **state)
@@ -129,11 +195,11 @@ static void who_came_longest_ago_makes_room(void **state)
     static const char *const users[] = {"bob", "cat", "dan"};
 
     (void)state;
-    auth_cache_verified(cache, "ann", &right, 0);
+    verified("ann", &right, 0);
     for (size_t i = 0; i < 2; i++)
-        auth_cache_verified(cache, users[i], &right, 0);
+        verified(users[i], &right, 0);
     assert_int_equal(at(1, "ann", &right), CACHE_VERIFIED); /* came again */
-    auth_cache_verified(cache, users[2], &right, 2);
+    verified(users[2], &right, 2);
     assert_int_equal(at(3, "bob", &right), CACHE_UNKNOWN);
     assert_int_equal(at(3, "ann", &right), CACHE_VERIFIED);
     assert_int_equal(at(3, "cat", &right), CACHE_VERIFIED);
@@ -145,10 +211,10 @@ static void guesses_displace_nobody(void **state)
     char user[16];
 
     (void)state;
-    auth_cache_verified(cache, "ann", &right, 0);
+    verified("ann", &right, 0);
     for (int i = 0; i < 10; i++) {
         snprintf(user, sizeof user, "guess%d", i);
-        auth_cache_refused(cache, user, &wrong, 0);
+        refused(user, &wrong, 0);
     }
     assert_int_equal(at(1, "ann", &right), CACHE_VERIFIED);
     assert_int_equal(at(1, "guess6", &wrong), CACHE_UNKNOWN);
@@ -163,6 +229,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(zero_remembers_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(a_new_password_replaces_the_old_one, setup, teardown),
         cmocka_unit_test_setup_teardown(what_changes_its_verdict_has_only_one, setup, teardown),
+        cmocka_unit_test_setup_teardown(all_is_forgotten, setup, teardown),
+        cmocka_unit_test_setup_teardown(names_and_passwords_are_apart, setup, teardown),
         cmocka_unit_test_setup_teardown(who_came_longest_ago_makes_room, setup, teardown),
         cmocka_unit_test_setup_teardown(guesses_displace_nobody, setup, teardown),
     };

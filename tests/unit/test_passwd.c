@@ -80,7 +80,8 @@ static void odd_passwords(void **state)
     assert_int_equal(login_result(&f, "ann", long_one), ERR_CREDENTIALS);
     assert_true(secret_set(&login.password, (struct span){"secret\0more", 11}));
     login.request = (struct auth_request){.user = "ann",
-                                          .password = &login.password,
+                                          .login_as = "",
+                                          .secret = &login.password,
                                           .address = &login_address,
                                           .on_answer = login_answered,
                                           .owner = &login};
