@@ -10,7 +10,7 @@ SYSCONF ?= /etc/imapmux
 VERSION := 0.1.0
 PYTHON  ?= /usr/bin/python3
 
-PACKAGES := libuv openssl hiredis ldap libconfuse libcrypt
+PACKAGES := libuv openssl hiredis ldap libconfuse libcrypt jansson librhonabwy
 WARNINGS := -Wall -Wextra -Werror -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes \
             -Wpointer-arith -Wvla -Wformat=2 -Wundef
 HARDEN   ?= -O2 -fstack-protector-strong -D_FORTIFY_SOURCE=2
@@ -27,7 +27,7 @@ TSAN := CC=clang HARDEN=-O1 SANITIZE="-fsanitize=thread -fno-omit-frame-pointer"
 THREADED_TESTS := test_gate test_inbox test_passwd test_resolve
 
 DEPS := build-essential pkg-config git libuv1-dev libssl-dev libhiredis-dev libldap-dev libconfuse-dev uthash-dev \
-        libcrypt-dev libcmocka-dev clang clang-format clang-tidy cppcheck libclang-rt-14-dev llvm \
+        libcrypt-dev libjansson-dev librhonabwy-dev libcmocka-dev clang clang-format clang-tidy cppcheck libclang-rt-14-dev llvm \
         slapd ldap-utils redis-server dovecot-imapd isync python3 python3-pytest curl openssl ca-certificates mandoc \
         iproute2 libical3 libjansson4 libpcre3 libpq5 libsasl2-modules libsqlite3-0 libwrap0 libxapian30 libxml2
 

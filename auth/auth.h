@@ -14,7 +14,7 @@
 
 struct auth; /* one worker's */
 
-enum auth_proof { AUTH_BY_PASSWORD, AUTH_BY_CERTIFICATE };
+enum auth_proof { AUTH_BY_PASSWORD, AUTH_BY_CERTIFICATE, AUTH_BY_TOKEN };
 
 /* Who a session is for. The texts are valid during the call that tells. */
 struct auth_identity {

@@ -85,6 +85,7 @@ static void on_drained(void *owner);
 static void on_broken(void *owner);
 static void on_deadline(uv_timer_t *timer);
 static void fail_without_memory(struct turn_task *task);
+static void fail_without_way(struct turn_task *task);
 
 static const struct conn_events conn_events = {on_open, on_readable, on_drained, on_broken};
 
@@ -345,6 +346,14 @@ static void fail_without_memory(struct turn_task *task)
     fail(b, ERR_UNAVAILABLE, "no memory");
 }
 
+/* The store is well, and says what it is asked; but nobody has told how to log such a user in. */
+static void fail_without_way(struct turn_task *task)
+{
+    struct backend *b = (struct backend *)((char *)task - offsetof(struct backend, later));
+
+    fail(b, ERR_CONFIG, "no way to log in without the user's password: see passwordless_login");
+}
+
 static void start_tls(struct backend *b)
 {
     const struct dial *dial = &b->operation->dial;
@@ -578,6 +587,11 @@ void backend_log_in(struct backend *backend, const struct store_client *client)
 
     backend->client = client;
     backend->got_word = false;
+    if (store_login_way(backend->shard, backend_capabilities(backend), client) ==
+        STORE_LOGIN_NONE) {
+        answer_later(backend, fail_without_way);
+        return;
+    }
     if (!store_login_write(login, backend->shard, backend_capabilities(backend), client)) {
         answer_later(backend, fail_without_memory);
         return;
@@ -617,7 +631,7 @@ static enum verdict refused(struct backend *b, const struct reply *reply)
 
     if (span_is(reply->code, "LIMIT"))
         kind = ERR_LIMIT;
-    else if (b->shard->login != SHARD_LOGIN_PASSWORD || reply->kind != REPLY_NO)
+    else if (!store_login_is_own(b->operation->login.way) || reply->kind != REPLY_NO)
         kind = ERR_UNAVAILABLE;
     else if (span_is(reply->code, "AUTHENTICATIONFAILED"))
         kind = ERR_CREDENTIALS;

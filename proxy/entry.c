@@ -104,25 +104,34 @@ enum phase_id entry_finish(struct session *s, const char *reason)
 static enum phase_id refuse(struct session *s, const struct err *err);
 
 /*
- * Whose name it is; empty passwords end here, before any directory could take one for an anonymous
- * bind.
+ * Whose names they are; empty passwords end here, before any directory could take one for an
+ * anonymous bind. Whoever brings a token has no name yet.
  */
+static bool name_all(struct session *s, struct err *err)
+{
+    const struct conf_username *conf = &s->home->env.conf->username;
+    const struct sasl_credentials *who = &s->entry->login.who;
+    struct entry *entry = s->entry;
+
+    if (who->proof == AUTH_BY_PASSWORD && who->secret.len == 0 && who->user[0] != '\0')
+        return err_set(err, ERR_CREDENTIALS, "empty password");
+    if ((who->proof != AUTH_BY_TOKEN &&
+         !username_normalise(conf, span_of(who->user), entry->user)) ||
+        (who->login_as[0] != '\0' &&
+         !username_normalise(conf, span_of(who->login_as), entry->login_as)))
+        return err_set(err, ERR_CREDENTIALS, "no such name is allowed");
+    if (strcmp(entry->login_as, entry->user) == 0)
+        entry->login_as[0] = '\0';
+    return true;
+}
+
 static enum phase_id identify(struct session *s)
 {
-    struct login *login = &s->entry->login;
     struct err err = {0};
 
     s->entry->identified_ms = uv_hrtime() / 1000000;
-    s->method = login->method;
-    if (!username_normalise(&s->home->env.conf->username, span_of(login->user), s->entry->user)) {
-        err_set(&err, ERR_CREDENTIALS, "no such name is allowed");
-        return refuse(s, &err);
-    }
-    if (login->password.len == 0) {
-        err_set(&err, ERR_CREDENTIALS, "empty password");
-        return refuse(s, &err);
-    }
-    return P_MOVING;
+    s->method = s->entry->login.method;
+    return name_all(s, &err) ? P_MOVING : refuse(s, &err);
 }
 
 static enum phase_id handle_commands(struct session *s)
@@ -154,6 +163,15 @@ enum phase_id entry_command_overdue(struct session *s)
 
 /* --- moving: to the worker that serves this user --- */
 
+static enum phase_id after_moving(struct session *s)
+{
+    if (s->home->stopping) {
+        conn_write(s->client, span_of(phase_stopping_bye));
+        return entry_finish(s, "shutdown");
+    }
+    return s->entry->verified ? P_ROUTE : P_VERIFY;
+}
+
 static void arrive(struct letter *letter, void *receiver)
 {
     struct entry *entry = (struct entry *)((char *)letter - offsetof(struct entry, letter));
@@ -163,7 +181,7 @@ static void arrive(struct letter *letter, void *receiver)
     if (!conn_attach(&s->client, &s->home->env))
         phase_move(s, phase_gone(s, "out of descriptors"));
     else
-        phase_move(s, P_VERIFY);
+        phase_move(s, after_moving(s));
 }
 
 static void one_handle_closed(struct session *s)
@@ -189,8 +207,8 @@ static void client_left(void *owner)
 
 enum phase_id entry_enter_moving(struct session *s)
 {
-    if (s->home->home_of(s->home, s->entry->user) == s->home)
-        return P_VERIFY;
+    if (s->entry->user[0] == '\0' || s->home->home_of(s->home, s->entry->user) == s->home)
+        return after_moving(s);
     counter_add(&s->home->env.counters->handovers, 1);
     phase_leave_home(s);
     s->handles_open = 2;
@@ -213,7 +231,11 @@ void entry_log(struct session *s, enum conf_log_level level, const char *event,
     if (s->entry != NULL && s->entry->user[0] != '\0')
         log_text(&line, "user", s->entry->user);
     else if (s->entry != NULL)
-        log_text(&line, "user", s->entry->login.user);
+        log_text(&line, "user", s->entry->login.who.user);
+    if (s->entry != NULL && s->entry->master[0] != '\0')
+        log_text(&line, "master", s->entry->master);
+    if (s->entry != NULL && s->entry->login_as[0] != '\0')
+        log_text(&line, "login_as", s->entry->login_as);
     log_text(&line, "peer", peer);
     log_text(&line, "method", s->method);
     log_text(&line, "tls",
@@ -242,7 +264,8 @@ static enum phase_id refuse(struct session *s, const struct err *err)
     s->entry->login_started_ms = uv_now(s->home->env.loop);
     if (!login_refuse(&s->entry->login, err))
         return entry_finish(s, "too many failed logins");
-    s->entry->user[0] = '\0';
+    s->entry->user[0] = s->entry->login_as[0] = s->entry->master[0] = '\0';
+    s->entry->verified = false;
     if (s->home->stopping) {
         conn_write(s->client, span_of(phase_stopping_bye));
         return entry_finish(s, "shutdown");
@@ -250,29 +273,41 @@ static enum phase_id refuse(struct session *s, const struct err *err)
     return P_COMMAND;
 }
 
+static void keep_identity(struct entry *entry, const struct auth_identity *identity)
+{
+    entry->verified = true;
+    entry->login_as[0] = '\0';
+    snprintf(entry->user, sizeof entry->user, "%s", identity->user);
+    snprintf(entry->master, sizeof entry->master, "%s",
+             identity->master == NULL ? "" : identity->master);
+    snprintf(entry->told_shard, sizeof entry->told_shard, "%s", identity->shard);
+    snprintf(entry->told_backend_user, sizeof entry->told_backend_user, "%s",
+             identity->backend_user);
+}
+
 static void on_verified(struct auth_request *request, const struct auth_identity *identity,
                         const struct err *err)
 {
     struct session *s = request->owner;
 
-    (void)identity;
-
     if (err->kind == ERR_ADMIN || err->kind == ERR_EXPIRED) /* but not for a wrong guess */
         pool_forget_user(s->home->pool, s->entry->user);
-    phase_move(s, err->kind == ERR_NONE ? P_ROUTE : refuse(s, err));
+    if (err->kind != ERR_NONE) {
+        phase_move(s, refuse(s, err));
+        return;
+    }
+    keep_identity(s->entry, identity);
+    phase_move(s, P_MOVING); /* the name may be another one now */
 }
 
 enum phase_id entry_enter_verify(struct session *s)
 {
     struct auth_request *verify = &s->entry->verify;
 
-    if (s->home->stopping) {
-        conn_write(s->client, span_of(phase_stopping_bye));
-        return entry_finish(s, "shutdown");
-    }
+    verify->proof = s->entry->login.who.proof;
     verify->user = s->entry->user;
-    verify->login_as = "";
-    verify->secret = &s->entry->login.password;
+    verify->login_as = s->entry->login_as;
+    verify->secret = &s->entry->login.who.secret;
     verify->address = &s->peer;
     verify->on_answer = on_verified;
     verify->owner = s;
@@ -304,6 +339,8 @@ enum phase_id entry_enter_route(struct session *s)
     struct route_request *route = &s->entry->route;
 
     route->user = s->entry->user;
+    route->told_shard = s->entry->told_shard;
+    route->told_backend_user = s->entry->told_backend_user;
     route->on_answer = on_route;
     route->owner = s;
     router_find(s->home->router, route);
@@ -324,10 +361,31 @@ static void on_lease(struct lease_request *lease, struct pooled *connection, con
     phase_move(s, err->kind == ERR_NONE ? P_RELAY : refuse(s, err));
 }
 
+/* Who logs in at the store. A master's password is not the user's. */
+static struct store_client store_client_of(const struct session *s)
+{
+    const struct entry *entry = s->entry;
+    const struct sasl_credentials *who = &entry->login.who;
+    const SSL *tls = conn_tls(s->client);
+    bool itself = entry->master[0] == '\0';
+
+    return (struct store_client){
+        .user = entry->backend_user,
+        .password = itself && who->proof == AUTH_BY_PASSWORD ? &who->secret : NULL,
+        .token = itself && who->proof == AUTH_BY_TOKEN ? &who->secret : NULL,
+        .master = itself ? NULL : entry->master,
+        .session_id = s->id,
+        .id = buf_span(&entry->login.id),
+        .proxy_ttl = entry->login.proxy_ttl,
+        .tls_version = tls == NULL ? NULL : SSL_get_version(tls),
+        .tls_cipher = tls == NULL ? NULL : SSL_get_cipher_name(tls),
+        .address = s->peer,
+        .local = entry->local};
+}
+
 enum phase_id entry_enter_lease(struct session *s)
 {
     struct lease_request *lease = &s->entry->lease;
-    const SSL *tls = conn_tls(s->client);
     struct err err = {0};
 
     if (s->entry->login.proxy_ttl == 0) {
@@ -336,16 +394,7 @@ enum phase_id entry_enter_lease(struct session *s)
         return refuse(s, &err);
     }
     lease->user = s->entry->user;
-    lease->client =
-        (struct store_client){.user = s->entry->backend_user,
-                              .password = &s->entry->login.password,
-                              .session_id = s->id,
-                              .id = buf_span(&s->entry->login.id),
-                              .proxy_ttl = s->entry->login.proxy_ttl,
-                              .tls_version = tls == NULL ? NULL : SSL_get_version(tls),
-                              .tls_cipher = tls == NULL ? NULL : SSL_get_cipher_name(tls),
-                              .address = s->peer,
-                              .local = s->entry->local};
+    lease->client = store_client_of(s);
     lease->on_answer = on_lease;
     lease->owner = s;
     return pool_lease(s->home->pool, lease, s->shard, &err) ? P_LEASE : refuse(s, &err);

@@ -148,7 +148,7 @@ void idle_purge(struct pool *pool, const char *user_name, const struct pool_shar
     HASH_FIND_STR(pool->users, user_name, user);
     for (struct pooled *p = user == NULL ? NULL : user->first; p != NULL; p = next) {
         next = p->user_next; /* the last drop frees `user`, too */
-        if (p->at != at || memcmp(p->identity.password, identity->password, 16) != 0 ||
+        if (p->at != at || memcmp(p->identity.proof, identity->proof, 16) != 0 ||
             memcmp(p->identity.backend_user, identity->backend_user, 16) != 0)
             pooled_drop(p, &pool->env->counters->drops_purged);
     }

@@ -22,7 +22,7 @@ enum lease_end {
 
 /* What makes a parked connection fit for a session; digests under a key of the pool. */
 struct lease_identity {
-    unsigned char password[16], backend_user[16], client_id[16];
+    unsigned char proof[16], backend_user[16], client_id[16];
 };
 
 /* Embedded in its owner. */

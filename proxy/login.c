@@ -7,13 +7,14 @@
 #include "auth/sasl.h"
 #include "proxy/base/mem.h"
 #include "proxy/imap/args.h"
+#include "proxy/net/client_certificate.h"
 
 #include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-enum sasl_step { SASL_NONE, SASL_PLAIN_MESSAGE, SASL_LOGIN_USER, SASL_LOGIN_PASSWORD };
+enum { CAPABILITIES_MAX = 256 };
 
 struct command {
     const char *name;
@@ -57,7 +58,7 @@ void login_init(struct login *login, const struct conf *conf, const struct conf_
 
 void login_release(struct login *login)
 {
-    secret_release(&login->password);
+    secret_release(&login->who.secret);
     buf_release(&login->input);
     buf_release(&login->id);
 }
@@ -79,27 +80,67 @@ static bool say(struct login *l, const char *format, ...)
     return conn_write(l->client, (struct span){line, (size_t)len});
 }
 
-static bool login_allowed(const struct login *l)
+/* --- what is offered --- */
+
+/* Whether the connection is one on which passwords and tokens may be sent. */
+static bool is_private(const struct login *l)
 {
     return conn_tls(l->client) != NULL || l->listener->plaintext_login;
+}
+
+static bool is_listed(const struct conf_words *mechanisms, const char *name)
+{
+    for (size_t i = 0; i < mechanisms->count; i++)
+        if (strcasecmp(mechanisms->items[i], name) == 0)
+            return true;
+    return mechanisms->count == 0;
+}
+
+static bool can_work(const struct login *l, const char *name)
+{
+    char user[SASL_NAME_MAX];
+
+    if (strcmp(name, "EXTERNAL") == 0)
+        return client_certificate_user(conn_tls(l->client), &l->conf->tls, user, sizeof user);
+    return strcmp(name, "PLAIN") == 0 || strcmp(name, "LOGIN") == 0;
+}
+
+static bool is_offered(const struct login *l, const char *name)
+{
+    return is_private(l) && is_listed(&l->listener->mechanisms, name) && can_work(l, name);
+}
+
+/* The LOGIN command is as good as the mechanisms that send a password. */
+static bool takes_passwords(const struct login *l)
+{
+    return is_offered(l, "PLAIN") || is_offered(l, "LOGIN");
 }
 
 /*
  * What may be promised before the store is known: what any store worth the name has, and our own.
  */
-static const char *capabilities(const struct login *l)
+static const char *capabilities(const struct login *l, char text_out[CAPABILITIES_MAX])
 {
-    if (conn_tls(l->client) != NULL || l->listener->tls != TLS_STARTTLS)
-        return login_allowed(l) ? "IMAP4rev1 SASL-IR LITERAL- ID ENABLE IDLE AUTH=PLAIN AUTH=LOGIN"
-                                : "IMAP4rev1 LITERAL- ID ENABLE IDLE LOGINDISABLED";
-    return login_allowed(l)
-               ? "IMAP4rev1 SASL-IR LITERAL- ID ENABLE IDLE STARTTLS AUTH=PLAIN AUTH=LOGIN"
-               : "IMAP4rev1 LITERAL- ID ENABLE IDLE STARTTLS LOGINDISABLED";
+    static const char *const mechanisms[] = {"PLAIN", "LOGIN", "EXTERNAL", "OAUTHBEARER",
+                                             "XOAUTH2"};
+    bool starttls = l->listener->tls == TLS_STARTTLS && conn_tls(l->client) == NULL;
+    size_t len = 0;
+    char auth[CAPABILITIES_MAX / 2] = "";
+
+    for (size_t i = 0; i < sizeof mechanisms / sizeof mechanisms[0]; i++)
+        if (is_offered(l, mechanisms[i]))
+            len += (size_t)snprintf(auth + len, sizeof auth - len, " AUTH=%s", mechanisms[i]);
+    snprintf(text_out, CAPABILITIES_MAX, "IMAP4rev1%s LITERAL- ID ENABLE IDLE%s%s%s",
+             len > 0 ? " SASL-IR" : "", starttls ? " STARTTLS" : "",
+             takes_passwords(l) ? "" : " LOGINDISABLED", auth);
+    return text_out;
 }
 
 bool login_greet(struct login *login)
 {
-    return say(login, "* OK [CAPABILITY %s] %.200s\r\n", capabilities(login),
+    char text[CAPABILITIES_MAX];
+
+    return say(login, "* OK [CAPABILITY %s] %.200s\r\n", capabilities(login, text),
                login->conf->login.greeting);
 }
 
@@ -160,7 +201,7 @@ static bool is_command(const struct login *l, const char *name)
 /* Long lines are for SASL alone: OAuth tokens and Kerberos tickets. */
 static size_t line_limit(const struct login *l)
 {
-    bool sasl = l->sasl != SASL_NONE || is_command(l, "AUTHENTICATE");
+    bool sasl = l->sasl.mechanism != NULL || is_command(l, "AUTHENTICATE");
 
     return sasl ? l->conf->login.max_sasl_line : l->conf->login.max_line;
 }
@@ -174,7 +215,7 @@ static enum cut meet_literal(struct login *l, const struct piece *piece)
     size_t room = l->conf->login.max_line + 2 * l->conf->login.max_literal;
     if (l->refusal == NULL) {
         keep_tag(l);
-        if (!login_allowed(l) && is_command(l, "LOGIN"))
+        if (!is_private(l) && is_command(l, "LOGIN"))
             l->refusal = "NO [PRIVACYREQUIRED] Log in over an encrypted connection.";
         else if (piece->literal_size > l->conf->login.max_literal ||
                  l->scanned + piece->literal_size > room)
@@ -233,11 +274,11 @@ static enum login_outcome take_command(struct login *l)
 {
     struct span command = {buf_span(&l->input).ptr, l->scanned};
     enum login_outcome outcome =
-        l->sasl != SASL_NONE ? run_sasl_line(l, command) : run_command(l, command);
+        l->sasl.mechanism != NULL ? run_sasl_line(l, command) : run_command(l, command);
 
     buf_consume(&l->input, command.len);
     begin_command(l);
-    if (l->sasl != SASL_NONE)
+    if (l->sasl.mechanism != NULL)
         scan_free_line(&l->scan);
     return outcome;
 }
@@ -318,10 +359,12 @@ static enum login_outcome run_command(struct login *l, struct span command)
 
 static enum login_outcome do_capability(struct login *l, struct args *args)
 {
+    char text[CAPABILITIES_MAX];
+
     if (!args_end(args))
         return bad(l, "CAPABILITY takes no arguments.");
     l->asked_capability = true;
-    say(l, "* CAPABILITY %s\r\n%s OK CAPABILITY completed.\r\n", capabilities(l), l->tag);
+    say(l, "* CAPABILITY %s\r\n%s OK CAPABILITY completed.\r\n", capabilities(l, text), l->tag);
     return LOGIN_MORE;
 }
 
@@ -431,124 +474,130 @@ static enum login_outcome do_starttls(struct login *l, struct args *args)
 /* False, with the answer given, when passwords may not be sent on this connection. */
 static bool check_privacy(struct login *l)
 {
-    if (login_allowed(l))
+    if (is_private(l))
         return true;
     say(l, "%s NO [%s] %s\r\n", l->tag, err_response_code(ERR_PRIVACY), err_user_text(ERR_PRIVACY));
     return false;
 }
 
-/*
- * A name that does not fit or holds a NUL cannot exist: it becomes "", which is refused like a
- * wrong password.
- */
-static void keep_user(struct login *l, struct span user)
+static enum login_outcome no_memory(struct login *l)
 {
-    if (user.len >= sizeof l->user || memchr(user.ptr, '\0', user.len) != NULL)
-        user.len = 0;
-    memcpy(l->user, user.ptr, user.len);
-    l->user[user.len] = '\0';
+    say(l, "%s NO [%s] %s\r\n", l->tag, err_response_code(ERR_INTERNAL),
+        err_user_text(ERR_INTERNAL));
+    return LOGIN_MORE;
 }
 
-static enum login_outcome identified(struct login *l, const char *method, struct span user,
-                                     struct span password)
+/* What cannot be right is answered like a wrong password, by whoever looks at it next. */
+static enum login_outcome cannot_be_right(struct login *l)
 {
-    l->method = method;
-    keep_user(l, user);
-    if (!secret_set(&l->password, password)) { /* an empty one would be refused as a wrong one */
-        say(l, "%s NO [SERVERBUG] Out of memory.\r\n", l->tag);
-        return LOGIN_MORE;
-    }
+    l->who.user[0] = l->who.login_as[0] = '\0';
+    l->who.proof = AUTH_BY_PASSWORD;
+    secret_release(&l->who.secret);
     return LOGIN_IDENTIFIED;
+}
+
+/* Copies an argument as a secret. */
+static bool keep_password(struct login *l, const struct arg *password)
+{
+    char *text = mem_new(password->value_len + 1);
+    bool kept = text != NULL;
+
+    if (!kept)
+        return false;
+    arg_copy(password, text, password->value_len + 1);
+    kept = secret_set(&l->who.secret, (struct span){text, password->value_len});
+    secret_wipe(text, password->value_len);
+    mem_free(text);
+    return kept;
 }
 
 static enum login_outcome do_login(struct login *l, struct args *args)
 {
     struct arg user, password;
-    char user_text[LOGIN_USER_MAX];
 
     if (!args_space(args) || !args_astring(args, &user) || !args_space(args) ||
         !args_astring(args, &password) || !args_end(args))
         return bad(l, "LOGIN takes a user name and a password.");
     if (!check_privacy(l))
         return LOGIN_MORE;
-    char *password_text = mem_new(password.value_len + 1);
-    if (password_text == NULL)
-        return bad(l, "[SERVERBUG] Out of memory.");
-    size_t user_len = arg_copy(&user, user_text, sizeof user_text);
-    arg_copy(&password, password_text, password.value_len + 1);
-    enum login_outcome outcome =
-        identified(l, "LOGIN", (struct span){user_text, user_len < sizeof user_text ? user_len : 0},
-                   (struct span){password_text, password.value_len});
-    secret_wipe(password_text, password.value_len);
-    mem_free(password_text);
-    return outcome;
-}
-
-/* Decodes one base64 message into `out` (secret; the caller releases it). */
-static bool decode(struct span text, struct buf *out)
-{
-    buf_init(out, LOGIN_INPUT_MAX);
-    return sasl_decode_base64(text, out);
-}
-
-static enum login_outcome take_plain(struct login *l, struct span text)
-{
-    struct buf message;
-    struct sasl_plain plain;
-    enum login_outcome outcome;
-
-    l->sasl = SASL_NONE;
-    if (!decode(text, &message))
-        outcome = bad(l, "Invalid base64.");
-    else if (!sasl_parse_plain(buf_span(&message), &plain) ||
-             (plain.authzid.len > 0 && !span_equal(plain.authzid, plain.authcid)))
-        outcome = identified(l, "PLAIN", span_of(""), span_of(""));
-    else
-        outcome = identified(l, "PLAIN", plain.authcid, plain.password);
-    buf_release(&message);
-    return outcome;
-}
-
-static enum login_outcome take_login_user(struct login *l, struct span text)
-{
-    struct buf message;
-    bool decoded = decode(text, &message);
-
-    if (decoded)
-        keep_user(l, buf_span(&message));
-    buf_release(&message);
-    if (!decoded) {
-        l->sasl = SASL_NONE;
-        return bad(l, "Invalid base64.");
+    if (!takes_passwords(l)) {
+        say(l, "%s NO [CANNOT] Logging in with a password is disabled.\r\n", l->tag);
+        return LOGIN_MORE;
     }
-    l->sasl = SASL_LOGIN_PASSWORD;
-    say(l, "+ UGFzc3dvcmQ6\r\n"); /* "Password:" */
-    return LOGIN_MORE;
+    l->method = "LOGIN";
+    l->who.proof = AUTH_BY_PASSWORD;
+    l->who.login_as[0] = '\0';
+    if (!keep_password(l, &password))
+        return no_memory(l);
+    size_t len = arg_copy(&user, l->who.user, sizeof l->who.user);
+    if (len >= sizeof l->who.user || memchr(l->who.user, '\0', len) != NULL)
+        return cannot_be_right(l);
+    return LOGIN_IDENTIFIED;
 }
 
-static enum login_outcome take_login_password(struct login *l, struct span text)
+/* "+" and a message of ours. */
+static void challenge(struct login *l, const struct buf *message)
 {
-    struct buf message;
-    char user[LOGIN_USER_MAX];
-    enum login_outcome outcome;
+    struct buf line;
 
-    l->sasl = SASL_NONE;
-    memcpy(user, l->user, sizeof user);
-    if (!decode(text, &message))
+    buf_init(&line, LOGIN_INPUT_MAX);
+    if (buf_append_text(&line, "+ ") && sasl_encode_base64(buf_span(message), &line) &&
+        buf_append_text(&line, "\r\n"))
+        conn_write(l->client, buf_span(&line));
+    buf_release(&line);
+}
+
+/* The client's next message, still in base64. */
+static enum login_outcome take_message(struct login *l, struct span text)
+{
+    struct buf message, answer;
+    enum login_outcome outcome = LOGIN_MORE;
+
+    buf_init(&message, LOGIN_INPUT_MAX);
+    buf_init(&answer, LOGIN_INPUT_MAX);
+    if (!sasl_decode_base64(text, &message)) {
+        l->sasl.mechanism = NULL;
         outcome = bad(l, "Invalid base64.");
-    else
-        outcome = identified(l, "LOGIN", span_of(user), buf_span(&message));
+    } else {
+        switch (sasl_server_step(&l->sasl, buf_span(&message), &answer)) {
+        case SASL_CHALLENGE:
+            challenge(l, &answer);
+            break;
+        case SASL_IDENTIFIED:
+            outcome = LOGIN_IDENTIFIED;
+            break;
+        case SASL_REFUSED:
+            outcome = cannot_be_right(l);
+            break;
+        case SASL_NO_MEMORY:
+            outcome = no_memory(l);
+            break;
+        }
+    }
     buf_release(&message);
+    buf_release(&answer);
     return outcome;
+}
+
+static void start_exchange(struct login *l, const char *name, struct buf *challenge_out)
+{
+    l->method = name;
+    l->explained = ERR_NONE;
+    secret_release(&l->who.secret);
+    l->who.user[0] = '\0';
+    if (strcmp(name, "EXTERNAL") == 0)
+        (void)client_certificate_user(conn_tls(l->client), &l->conf->tls, l->who.user,
+                                      sizeof l->who.user);
+    sasl_server_start(&l->sasl, name, &l->who, challenge_out);
 }
 
 /*
- * The first message of a mechanism, which may have come with the command (RFC 4959: "=" is an empty
- * one).
+ * The first message of a mechanism may have come with the command (RFC 4959: "=" is an empty one).
  */
 static enum login_outcome do_authenticate(struct login *l, struct args *args)
 {
     struct span mechanism, initial = {"", 0};
+    struct buf first;
     bool has_initial = false;
 
     if (!args_space(args) || !args_word(args, &mechanism))
@@ -562,42 +611,33 @@ static enum login_outcome do_authenticate(struct login *l, struct args *args)
         return bad(l, "Too many arguments.");
     if (!check_privacy(l))
         return LOGIN_MORE;
-    if (span_is(initial, "="))
-        initial.len = 0;
-    if (span_is(mechanism, "PLAIN")) {
-        if (has_initial)
-            return take_plain(l, initial);
-        l->sasl = SASL_PLAIN_MESSAGE;
-        say(l, "+ \r\n");
+    const char *name = sasl_mechanism_name(mechanism);
+    if (name == NULL || !is_offered(l, name)) {
+        say(l, "%s NO [CANNOT] Unsupported authentication mechanism.\r\n", l->tag);
         return LOGIN_MORE;
     }
-    if (span_is(mechanism, "LOGIN")) {
-        if (has_initial)
-            return take_login_user(l, initial);
-        l->sasl = SASL_LOGIN_USER;
-        say(l, "+ VXNlcm5hbWU6\r\n"); /* "Username:" */
-        return LOGIN_MORE;
-    }
-    say(l, "%s NO [CANNOT] Unsupported authentication mechanism.\r\n", l->tag);
-    return LOGIN_MORE;
+    buf_init(&first, LOGIN_INPUT_MAX);
+    start_exchange(l, name, &first);
+    if (!has_initial)
+        challenge(l, &first);
+    buf_release(&first);
+    return has_initial ? take_message(l, span_is(initial, "=") ? span_of("") : initial)
+                       : LOGIN_MORE;
 }
+
+static enum login_outcome end_refused(struct login *l);
 
 static enum login_outcome run_sasl_line(struct login *l, struct span line)
 {
     while (line.len > 0 && (line.ptr[line.len - 1] == '\n' || line.ptr[line.len - 1] == '\r'))
         line.len--;
+    if (l->explained != ERR_NONE)
+        return end_refused(l);
     if (span_is(line, "*")) {
-        l->sasl = SASL_NONE;
+        l->sasl.mechanism = NULL;
         return bad(l, "Authentication cancelled.");
     }
-    switch (l->sasl) {
-    case SASL_PLAIN_MESSAGE:
-        return take_plain(l, line);
-    case SASL_LOGIN_USER:
-        return take_login_user(l, line);
-    default:
-        return take_login_password(l, line);
-    }
+    return take_message(l, line);
 }
 
 /* --- the answer to it --- */
@@ -614,18 +654,48 @@ bool login_accept(struct login *login, struct span capability_list, struct span 
                          SPAN_ARG(capability_list), SPAN_ARG(text)) &&
               conn_write(login->client, buf_span(&answer));
     buf_release(&answer);
-    secret_release(&login->password);
+    secret_release(&login->who.secret);
     return written;
+}
+
+/* "NO"; false when that was one too many. */
+static bool say_refused(struct login *l, enum err_kind kind)
+{
+    if (!say(l, "%s NO [%s] %s\r\n", l->tag, err_response_code(kind), err_user_text(kind)))
+        return false;
+    if (++l->bad_count < (unsigned)l->conf->login.max_bad_commands)
+        return true;
+    say(l, "* BYE Too many failed logins.\r\n");
+    return false;
 }
 
 bool login_refuse(struct login *login, const struct err *err)
 {
-    secret_release(&login->password);
-    if (!say(login, "%s NO [%s] %s\r\n", login->tag, err_response_code(err->kind),
-             err_user_text(err->kind)))
-        return false;
-    if (++login->bad_count < (unsigned)login->conf->login.max_bad_commands)
-        return true;
-    say(login, "* BYE Too many failed logins.\r\n");
-    return false;
+    struct buf reason;
+    bool explained;
+
+    secret_release(&login->who.secret);
+    buf_init(&reason, LOGIN_INPUT_MAX);
+    explained = err->kind == ERR_CREDENTIALS &&
+                sasl_server_explain(&login->sasl, login->method, "", "", &reason);
+    if (explained) {
+        login->explained = err->kind;
+        challenge(login, &reason);
+        scan_free_line(&login->scan);
+    }
+    buf_release(&reason);
+    return explained || say_refused(login, err->kind);
+}
+
+/* The client has heard why its token is refused. */
+static enum login_outcome end_refused(struct login *l)
+{
+    enum err_kind kind = l->explained;
+
+    l->explained = ERR_NONE;
+    l->sasl.mechanism = NULL;
+    if (say_refused(l, kind))
+        return LOGIN_MORE;
+    l->over = "too many failed logins";
+    return LOGIN_OVER;
 }

@@ -7,22 +7,19 @@
 #ifndef IMAPMUX_PROXY_LOGIN_H
 #define IMAPMUX_PROXY_LOGIN_H
 
-#include "proxy/base/buf.h"
-#include "proxy/base/conf.h"
-#include "proxy/base/secret.h"
+#include "auth/sasl_server.h"
 #include "proxy/imap/scan.h"
 #include "proxy/net/conn.h"
 
 enum login_outcome {
     LOGIN_MORE,       /* more bytes are needed */
     LOGIN_START_TLS,  /* answered OK to STARTTLS: start TLS, then login_restart */
-    LOGIN_IDENTIFIED, /* `user` and `password` are set; answer by login_accept or login_refuse */
+    LOGIN_IDENTIFIED, /* `who` is set; answer by login_accept or login_refuse */
     LOGIN_OVER /* the client said LOGOUT, or broke a limit and was told BYE; `over` says why */
 };
 
 enum {
     LOGIN_TAG_MAX = 128,
-    LOGIN_USER_MAX = 512,
     LOGIN_ID_MAX = 2048,
     LOGIN_PROXY_TTL = 4,
     LOGIN_INPUT_MAX = 192 * 1024
@@ -35,9 +32,8 @@ struct login {
     struct conn *client; /* borrowed; answers are written here */
 
     /* What the client has said. */
-    char user[LOGIN_USER_MAX];   /* as given; "" when it cannot be a name */
-    struct secret password;      /* empty when the client sent none */
-    const char *method;          /* "LOGIN", "PLAIN": for the log */
+    struct sasl_credentials who; /* user is "" for what cannot be right */
+    const char *method;          /* the mechanism, "LOGIN" for the command, too */
     char tag[LOGIN_TAG_MAX + 1]; /* of the current command */
     struct buf id;               /* its ID fields but x-*, as `"name" "value" ...`, for the store */
     unsigned proxy_ttl; /* how many proxies may follow: by its x-proxy-ttl, else LOGIN_PROXY_TTL */
@@ -47,9 +43,10 @@ struct login {
     /* Private. */
     struct buf input; /* bytes not consumed: the command in hand, and what was sent behind it */
     struct scan scan;
-    size_t scanned;      /* octets of `input` that the scanner has seen */
-    uint8_t sasl;        /* enum sasl_step: what the next line is, if no command */
-    const char *refusal; /* set: the rest of the command is dropped, this is the answer to it */
+    size_t scanned;          /* octets of `input` that the scanner has seen */
+    struct sasl_server sasl; /* with a mechanism: the next line is for it, and no command */
+    enum err_kind explained; /* why that login is refused, once the client has heard more */
+    const char *refusal;     /* set: the rest of the command is dropped, this is the answer to it */
     unsigned bad_count;
 };
 

@@ -44,8 +44,13 @@ struct entry {
     struct auth_request verify;
     struct route_request route;
     struct lease_request lease;
-    char user[USERNAME_MAX + 1];
+    char user[USERNAME_MAX + 1];     /* who logs in; once verified: whose mailbox it is */
+    char login_as[USERNAME_MAX + 1]; /* for whom, if not for itself; "" once verified */
+    char master[USERNAME_MAX + 1];   /* who logs in for the user, once verified; "": itself */
+    char told_shard[HOST_MAX];       /* by the user's directory entry */
+    char told_backend_user[BACKEND_USER_MAX + 1];
     char backend_user[BACKEND_USER_MAX + 1];
+    bool verified;
     char proxy_header[PROXYPROTO_MAX];
     size_t proxy_header_len;
     uint64_t login_started_ms; /* the time for it counts from here */
@@ -61,6 +66,7 @@ struct session {
     struct conn *client;
     struct entry *entry; /* NULL once relayed */
     char *user;          /* normalised name, once verified */
+    char *master;        /* who has logged in for the user; NULL: the user itself */
     const struct conf_listener *listener;
     const struct conf_shard *shard;
     struct pooled *connection; /* to the store, while leased */

@@ -202,23 +202,33 @@ static void on_lost(void *owner)
 
 /* --- who fits whom --- */
 
-static void digest(const struct pool *pool, struct span text, unsigned char out[16])
+static void digest(const struct pool *pool, const struct span *parts, size_t count,
+                   unsigned char out[16])
 {
     unsigned char full[KEYED_HASH_SIZE];
 
-    if (!keyed_hash_of(pool->hash, &text, 1, full) && getrandom(full, 16, 0) != 16)
+    if (!keyed_hash_of(pool->hash, parts, count, full) && getrandom(full, 16, 0) != 16)
         secret_wipe(full, sizeof full); /* without memory it is like nothing else */
     memcpy(out, full, 16);
     secret_wipe(full, sizeof full);
 }
 
+/* Whoever comes by another proof, or as another master, is not given the same connection. */
 static void identify(struct lease_request *request)
 {
     const struct store_client *client = &request->client;
+    const char *master = client->master == NULL ? "" : client->master;
+    const struct secret *secret = client->password != NULL ? client->password : client->token;
+    const struct span proof[] = {span_of(client->password != NULL ? "password"
+                                         : client->token != NULL  ? "token"
+                                                                  : "none"),
+                                 {master, strlen(master) + 1},
+                                 secret == NULL ? span_of("") : secret_span(secret)};
+    const struct span user = span_of(client->user);
 
-    digest(request->pool, secret_span(client->password), request->identity.password);
-    digest(request->pool, span_of(client->user), request->identity.backend_user);
-    digest(request->pool, client->id, request->identity.client_id);
+    digest(request->pool, proof, 3, request->identity.proof);
+    digest(request->pool, &user, 1, request->identity.backend_user);
+    digest(request->pool, &client->id, 1, request->identity.client_id);
 }
 
 void pool_forget_user(struct pool *pool, const char *user)

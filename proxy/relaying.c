@@ -104,15 +104,27 @@ static bool welcome(struct session *s)
     return told;
 }
 
+/* For the time after the entry. */
+static bool keep_names(struct session *s)
+{
+    const char *master = s->entry->master;
+
+    s->user = mem_copy_text(s->entry->user, strlen(s->entry->user));
+    if (s->user != NULL && master[0] != '\0')
+        s->master = mem_copy_text(master, strlen(master));
+    return s->user != NULL && (master[0] == '\0' || s->master != NULL);
+}
+
 enum phase_id relaying_enter(struct session *s)
 {
     struct relay *relay = &s->relay;
     struct backend *backend = pooled_backend(s->connection);
     struct counters *counters = s->home->env.counters;
 
-    s->user = mem_copy_text(s->entry->user, strlen(s->entry->user));
-    if (s->user == NULL || !welcome(s))
-        return phase_gone(s, s->user == NULL ? "out of memory" : conn_failure(s->client));
+    if (!keep_names(s))
+        return phase_gone(s, "out of memory");
+    if (!welcome(s))
+        return phase_gone(s, conn_failure(s->client));
     counter_add(&counters->logins_ok, 1);
     histogram_add(&counters->login_seconds, uv_hrtime() / 1000000 - s->entry->identified_ms);
     entry_log(s, LOG_LEVEL_INFO, "login ok", NULL);

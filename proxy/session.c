@@ -118,6 +118,8 @@ static void log_end(struct session *s)
     log_begin(&line, LOG_LEVEL_INFO, "session end");
     log_text(&line, "session", s->id);
     log_text(&line, "user", s->user);
+    if (s->master != NULL)
+        log_text(&line, "master", s->master);
     log_text(&line, "peer", peer);
     if (s->client != NULL && conn_tls(s->client) != NULL) {
         log_text(&line, "tls", SSL_get_version(conn_tls(s->client)));
@@ -164,6 +166,7 @@ static enum phase_id enter_gone(struct session *s)
     conn_close(&s->client);
     entry_release(s);
     mem_free(s->user);
+    mem_free(s->master);
     phase_leave_home(s);
     uv_close((uv_handle_t *)&s->deadline, handle_closed);
     return P_GONE;

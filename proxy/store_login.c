@@ -20,10 +20,56 @@ void store_login_release(struct store_login *login)
     buf_release(&login->on_second_plus);
 }
 
+static bool takes_tokens(const struct conf_shard *shard, struct span capabilities)
+{
+    return shard->forward_token &&
+           (caps_has(capabilities, "AUTH=OAUTHBEARER") || caps_has(capabilities, "AUTH=XOAUTH2"));
+}
+
 bool store_login_possible(const struct conf_shard *shard, struct span capabilities)
 {
-    return caps_has(capabilities, "AUTH=PLAIN") ||
+    return caps_has(capabilities, "AUTH=PLAIN") || takes_tokens(shard, capabilities) ||
            (!caps_has(capabilities, "LOGINDISABLED") && shard->login != SHARD_LOGIN_MASTER_AUTHZID);
+}
+
+static enum store_login_way password_way(const struct conf_shard *shard)
+{
+    static const enum store_login_way ways[] = {
+        [SHARD_LOGIN_PASSWORD] = STORE_LOGIN_PASSWORD,
+        [SHARD_LOGIN_MASTER_AUTHZID] = STORE_LOGIN_MASTER_AUTHZID,
+        [SHARD_LOGIN_MASTER_SUFFIX] = STORE_LOGIN_MASTER_SUFFIX,
+    };
+
+    return ways[shard->login];
+}
+
+static enum store_login_way passwordless_way(const struct conf_shard *shard)
+{
+    switch ((enum conf_passwordless_login)shard->passwordless_login) {
+    case PASSWORDLESS_MASTER_AUTHZID:
+        return STORE_LOGIN_MASTER_AUTHZID;
+    case PASSWORDLESS_MASTER_SUFFIX:
+        return STORE_LOGIN_MASTER_SUFFIX;
+    default:
+        return shard->login == SHARD_LOGIN_PASSWORD ? STORE_LOGIN_NONE : password_way(shard);
+    }
+}
+
+enum store_login_way store_login_way(const struct conf_shard *shard, struct span capabilities,
+                                     const struct store_client *client)
+{
+    if (client->password != NULL)
+        return password_way(shard);
+    if (client->token != NULL && takes_tokens(shard, capabilities))
+        return caps_has(capabilities, "AUTH=OAUTHBEARER") ? STORE_LOGIN_OAUTHBEARER
+                                                          : STORE_LOGIN_XOAUTH2;
+    return passwordless_way(shard);
+}
+
+bool store_login_is_own(enum store_login_way way)
+{
+    return way == STORE_LOGIN_PASSWORD || way == STORE_LOGIN_OAUTHBEARER ||
+           way == STORE_LOGIN_XOAUTH2;
 }
 
 /*
@@ -50,18 +96,17 @@ static bool write_id(struct buf *out, const struct conf_shard *shard,
 }
 
 /*
- * Who logs in, and as whom: as the shard's `login` says. `name_out` is what LOGIN wants. NULL when
- * it does not fit.
+ * Who logs in, and as whom. `name_out` is what LOGIN wants. NULL when it does not fit.
  */
-static const struct secret *credentials(const struct conf_shard *shard,
+static const struct secret *credentials(enum store_login_way way, const struct conf_shard *shard,
                                         const struct store_client *client, struct buf *authzid_out,
                                         struct buf *name_out)
 {
     bool fits;
 
-    if (shard->login == SHARD_LOGIN_PASSWORD)
+    if (way == STORE_LOGIN_PASSWORD)
         return buf_append_text(name_out, client->user) ? client->password : NULL;
-    if (shard->login == SHARD_LOGIN_MASTER_AUTHZID)
+    if (way == STORE_LOGIN_MASTER_AUTHZID)
         fits = buf_append_text(authzid_out, client->user) &&
                buf_append_text(name_out, shard->master_user);
     else
@@ -70,7 +115,23 @@ static const struct secret *credentials(const struct conf_shard *shard,
     return fits ? &shard->master_password : NULL;
 }
 
-/* AUTHENTICATE PLAIN (RFC 4616), with the initial response where the store takes it (RFC 4959). */
+/* AUTHENTICATE, with the initial response where the store takes it (RFC 4959). */
+static bool write_authenticate(struct store_login *login, const char *mechanism, bool with_initial,
+                               const struct buf *message)
+{
+    bool fits =
+        buf_append_text(&login->now, "L AUTHENTICATE ") && buf_append_text(&login->now, mechanism);
+
+    if (fits && with_initial)
+        fits =
+            buf_append_text(&login->now, " ") && sasl_encode_base64(buf_span(message), &login->now);
+    else if (fits)
+        fits = sasl_encode_base64(buf_span(message), &login->on_plus) &&
+               buf_append_text(&login->on_plus, "\r\n");
+    return fits && buf_append_text(&login->now, "\r\n");
+}
+
+/* RFC 4616. */
 static bool write_plain(struct store_login *login, bool with_initial, const struct buf *authzid,
                         const struct buf *name, const struct secret *password)
 {
@@ -82,15 +143,45 @@ static bool write_plain(struct store_login *login, bool with_initial, const stru
     fits = buf_append(&message, buf_span(authzid)) && buf_append(&message, nul) &&
            buf_append(&message, buf_span(name)) && buf_append(&message, nul) &&
            buf_append(&message, secret_span(password)) &&
-           buf_append_text(&login->now, "L AUTHENTICATE PLAIN");
-    if (fits && with_initial)
-        fits = buf_append_text(&login->now, " ") &&
-               sasl_encode_base64(buf_span(&message), &login->now);
-    else if (fits)
-        fits = sasl_encode_base64(buf_span(&message), &login->on_plus) &&
-               buf_append_text(&login->on_plus, "\r\n");
+           write_authenticate(login, "PLAIN", with_initial, &message);
     buf_release(&message);
-    return fits && buf_append_text(&login->now, "\r\n");
+    return fits;
+}
+
+/* saslname (RFC 5801 4). */
+static bool add_saslname(struct buf *out, const char *name)
+{
+    bool fits = true;
+
+    for (; fits && *name != '\0'; name++)
+        fits = *name == ','   ? buf_append_text(out, "=2C")
+               : *name == '=' ? buf_append_text(out, "=3D")
+                              : buf_append(out, (struct span){name, 1});
+    return fits;
+}
+
+/*
+ * OAUTHBEARER (RFC 7628 3.1) or XOAUTH2. A store that refuses the token says why first, in a
+ * challenge that wants an answer.
+ */
+static bool write_token(struct store_login *login, bool with_initial,
+                        const struct store_client *client)
+{
+    bool standard = login->way == STORE_LOGIN_OAUTHBEARER;
+    struct buf message, *last = with_initial ? &login->on_plus : &login->on_second_plus;
+    bool fits;
+
+    buf_init(&message, PIECE_MAX);
+    fits = standard ? buf_append_text(&message, "n,a=") && add_saslname(&message, client->user) &&
+                          buf_append_text(&message, ",")
+                    : buf_append_text(&message, "user=") && buf_append_text(&message, client->user);
+    fits =
+        fits && buf_append_text(&message, "\1auth=Bearer ") &&
+        buf_append(&message, secret_span(client->token)) && buf_append_text(&message, "\1\1") &&
+        write_authenticate(login, standard ? "OAUTHBEARER" : "XOAUTH2", with_initial, &message) &&
+        buf_append_text(last, standard ? "AQ==\r\n" : "\r\n");
+    buf_release(&message);
+    return fits;
 }
 
 static bool fits_quoted(struct span text)
@@ -128,24 +219,36 @@ static bool write_login(struct store_login *login, struct span user, struct span
            buf_append_text(&login->on_second_plus, "\r\n");
 }
 
-bool store_login_write(struct store_login *login, const struct conf_shard *shard,
-                       struct span capabilities, const struct store_client *client)
+/* With a name and a password, the user's or the master's. */
+static bool write_password(struct store_login *login, const struct conf_shard *shard,
+                           struct span capabilities, const struct store_client *client)
 {
     struct buf authzid, name;
-    bool fits = true;
 
     buf_init(&authzid, PIECE_MAX);
     buf_init(&name, PIECE_MAX);
-    if (shard->client_address != CLIENT_ADDRESS_NONE && caps_has(capabilities, "ID"))
-        fits = write_id(&login->now, shard, client);
-    const struct secret *password = credentials(shard, client, &authzid, &name);
-    fits = fits && password != NULL;
-    if (caps_has(capabilities, "AUTH=PLAIN"))
-        fits = fits &&
-               write_plain(login, caps_has(capabilities, "SASL-IR"), &authzid, &name, password);
+    const struct secret *password = credentials(login->way, shard, client, &authzid, &name);
+    bool fits = password != NULL;
+    if (fits && caps_has(capabilities, "AUTH=PLAIN"))
+        fits = write_plain(login, caps_has(capabilities, "SASL-IR"), &authzid, &name, password);
     else if (fits)
         fits = write_login(login, buf_span(&name), secret_span(password));
     buf_release(&authzid);
     buf_release(&name);
     return fits;
+}
+
+bool store_login_write(struct store_login *login, const struct conf_shard *shard,
+                       struct span capabilities, const struct store_client *client)
+{
+    bool fits = true;
+
+    login->way = store_login_way(shard, capabilities, client);
+    if (shard->client_address != CLIENT_ADDRESS_NONE && caps_has(capabilities, "ID"))
+        fits = write_id(&login->now, shard, client);
+    if (!fits || login->way == STORE_LOGIN_NONE)
+        return false;
+    if (login->way == STORE_LOGIN_OAUTHBEARER || login->way == STORE_LOGIN_XOAUTH2)
+        return write_token(login, caps_has(capabilities, "SASL-IR"), client);
+    return write_password(login, shard, capabilities, client);
 }

@@ -1,6 +1,6 @@
 /*
  * Where is this user's mail? One call: router_find. Behind it, in the configured order, the sources
- * (struct route_source): Redis, a static file. Runs on one worker's loop and is never shared.
+ * (struct route_source): Redis, the user's directory entry, a static file. Runs on one worker's loop and is never shared.
  * Requests keep the same promise as auth's: one answer, later, none after the cancel.
  */
 #ifndef IMAPMUX_ROUTING_ROUTE_H
@@ -24,7 +24,9 @@ struct router; /* the chain of one worker */
 
 struct route_request {
     /* Set by the owner; borrowed until the answer. */
-    const char *user; /* normalised, NUL-terminated */
+    const char *user;              /* normalised, NUL-terminated */
+    const char *told_shard;        /* by the user's directory entry; "": nothing */
+    const char *told_backend_user; /* the same; counts where the route names none */
     /*
      * err->kind ERR_NONE: *route is valid during the call. ADMIN: nobody knows the user, or the
      * user is disabled. UNAVAILABLE: a source did not answer (an error never falls through to the
@@ -74,13 +76,15 @@ struct route_source {
 enum route_verdict { ROUTE_FOUND, ROUTE_UNKNOWN_USER, ROUTE_FAILED };
 
 /*
- * For FOUND, `route` is copied (an empty backend_user becomes the user's name); for FAILED, `err`
+ * For FOUND, `route` is copied (an empty backend_user becomes told_backend_user, or the
+ * user's name); for FAILED, `err`
  * tells why.
  */
 void route_source_answer(struct route_request *request, enum route_verdict verdict,
                          const struct route *route, const struct err *err);
 
 extern const struct route_source route_source_redis;
+extern const struct route_source route_source_attribute;
 extern const struct route_source route_source_file;
 
 #endif

@@ -24,7 +24,8 @@ struct router {
     struct link links[];
 };
 
-static const struct route_source *const known_sources[] = {&route_source_redis, &route_source_file};
+static const struct route_source *const known_sources[] = {
+    &route_source_redis, &route_source_attribute, &route_source_file};
 
 static bool open_link(struct link *link, const char *name, const struct env *env, struct err *err);
 static bool arm_deadline(struct route_request *request);
@@ -149,8 +150,10 @@ static void judge(struct route_request *request, const struct route *found)
     *route = *found;
     request->known = true;
     if (route->backend_user[0] == '\0' &&
-        (size_t)snprintf(route->backend_user, sizeof route->backend_user, "%s", request->user) >=
-            sizeof route->backend_user) {
+        (size_t)snprintf(route->backend_user, sizeof route->backend_user, "%s",
+                         request->told_backend_user[0] != '\0'
+                             ? request->told_backend_user
+                             : request->user) >= sizeof route->backend_user) {
         err_set(&request->err, ERR_UNAVAILABLE, "route: the user's name is too long");
         return;
     }

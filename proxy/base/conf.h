@@ -55,12 +55,18 @@ struct conf {
 enum conf_log_format { LOG_FORMAT_LOGFMT, LOG_FORMAT_JSON };
 enum conf_log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
 enum conf_tls_version { TLS_MIN_1_2, TLS_MIN_1_3 };
+enum conf_client_user { CLIENT_USER_CN, CLIENT_USER_UID, CLIENT_USER_EMAIL, CLIENT_USER_UPN };
 enum conf_tls_mode { TLS_NONE, TLS_STARTTLS, TLS_IMPLICIT };
 enum conf_capability_policy { CAPABILITY_BACKEND, CAPABILITY_COMMON };
 enum conf_shard_login {
     SHARD_LOGIN_PASSWORD,
     SHARD_LOGIN_MASTER_AUTHZID,
     SHARD_LOGIN_MASTER_SUFFIX
+};
+enum conf_passwordless_login {
+    PASSWORDLESS_AS_LOGIN,
+    PASSWORDLESS_MASTER_AUTHZID,
+    PASSWORDLESS_MASTER_SUFFIX
 };
 enum conf_client_address { CLIENT_ADDRESS_ID, CLIENT_ADDRESS_PROXY, CLIENT_ADDRESS_NONE };
 enum conf_ldap_scope { LDAP_SEARCH_BASE, LDAP_SEARCH_ONE, LDAP_SEARCH_SUBTREE };

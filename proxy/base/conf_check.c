@@ -14,22 +14,9 @@
 enum { TITLE_MAX = 63 };
 
 static bool check_certificates(struct conf_reader *reader, const struct conf *conf);
+static bool check_tls(struct conf_reader *reader, const struct conf *conf);
 static bool check_listeners(struct conf_reader *reader, const struct conf *conf);
 static bool check_listener(struct conf_reader *reader, const struct conf *conf, size_t index);
-static bool check_throttle(struct conf_reader *reader, const struct conf *conf)
-{
-    const struct conf_words *trusted = &conf->throttle.trusted;
-    struct network network;
-
-    for (size_t i = 0; i < trusted->count; i++)
-        if (!network_parse(trusted->items[i], &network))
-            return conf_fail_in(reader, "throttle", 0,
-                                "setting \"trusted\" of throttle: found \"%.60s\", expected a "
-                                "network, as in 192.0.2.0/24",
-                                trusted->items[i]);
-    return true;
-}
-
 static bool check_username(struct conf_reader *reader, const struct conf *conf);
 static bool check_throttle(struct conf_reader *reader, const struct conf *conf);
 static bool check_auth(struct conf_reader *reader, const struct conf *conf);
@@ -45,9 +32,10 @@ static bool starts_with(const char *text, const char *prefix);
 
 bool conf_check(struct conf_reader *reader, const struct conf *conf)
 {
-    return check_certificates(reader, conf) && check_listeners(reader, conf) &&
-           check_username(reader, conf) && check_throttle(reader, conf) &&
-           check_auth(reader, conf) && check_route(reader, conf) && check_shards(reader, conf);
+    return check_certificates(reader, conf) && check_tls(reader, conf) &&
+           check_listeners(reader, conf) && check_username(reader, conf) &&
+           check_throttle(reader, conf) && check_auth(reader, conf) && check_route(reader, conf) &&
+           check_shards(reader, conf);
 }
 
 static bool check_certificates(struct conf_reader *reader, const struct conf *conf)
@@ -67,6 +55,19 @@ static bool check_certificates(struct conf_reader *reader, const struct conf *co
     return true;
 }
 
+static bool check_tls(struct conf_reader *reader, const struct conf *conf)
+{
+    const struct conf_tls *tls = &conf->tls;
+
+    if (*tls->client_crl_file != '\0' && *tls->client_ca_file == '\0')
+        return conf_fail_in(reader, "tls", 0,
+                            "\"client_crl_file\" of tls is set, but \"client_ca_file\" is not");
+    return (*tls->client_ca_file == '\0' ||
+            check_file(reader, "tls", 0, "client_ca_file", tls->client_ca_file)) &&
+           (*tls->client_crl_file == '\0' ||
+            check_file(reader, "tls", 0, "client_crl_file", tls->client_crl_file));
+}
+
 static bool check_listeners(struct conf_reader *reader, const struct conf *conf)
 {
     if (conf->listener_count == 0)
@@ -76,6 +77,16 @@ static bool check_listeners(struct conf_reader *reader, const struct conf *conf)
             return false;
     }
     return true;
+}
+
+static bool is_mechanism(const char *name)
+{
+    static const char *const names[] = {"PLAIN", "LOGIN", "EXTERNAL", "OAUTHBEARER", "XOAUTH2"};
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strcasecmp(name, names[i]) == 0)
+            return true;
+    return false;
 }
 
 static bool check_listener(struct conf_reader *reader, const struct conf *conf, size_t index)
@@ -103,6 +114,14 @@ static bool check_listener(struct conf_reader *reader, const struct conf *conf, 
                 "network, as in 192.0.2.0/24",
                 listener->title, listener->proxy_protocol.items[i]);
     }
+    for (size_t i = 0; i < listener->mechanisms.count; i++) {
+        if (!is_mechanism(listener->mechanisms.items[i]))
+            return conf_fail_in(
+                reader, "listener", index,
+                "setting \"mechanisms\" of listener \"%.63s\": found \"%.60s\", expected PLAIN, "
+                "LOGIN, EXTERNAL, OAUTHBEARER or XOAUTH2",
+                listener->title, listener->mechanisms.items[i]);
+    }
     if (listener->tls != TLS_NONE && conf->certificate_count == 0)
         return conf_fail_in(reader, "listener", index,
                             "listener \"%.63s\" speaks TLS, but there is no certificate section",
@@ -121,6 +140,20 @@ static bool check_username(struct conf_reader *reader, const struct conf *conf)
                 "setting \"domain_map\" of username: found \"%.60s\", expected \"from=to\"",
                 map->items[i]);
     }
+    return true;
+}
+
+static bool check_throttle(struct conf_reader *reader, const struct conf *conf)
+{
+    const struct conf_words *trusted = &conf->throttle.trusted;
+    struct network network;
+
+    for (size_t i = 0; i < trusted->count; i++)
+        if (!network_parse(trusted->items[i], &network))
+            return conf_fail_in(reader, "throttle", 0,
+                                "setting \"trusted\" of throttle: found \"%.60s\", expected a "
+                                "network, as in 192.0.2.0/24",
+                                trusted->items[i]);
     return true;
 }
 
@@ -183,14 +216,17 @@ static bool check_route(struct conf_reader *reader, const struct conf *conf)
 
     if (sources->count == 0)
         return conf_fail_in(reader, "route", 0,
-                            "setting \"sources\" of route: found none, expected redis, file");
+                            "setting \"sources\" of route: found none, expected redis, ldap, file");
     for (size_t i = 0; ok && i < sources->count; i++) {
         if (strcmp(sources->items[i], "redis") == 0)
             ok = check_redis(reader, conf);
+        else if (strcmp(sources->items[i], "ldap") == 0)
+            ok = true;
         else if (strcmp(sources->items[i], "file") != 0)
-            ok = conf_fail_in(reader, "route", 0,
-                              "setting \"sources\" of route: found \"%.60s\", expected redis, file",
-                              sources->items[i]);
+            ok = conf_fail_in(
+                reader, "route", 0,
+                "setting \"sources\" of route: found \"%.60s\", expected redis, ldap, file",
+                sources->items[i]);
         else if (*conf->route.file == '\0')
             ok = conf_fail_in(reader, "route", 0,
                               "route asks the source \"file\", but \"file\" of route is not set");
@@ -259,7 +295,8 @@ static bool check_shard(struct conf_reader *reader, const struct conf *conf, siz
                 "address without port",
                 shard->title, shard->source_address.items[i]);
     }
-    if (shard->login != SHARD_LOGIN_PASSWORD &&
+    if ((shard->login != SHARD_LOGIN_PASSWORD ||
+         shard->passwordless_login != PASSWORDLESS_AS_LOGIN) &&
         (*shard->master_user == '\0' || shard->master_password.len == 0))
         return conf_fail_in(reader, "shard", index,
                             "shard \"%s\" logs in as a master, but \"%s\" is not set", shard->title,

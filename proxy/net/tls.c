@@ -2,6 +2,7 @@
 #include "proxy/net/tls.h"
 
 #include "proxy/base/mem.h"
+#include "proxy/net/client_certificate.h"
 
 #include <openssl/err.h>
 #include <openssl/x509v3.h>
@@ -113,7 +114,7 @@ static SSL_CTX *server_context(struct tls *tls, const struct conf_certificate *c
     else if (SSL_CTX_use_PrivateKey_file(context, key, SSL_FILETYPE_PEM) != 1)
         err_set(err, ERR_CONFIG, "certificate \"%s\": key %s: %s", certificate->title, key,
                 reason());
-    else
+    else if (client_certificate_ask(context, conf, err))
         return context;
     SSL_CTX_free(context);
     return NULL;

@@ -39,8 +39,8 @@ static void hear_login(struct play *play)
 
     assert(strcmp(login->method, "LOGIN") == 0 || strcmp(login->method, "PLAIN") == 0);
     assert(conn_tls(login->client) != NULL || login->listener->plaintext_login);
-    hear(play, "user ", span_of(login->user));
-    hear(play, "password ", secret_span(&login->password));
+    hear(play, "user ", span_of(login->who.user));
+    hear(play, "password ", secret_span(&login->who.secret));
     hear(play, "id ", buf_span(&login->id));
 }
 

@@ -207,8 +207,11 @@ static void run(struct bench *bench)
 
 static void look_up(struct bench *bench, struct look_up *look_up, const char *user)
 {
-    look_up->request =
-        (struct route_request){.user = user, .on_answer = on_answer, .owner = look_up};
+    look_up->request = (struct route_request){.user = user,
+                                              .told_shard = "",
+                                              .told_backend_user = "",
+                                              .on_answer = on_answer,
+                                              .owner = look_up};
     router_find(bench->router, &look_up->request);
 }
 

@@ -107,7 +107,9 @@ static void on_answer(struct route_request *request, const struct route *route,
 static void ask(uv_loop_t *loop, struct router *router, const struct table *table, struct span name)
 {
     char user[BACKEND_USER_MAX + 1];
-    struct question question = {.request = {.user = user, .on_answer = on_answer}};
+    struct question question = {
+        .request = {
+            .user = user, .told_shard = "", .told_backend_user = "", .on_answer = on_answer}};
 
     if (name.len > BACKEND_USER_MAX)
         return;

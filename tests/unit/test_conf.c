@@ -310,7 +310,7 @@ static void what_is_said_of_bad_files(void **state)
         {LISTENER PASSWD SHARD,
          ": route asks the source \"file\", but \"file\" of route is not set"},
         {LISTENER PASSWD SHARD "route { sources = {} }",
-         ":4: setting \"sources\" of route: found none, expected redis, file"},
+         ":4: setting \"sources\" of route: found none, expected redis, ldap, file"},
         {LISTENER PASSWD SHARD "route { sources = redis }\nredis { address = here }",
          ":5: setting \"address\" of redis: found \"here\", expected host:port or unix:/path"},
         {LISTENER PASSWD ROUTE, ": there is no shard section"},

@@ -234,6 +234,7 @@ static void start(struct bench *b, struct asked *a, const char *user)
 {
     memset(a, 0, sizeof *a);
     a->request.user = user;
+    a->request.told_shard = a->request.told_backend_user = "";
     a->request.on_answer = on_answer;
     a->request.owner = a;
     router_find(b->router, &a->request);

@@ -1,0 +1,25 @@
+/*
+ * Whose certificate is it? The name of a user in a verified certificate of a TLS client, for SASL
+ * EXTERNAL (RFC 4422 A).
+ */
+#ifndef IMAPMUX_NET_CLIENT_CERTIFICATE_H
+#define IMAPMUX_NET_CLIENT_CERTIFICATE_H
+
+#include "proxy/base/conf.h"
+
+#include <openssl/ssl.h>
+
+/*
+ * Makes a server's context ask for certificates, with the authorities and revocation lists of
+ * `conf`; a client may have none. Nothing without conf->client_ca_file. False with *err set.
+ */
+bool client_certificate_ask(SSL_CTX *context, const struct conf_tls *conf, struct err *err);
+
+/*
+ * Writes the name in the field conf->client_user. False without TLS or certificate, and for one
+ * that has not exactly one such field, or one that does not fit or holds a NUL.
+ */
+bool client_certificate_user(const SSL *client, const struct conf_tls *conf, char *user_out,
+                             size_t size);
+
+#endif
