@@ -265,48 +265,60 @@ static bool take_name(struct auth_request *request)
     return err_set(&request->err, ERR_INTERNAL, "the source's name for the user is not allowed");
 }
 
-static bool is_master(const struct conf_words *masters, const char *user)
+static bool is_master(const struct conf *conf, const char *user)
 {
-    for (size_t i = 0; i < masters->count; i++)
-        if (strcmp(masters->items[i], user) == 0)
+    char name[USERNAME_MAX + 1];
+
+    for (size_t i = 0; i < conf->auth.master_users.count; i++)
+        if (username_normalise(&conf->username, span_of(conf->auth.master_users.items[i]), name) &&
+            strcmp(name, user) == 0)
             return true;
     return false;
 }
 
-/* Who has been proven wants to be somebody else. */
-static void become_other(struct auth_request *request)
+/* Who has been proven, `who`, wants to be somebody else, or has another name of its own. */
+static void look_up_other(struct auth_request *request)
 {
-    if (!is_master(&request->auth->env->conf->auth.master_users, request->who)) {
-        err_set(&request->err, ERR_AUTHORIZATION, "not a master user");
-        answer_later(request);
-        return;
-    }
-    snprintf(request->master, sizeof request->master, "%s", request->who);
+    memcpy(request->master, request->who, sizeof request->master);
     look_up(request, request->login_as);
 }
 
-static void refuse_other(struct auth_request *request)
+/* Of whoever `login_as` is. Who may not be another does not hear what is the matter with it. */
+static void decide_other(struct auth_request *request)
 {
-    if (request->err.kind == ERR_CREDENTIALS)
+    bool named = request->err.kind == ERR_NONE && take_name(request);
+
+    if (named && strcmp(request->who, request->master) == 0)
+        request->master[0] = '\0'; /* itself */
+    else if (request->err.kind != ERR_UNAVAILABLE &&
+             !is_master(request->auth->env->conf, request->master))
+        err_set(&request->err, ERR_AUTHORIZATION, "not a master user");
+    else if (request->err.kind == ERR_CREDENTIALS)
         err_set(&request->err, ERR_AUTHORIZATION, "there is no such user to log in as");
     answer_later(request);
+}
+
+/* Of whoever has brought a proof. */
+static void decide_user(struct auth_request *request)
+{
+    if (request->err.kind == ERR_NONE &&
+        !auth_facts_allow(request->question.facts, request->address))
+        err_set(&request->err, ERR_CREDENTIALS, "the user may not come from this address");
+    if (request->err.kind != ERR_NONE || !take_name(request) || request->login_as[0] == '\0' ||
+        strcmp(request->login_as, request->who) == 0)
+        answer_later(request);
+    else
+        look_up_other(request);
 }
 
 /* The sources, or the cache, have spoken. */
 static void on_decided(struct auth_question *question)
 {
     struct auth_request *request = question->owner;
-    bool as_other = request->master[0] != '\0';
 
     request->err = question->err;
-    if (request->err.kind == ERR_NONE && !as_other &&
-        !auth_facts_allow(question->facts, request->address))
-        err_set(&request->err, ERR_CREDENTIALS, "the user may not come from this address");
-    if (request->err.kind != ERR_NONE && as_other)
-        refuse_other(request);
-    else if (request->err.kind != ERR_NONE || !take_name(request) || as_other ||
-             request->login_as[0] == '\0' || strcmp(request->login_as, request->who) == 0)
-        answer_later(request);
+    if (request->master[0] != '\0')
+        decide_other(request);
     else
-        become_other(request);
+        decide_user(request);
 }
