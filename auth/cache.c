@@ -8,6 +8,7 @@
 #include "proxy/base/hash.h"
 #include "proxy/base/mem.h"
 
+#include <assert.h>
 #include <openssl/crypto.h>
 #include <string.h>
 #include <utlist.h>
@@ -54,6 +55,7 @@ struct auth_cache *auth_cache_open(const struct conf_auth_cache *conf, struct er
 
 static void drop(struct table *table, struct entry *entry)
 {
+    assert(table->by_user != NULL);
     HASH_DEL(table->by_user, entry);
     DL_DELETE(table->recent, entry);
     auth_facts_release(&entry->facts);
