@@ -346,12 +346,12 @@ static void fail_without_memory(struct turn_task *task)
     fail(b, ERR_UNAVAILABLE, "no memory");
 }
 
-/* The store is well, and says what it is asked; but nobody has told how to log such a user in. */
+/* The store is well, but what it offers is not what the shard's settings want for such a user. */
 static void fail_without_way(struct turn_task *task)
 {
     struct backend *b = (struct backend *)((char *)task - offsetof(struct backend, later));
 
-    fail(b, ERR_CONFIG, "no way to log in without the user's password: see passwordless_login");
+    fail(b, ERR_CONFIG, "offers no way to log this user in: see login and passwordless_login");
 }
 
 static void start_tls(struct backend *b)

@@ -26,12 +26,6 @@ static bool takes_tokens(const struct conf_shard *shard, struct span capabilitie
            (caps_has(capabilities, "AUTH=OAUTHBEARER") || caps_has(capabilities, "AUTH=XOAUTH2"));
 }
 
-bool store_login_possible(const struct conf_shard *shard, struct span capabilities)
-{
-    return caps_has(capabilities, "AUTH=PLAIN") || takes_tokens(shard, capabilities) ||
-           (!caps_has(capabilities, "LOGINDISABLED") && shard->login != SHARD_LOGIN_MASTER_AUTHZID);
-}
-
 static enum store_login_way password_way(const struct conf_shard *shard)
 {
     static const enum store_login_way ways[] = {
@@ -55,15 +49,33 @@ static enum store_login_way passwordless_way(const struct conf_shard *shard)
     }
 }
 
+/*
+ * The way if the store offers it. LOGIN has no authorization identity: the master would be logged
+ * in as itself.
+ */
+static enum store_login_way offered(enum store_login_way way, struct span capabilities)
+{
+    bool by_login = !caps_has(capabilities, "LOGINDISABLED") && way != STORE_LOGIN_MASTER_AUTHZID;
+
+    return by_login || caps_has(capabilities, "AUTH=PLAIN") ? way : STORE_LOGIN_NONE;
+}
+
+bool store_login_possible(const struct conf_shard *shard, struct span capabilities)
+{
+    return takes_tokens(shard, capabilities) ||
+           offered(password_way(shard), capabilities) != STORE_LOGIN_NONE ||
+           offered(passwordless_way(shard), capabilities) != STORE_LOGIN_NONE;
+}
+
 enum store_login_way store_login_way(const struct conf_shard *shard, struct span capabilities,
                                      const struct store_client *client)
 {
     if (client->password != NULL)
-        return password_way(shard);
+        return offered(password_way(shard), capabilities);
     if (client->token != NULL && takes_tokens(shard, capabilities))
         return caps_has(capabilities, "AUTH=OAUTHBEARER") ? STORE_LOGIN_OAUTHBEARER
                                                           : STORE_LOGIN_XOAUTH2;
-    return passwordless_way(shard);
+    return offered(passwordless_way(shard), capabilities);
 }
 
 bool store_login_is_own(enum store_login_way way)

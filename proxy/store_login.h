@@ -50,8 +50,9 @@ void store_login_release(struct store_login *login);
 bool store_login_possible(const struct conf_shard *shard, struct span capabilities);
 
 /*
- * How this client is logged in at a store with these capabilities: NONE if it came without a
- * password, and neither may it be logged in by the shard's master user nor its token be passed on.
+ * How this client is logged in at a store with these capabilities: NONE if the store does not offer
+ * what the shard's settings want, or if it came without a password, and neither may it be logged in
+ * by the shard's master user nor its token be passed on.
  */
 enum store_login_way store_login_way(const struct conf_shard *shard, struct span capabilities,
                                      const struct store_client *client);

@@ -1,7 +1,8 @@
 /*
  * Where is this user's mail? One call: router_find. Behind it, in the configured order, the sources
- * (struct route_source): Redis, the user's directory entry, a static file. Runs on one worker's loop and is never shared.
- * Requests keep the same promise as auth's: one answer, later, none after the cancel.
+ * (struct route_source): Redis, the user's directory entry, a static file. Runs on one worker's
+ * loop and is never shared. Requests keep the same promise as auth's: one answer, later, none after
+ * the cancel.
  */
 #ifndef IMAPMUX_ROUTING_ROUTE_H
 #define IMAPMUX_ROUTING_ROUTE_H
@@ -76,9 +77,8 @@ struct route_source {
 enum route_verdict { ROUTE_FOUND, ROUTE_UNKNOWN_USER, ROUTE_FAILED };
 
 /*
- * For FOUND, `route` is copied (an empty backend_user becomes told_backend_user, or the
- * user's name); for FAILED, `err`
- * tells why.
+ * For FOUND, `route` is copied (an empty backend_user becomes told_backend_user, or the user's
+ * name); for FAILED, `err` tells why.
  */
 void route_source_answer(struct route_request *request, enum route_verdict verdict,
                          const struct route *route, const struct err *err);

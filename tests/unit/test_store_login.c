@@ -169,6 +169,142 @@ static void all_octets_reach_the_store(void **state)
     }
 }
 
+/* Who logs in by what at a store with these capabilities; the settings are those of the shard. */
+enum comes_by { BY_PASSWORD, BY_CERTIFICATE, BY_TOKEN };
+
+static void ways(void **state)
+{
+    enum { PASSWORD, MASTER_AUTHZID, MASTER_SUFFIX };
+    static const struct {
+        int login, passwordless;
+        bool forward_token;
+        enum comes_by by;
+        const char *capabilities;
+        enum store_login_way way;
+    } cases[] = {
+        {PASSWORD, 0, true, BY_PASSWORD, "AUTH=PLAIN AUTH=XOAUTH2", STORE_LOGIN_PASSWORD},
+        {PASSWORD, MASTER_SUFFIX, true, BY_PASSWORD, "", STORE_LOGIN_PASSWORD},
+        {MASTER_AUTHZID, 0, true, BY_PASSWORD, "AUTH=PLAIN", STORE_LOGIN_MASTER_AUTHZID},
+        {MASTER_SUFFIX, MASTER_AUTHZID, true, BY_PASSWORD, "AUTH=PLAIN", STORE_LOGIN_MASTER_SUFFIX},
+        /* without a password of one's own */
+        {PASSWORD, 0, true, BY_CERTIFICATE, "AUTH=PLAIN", STORE_LOGIN_NONE},
+        {MASTER_AUTHZID, 0, true, BY_CERTIFICATE, "AUTH=PLAIN", STORE_LOGIN_MASTER_AUTHZID},
+        {MASTER_SUFFIX, 0, true, BY_CERTIFICATE, "", STORE_LOGIN_MASTER_SUFFIX},
+        {PASSWORD, MASTER_AUTHZID, true, BY_CERTIFICATE, "AUTH=PLAIN", STORE_LOGIN_MASTER_AUTHZID},
+        {PASSWORD, MASTER_SUFFIX, true, BY_CERTIFICATE, "AUTH=PLAIN", STORE_LOGIN_MASTER_SUFFIX},
+        {MASTER_SUFFIX, MASTER_AUTHZID, true, BY_CERTIFICATE, "AUTH=PLAIN",
+         STORE_LOGIN_MASTER_AUTHZID},
+        {PASSWORD, MASTER_SUFFIX, true, BY_CERTIFICATE, "AUTH=OAUTHBEARER",
+         STORE_LOGIN_MASTER_SUFFIX},
+        /* tokens */
+        {PASSWORD, 0, true, BY_TOKEN, "AUTH=OAUTHBEARER AUTH=XOAUTH2", STORE_LOGIN_OAUTHBEARER},
+        {PASSWORD, 0, true, BY_TOKEN, "AUTH=PLAIN auth=xoauth2", STORE_LOGIN_XOAUTH2},
+        {MASTER_SUFFIX, 0, true, BY_TOKEN, "AUTH=XOAUTH2 LOGINDISABLED", STORE_LOGIN_XOAUTH2},
+        {PASSWORD, MASTER_AUTHZID, true, BY_TOKEN, "AUTH=PLAIN", STORE_LOGIN_MASTER_AUTHZID},
+        {PASSWORD, MASTER_SUFFIX, false, BY_TOKEN, "AUTH=OAUTHBEARER", STORE_LOGIN_MASTER_SUFFIX},
+        {MASTER_AUTHZID, 0, false, BY_TOKEN, "AUTH=PLAIN AUTH=XOAUTH2", STORE_LOGIN_MASTER_AUTHZID},
+        {PASSWORD, 0, false, BY_TOKEN, "AUTH=PLAIN AUTH=OAUTHBEARER", STORE_LOGIN_NONE},
+        {PASSWORD, 0, true, BY_TOKEN, "AUTH=PLAIN AUTH=OAUTHBEARERS", STORE_LOGIN_NONE},
+        /* LOGIN has no authorization identity: the master would be logged in as itself */
+        {PASSWORD, MASTER_AUTHZID, true, BY_CERTIFICATE, "AUTH=LOGIN", STORE_LOGIN_NONE},
+        {MASTER_SUFFIX, MASTER_AUTHZID, true, BY_TOKEN, "", STORE_LOGIN_NONE},
+        {MASTER_AUTHZID, 0, true, BY_PASSWORD, "AUTH=OAUTHBEARER", STORE_LOGIN_NONE},
+        {MASTER_AUTHZID, 0, true, BY_CERTIFICATE, "AUTH=XOAUTH2", STORE_LOGIN_NONE},
+        /* a store that takes tokens only */
+        {PASSWORD, 0, true, BY_PASSWORD, "AUTH=OAUTHBEARER LOGINDISABLED", STORE_LOGIN_NONE},
+        {MASTER_SUFFIX, 0, true, BY_CERTIFICATE, "AUTH=XOAUTH2 LOGINDISABLED", STORE_LOGIN_NONE},
+    };
+    struct bench b;
+
+    (void)state;
+    bench_init(&b, span_of("secret"));
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        b.shard.login = cases[i].login;
+        b.shard.passwordless_login = cases[i].passwordless;
+        b.shard.forward_token = cases[i].forward_token;
+        b.client.password = cases[i].by == BY_PASSWORD ? &b.password : NULL;
+        b.client.token = cases[i].by == BY_TOKEN ? &b.password : NULL;
+
+        enum store_login_way way =
+            store_login_way(&b.shard, span_of(cases[i].capabilities), &b.client);
+
+        if (way != cases[i].way)
+            fail_msg("case %zu: way %d, not %d", i, way, cases[i].way);
+        assert_int_equal(write_login(&b, cases[i].capabilities), way != STORE_LOGIN_NONE);
+        assert_int_equal(b.login.way, way);
+        if (way != STORE_LOGIN_NONE)
+            assert_true(store_login_possible(&b.shard, span_of(cases[i].capabilities)));
+        assert_int_equal(store_login_is_own(way), way == STORE_LOGIN_PASSWORD ||
+                                                      way == STORE_LOGIN_OAUTHBEARER ||
+                                                      way == STORE_LOGIN_XOAUTH2);
+    }
+    bench_release(&b);
+}
+
+static void passwordless_users_come_by_the_master(void **state)
+{
+    static const struct {
+        int passwordless;
+        const char *capabilities, *expected;
+    } cases[] = {
+        /* ann\0master\0top */
+        {PASSWORDLESS_MASTER_AUTHZID, "AUTH=PLAIN SASL-IR",
+         "L AUTHENTICATE PLAIN YW5uAG1hc3RlcgB0b3A=\r\n||"},
+        /* \0ann*master\0top */
+        {PASSWORDLESS_MASTER_SUFFIX, "AUTH=PLAIN SASL-IR",
+         "L AUTHENTICATE PLAIN AGFubiptYXN0ZXIAdG9w\r\n||"},
+        {PASSWORDLESS_MASTER_SUFFIX, "", "L LOGIN \"ann*master\" \"top\"\r\n||"},
+    };
+    struct bench b;
+
+    (void)state;
+    bench_init(&b, span_of("helpdesk's own"));
+    b.client.password = NULL;
+    b.client.master = "helpdesk"; /* who it is means nothing to the store */
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        b.shard.passwordless_login = cases[i].passwordless;
+        expect(&b, cases[i].capabilities, cases[i].expected);
+    }
+    bench_release(&b);
+}
+
+static void tokens_are_passed_on(void **state)
+{
+    static const struct {
+        const char *user, *capabilities, *expected;
+    } cases[] = {
+        /* n,a=ann,^Aauth=Bearer to.ken^A^A; behind the bar what answers the reason of a refusal */
+        {"ann", "AUTH=OAUTHBEARER SASL-IR",
+         "L AUTHENTICATE OAUTHBEARER bixhPWFubiwBYXV0aD1CZWFyZXIgdG8ua2VuAQE=\r\n|AQ==\r\n|"},
+        {"ann", "AUTH=OAUTHBEARER",
+         "L AUTHENTICATE OAUTHBEARER\r\n|bixhPWFubiwBYXV0aD1CZWFyZXIgdG8ua2VuAQE=\r\n|AQ==\r\n"},
+        /* user=ann^Aauth=Bearer to.ken^A^A */
+        {"ann", "AUTH=XOAUTH2 SASL-IR",
+         "L AUTHENTICATE XOAUTH2 dXNlcj1hbm4BYXV0aD1CZWFyZXIgdG8ua2VuAQE=\r\n|\r\n|"},
+        {"ann", "AUTH=XOAUTH2",
+         "L AUTHENTICATE XOAUTH2\r\n|dXNlcj1hbm4BYXV0aD1CZWFyZXIgdG8ua2VuAQE=\r\n|\r\n"},
+        /* n,a=a=2Cb=3Dc=3D2C=2C,^A...: "," and "=" within a name (RFC 5801 4) */
+        {"a,b=c=2C,", "AUTH=OAUTHBEARER SASL-IR",
+         "L AUTHENTICATE OAUTHBEARER "
+         "bixhPWE9MkNiPTNEYz0zRDJDPTJDLAFhdXRoPUJlYXJlciB0by5rZW4BAQ==\r\n|AQ==\r\n|"},
+        /* XOAUTH2 has no escapes */
+        {"a,b=c", "AUTH=XOAUTH2 SASL-IR",
+         "L AUTHENTICATE XOAUTH2 dXNlcj1hLGI9YwFhdXRoPUJlYXJlciB0by5rZW4BAQ==\r\n|\r\n|"},
+    };
+    struct bench b;
+
+    (void)state;
+    bench_init(&b, span_of("to.ken"));
+    b.client.password = NULL;
+    b.client.token = &b.password;
+    b.shard.forward_token = true;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        b.client.user = cases[i].user;
+        expect(&b, cases[i].capabilities, cases[i].expected);
+    }
+    bench_release(&b);
+}
+
 static void whether_a_login_is_possible(void **state)
 {
     static const struct {
@@ -196,6 +332,15 @@ static void whether_a_login_is_possible(void **state)
         shard.login = SHARD_LOGIN_MASTER_SUFFIX;
         assert_int_equal(store_login_possible(&shard, capabilities), cases[i].suffix);
     }
+    shard.login = SHARD_LOGIN_PASSWORD; /* a store for tokens, or for passwordless users, will do */
+    shard.forward_token = true;
+    assert_true(store_login_possible(&shard, span_of("LOGINDISABLED AUTH=XOAUTH2")));
+    shard.forward_token = false;
+    assert_false(store_login_possible(&shard, span_of("LOGINDISABLED AUTH=XOAUTH2")));
+    shard.login = SHARD_LOGIN_MASTER_AUTHZID;
+    shard.passwordless_login = PASSWORDLESS_MASTER_SUFFIX;
+    assert_true(store_login_possible(&shard, span_of("AUTH=XOAUTH2")));
+    assert_false(store_login_possible(&shard, span_of("AUTH=XOAUTH2 LOGINDISABLED")));
 }
 
 /* ---- ID ---- */
@@ -299,6 +444,27 @@ static void passwords_fit_up_to_a_size(void **state)
     }
 }
 
+static void tokens_fit_up_to_a_size(void **state)
+{
+    static const char *const stores[] = {"AUTH=OAUTHBEARER", "AUTH=OAUTHBEARER SASL-IR",
+                                         "AUTH=XOAUTH2", "AUTH=XOAUTH2 SASL-IR"};
+
+    (void)state;
+    for (size_t i = 0; i < 2 * sizeof stores / sizeof stores[0]; i++) {
+        size_t len = i % 2 == 0 ? 48 * 1024 : PIECE_MAX; /* SASL_TOKEN_MAX; one that is too long */
+        char *text = long_text(len, 't');
+        struct bench b;
+
+        bench_init(&b, (struct span){text, len});
+        b.client.password = NULL;
+        b.client.token = &b.password;
+        b.shard.forward_token = true;
+        assert_int_equal(write_login(&b, stores[i / 2]), i % 2 == 0);
+        bench_release(&b);
+        mem_free(text);
+    }
+}
+
 static void an_id_that_does_not_fit_is_no_login(void **state)
 {
     char *id = long_text(PIECE_MAX, 'i');
@@ -340,10 +506,14 @@ int main(void)
         cmocka_unit_test(credentials_by_mode),
         cmocka_unit_test(login_is_quoted_or_in_literals),
         cmocka_unit_test(all_octets_reach_the_store),
+        cmocka_unit_test(ways),
+        cmocka_unit_test(passwordless_users_come_by_the_master),
+        cmocka_unit_test(tokens_are_passed_on),
         cmocka_unit_test(whether_a_login_is_possible),
         cmocka_unit_test(id_by_setting_and_capability),
         cmocka_unit_test(id_tells_what_the_client_said),
         cmocka_unit_test(passwords_fit_up_to_a_size),
+        cmocka_unit_test(tokens_fit_up_to_a_size),
         cmocka_unit_test(an_id_that_does_not_fit_is_no_login),
         cmocka_unit_test(nothing_is_kept_when_it_is_released),
     };
