@@ -241,10 +241,18 @@ void auth_verify(struct auth *auth, struct auth_request *request)
     request->who[0] = request->master[0] = '\0';
     request->counted = false;
     request->active = true;
-    if (request->proof == AUTH_BY_PASSWORD)
+    switch (request->proof) {
+    case AUTH_BY_PASSWORD:
         check_password(request);
-    else
+        break;
+    case AUTH_BY_CERTIFICATE:
         look_up(request, request->user);
+        break;
+    case AUTH_BY_TOKEN:
+        err_set(&request->err, ERR_CREDENTIALS, "nobody can verify a token");
+        answer_later(request);
+        break;
+    }
 }
 
 /* --- what the sources know --- */
@@ -265,13 +273,15 @@ static bool take_name(struct auth_request *request)
     return err_set(&request->err, ERR_INTERNAL, "the source's name for the user is not allowed");
 }
 
+/* Their names are written in the configuration as users would give them. */
 static bool is_master(const struct conf *conf, const char *user)
 {
-    char name[USERNAME_MAX + 1];
+    const struct conf_words *masters = &conf->auth.master_users;
+    char master[USERNAME_MAX + 1];
 
-    for (size_t i = 0; i < conf->auth.master_users.count; i++)
-        if (username_normalise(&conf->username, span_of(conf->auth.master_users.items[i]), name) &&
-            strcmp(name, user) == 0)
+    for (size_t i = 0; i < masters->count; i++)
+        if (username_normalise(&conf->username, span_of(masters->items[i]), master) &&
+            strcmp(master, user) == 0)
             return true;
     return false;
 }
