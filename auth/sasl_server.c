@@ -144,20 +144,28 @@ static enum sasl_outcome keep_token(struct sasl_credentials *who, struct span au
     return is_token(token) ? keep_secret(who, token) : SASL_REFUSED;
 }
 
-/* The pairs behind the header, or all there is: `user=` (XOAUTH2 only) and `auth=`. */
+/*
+ * The pairs behind the header, or all there is: `auth=` and, with XOAUTH2, `user=`. What comes twice
+ * leaves open which of them counts.
+ */
 static enum sasl_outcome take_pairs(struct sasl_credentials *who, struct span pairs,
                                     bool names_user)
 {
-    struct span pair, authorization = {"", 0};
+    struct span pair, authorization = {NULL, 0}, user = {NULL, 0};
 
     while (next_pair(&pairs, &pair)) {
-        if (starts_with(pair, "auth="))
-            authorization = span_after(pair, strlen("auth="));
-        else if (names_user && starts_with(pair, "user=") &&
-                 !keep_login_as(who, span_after(pair, strlen("user="))))
+        struct span *kept = starts_with(pair, "auth=")                 ? &authorization
+                            : names_user && starts_with(pair, "user=") ? &user
+                                                                       : NULL;
+
+        if (kept != NULL && kept->ptr != NULL)
             return SASL_REFUSED;
+        if (kept != NULL)
+            *kept = span_after(pair, strlen("auth="));
     }
     if (pairs.len != 1) /* the last KVSEP */
+        return SASL_REFUSED;
+    if (user.ptr != NULL && !keep_login_as(who, user))
         return SASL_REFUSED;
     return keep_token(who, authorization);
 }
