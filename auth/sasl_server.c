@@ -238,15 +238,18 @@ static enum sasl_outcome step_xoauth2(struct sasl_server *server, struct span me
 
 /* --- the exchange --- */
 
-void sasl_server_start(struct sasl_server *server, const char *name, struct sasl_credentials *who,
+bool sasl_server_start(struct sasl_server *server, const char *name, struct sasl_credentials *who,
                        struct buf *challenge_out)
 {
-    server->mechanism = find(span_of(name));
+    const struct sasl_mechanism *mechanism = find(span_of(name));
+    bool begun = buf_append_text(challenge_out, mechanism->first_challenge);
+
+    server->mechanism = begun ? mechanism : NULL;
     server->who = who;
     server->step = 0;
     who->proof = AUTH_BY_PASSWORD;
     who->login_as[0] = '\0';
-    (void)buf_append_text(challenge_out, server->mechanism->first_challenge); /* fits in any */
+    return begun;
 }
 
 enum sasl_outcome sasl_server_step(struct sasl_server *server, struct span message,

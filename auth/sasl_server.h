@@ -38,9 +38,10 @@ const char *sasl_mechanism_name(struct span name);
 /*
  * Begins an exchange; `name` is one of sasl_mechanism_name. With EXTERNAL, who->user is already the
  * name of the client's certificate. The first challenge, for a client that has sent no initial
- * response (RFC 4959), goes to `challenge_out`; it may be empty.
+ * response (RFC 4959), goes to `challenge_out`; it may be empty. False without memory: then nothing
+ * is begun.
  */
-void sasl_server_start(struct sasl_server *server, const char *name, struct sasl_credentials *who,
+bool sasl_server_start(struct sasl_server *server, const char *name, struct sasl_credentials *who,
                        struct buf *challenge_out);
 
 /* Takes the client's next message. `challenge_out` is empty before. */

@@ -482,6 +482,7 @@ static bool check_privacy(struct login *l)
 
 static enum login_outcome no_memory(struct login *l)
 {
+    l->sasl.mechanism = NULL;
     say(l, "%s NO [%s] %s\r\n", l->tag, err_response_code(ERR_INTERNAL),
         err_user_text(ERR_INTERNAL));
     return LOGIN_MORE;
@@ -535,52 +536,71 @@ static enum login_outcome do_login(struct login *l, struct args *args)
     return LOGIN_IDENTIFIED;
 }
 
-/* "+" and a message of ours. */
-static void challenge(struct login *l, const struct buf *message)
+/* "+" and a message of ours; false without memory. */
+static bool challenge(struct login *l, const struct buf *message)
 {
     struct buf line;
+    bool written;
 
     buf_init(&line, LOGIN_INPUT_MAX);
-    if (buf_append_text(&line, "+ ") && sasl_encode_base64(buf_span(message), &line) &&
-        buf_append_text(&line, "\r\n"))
+    written = buf_append_text(&line, "+ ") && sasl_encode_base64(buf_span(message), &line) &&
+              buf_append_text(&line, "\r\n");
+    if (written)
         conn_write(l->client, buf_span(&line));
     buf_release(&line);
+    return written;
+}
+
+static enum login_outcome take_decoded(struct login *l, struct span message)
+{
+    struct buf answer;
+    enum login_outcome outcome = LOGIN_MORE;
+
+    buf_init(&answer, LOGIN_INPUT_MAX);
+    switch (sasl_server_step(&l->sasl, message, &answer)) {
+    case SASL_CHALLENGE:
+        if (!challenge(l, &answer))
+            outcome = no_memory(l);
+        break;
+    case SASL_IDENTIFIED:
+        outcome = LOGIN_IDENTIFIED;
+        break;
+    case SASL_REFUSED:
+        outcome = cannot_be_right(l);
+        break;
+    case SASL_NO_MEMORY:
+        outcome = no_memory(l);
+        break;
+    }
+    buf_release(&answer);
+    return outcome;
 }
 
 /* The client's next message, still in base64. */
 static enum login_outcome take_message(struct login *l, struct span text)
 {
-    struct buf message, answer;
-    enum login_outcome outcome = LOGIN_MORE;
+    struct buf message;
+    enum login_outcome outcome;
 
     buf_init(&message, LOGIN_INPUT_MAX);
-    buf_init(&answer, LOGIN_INPUT_MAX);
-    if (!sasl_decode_base64(text, &message)) {
+    if (text.len > 0 && buf_reserve(&message, text.len) == NULL) {
+        outcome = no_memory(l);
+    } else if (sasl_decode_base64(text, &message)) {
+        outcome = take_decoded(l, buf_span(&message));
+    } else {
         l->sasl.mechanism = NULL;
         outcome = bad(l, "Invalid base64.");
-    } else {
-        switch (sasl_server_step(&l->sasl, buf_span(&message), &answer)) {
-        case SASL_CHALLENGE:
-            challenge(l, &answer);
-            break;
-        case SASL_IDENTIFIED:
-            outcome = LOGIN_IDENTIFIED;
-            break;
-        case SASL_REFUSED:
-            outcome = cannot_be_right(l);
-            break;
-        case SASL_NO_MEMORY:
-            outcome = no_memory(l);
-            break;
-        }
     }
     buf_release(&message);
-    buf_release(&answer);
     return outcome;
 }
 
-static void start_exchange(struct login *l, const char *name, struct buf *challenge_out)
+/* False without memory. */
+static bool start_exchange(struct login *l, const char *name, bool has_initial)
 {
+    struct buf first;
+    bool started;
+
     l->method = name;
     l->explained = ERR_NONE;
     secret_release(&l->who.secret);
@@ -588,7 +608,11 @@ static void start_exchange(struct login *l, const char *name, struct buf *challe
     if (strcmp(name, "EXTERNAL") == 0)
         (void)client_certificate_user(conn_tls(l->client), &l->conf->tls, l->who.user,
                                       sizeof l->who.user);
-    sasl_server_start(&l->sasl, name, &l->who, challenge_out);
+    buf_init(&first, LOGIN_INPUT_MAX);
+    started =
+        sasl_server_start(&l->sasl, name, &l->who, &first) && (has_initial || challenge(l, &first));
+    buf_release(&first);
+    return started;
 }
 
 /*
@@ -597,7 +621,6 @@ static void start_exchange(struct login *l, const char *name, struct buf *challe
 static enum login_outcome do_authenticate(struct login *l, struct args *args)
 {
     struct span mechanism, initial = {"", 0};
-    struct buf first;
     bool has_initial = false;
 
     if (!args_space(args) || !args_word(args, &mechanism))
@@ -616,11 +639,8 @@ static enum login_outcome do_authenticate(struct login *l, struct args *args)
         say(l, "%s NO [CANNOT] Unsupported authentication mechanism.\r\n", l->tag);
         return LOGIN_MORE;
     }
-    buf_init(&first, LOGIN_INPUT_MAX);
-    start_exchange(l, name, &first);
-    if (!has_initial)
-        challenge(l, &first);
-    buf_release(&first);
+    if (!start_exchange(l, name, has_initial))
+        return no_memory(l);
     return has_initial ? take_message(l, span_is(initial, "=") ? span_of("") : initial)
                        : LOGIN_MORE;
 }
@@ -677,11 +697,13 @@ bool login_refuse(struct login *login, const struct err *err)
     secret_release(&login->who.secret);
     buf_init(&reason, LOGIN_INPUT_MAX);
     explained = err->kind == ERR_CREDENTIALS &&
-                sasl_server_explain(&login->sasl, login->method, "", "", &reason);
+                sasl_server_explain(&login->sasl, login->method, "", "", &reason) &&
+                challenge(login, &reason);
     if (explained) {
         login->explained = err->kind;
-        challenge(login, &reason);
         scan_free_line(&login->scan);
+    } else {
+        login->sasl.mechanism = NULL;
     }
     buf_release(&reason);
     return explained || say_refused(login, err->kind);

@@ -24,7 +24,8 @@ static void bench_start(struct bench *b, const char *mechanism)
 {
     buf_release(&b->challenge);
     buf_init(&b->challenge, 4096);
-    sasl_server_start(&b->server, sasl_mechanism_name(span_of(mechanism)), &b->who, &b->challenge);
+    assert_true(sasl_server_start(&b->server, sasl_mechanism_name(span_of(mechanism)), &b->who,
+                                  &b->challenge));
 }
 
 static void bench_release(struct bench *b)
