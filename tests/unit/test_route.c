@@ -21,7 +21,7 @@ struct bench {
     struct counters counters;
     struct conf conf;
     struct conf_shard shards[2];
-    char *sources[3];
+    char *sources[4];
     char path[64];
     struct env env;
     struct router *router;
@@ -68,6 +68,8 @@ static void bench_init(struct bench *b, const char *sources, const char *text, s
     b->conf.route.sources.items = b->sources;
     if (strstr(sources, "redis") != NULL)
         b->sources[b->conf.route.sources.count++] = (char *)"redis";
+    if (strstr(sources, "ldap") != NULL)
+        b->sources[b->conf.route.sources.count++] = (char *)"ldap";
     if (strstr(sources, "file") != NULL)
         b->sources[b->conf.route.sources.count++] = (char *)"file";
     if (strstr(sources, "oracle") != NULL)
@@ -107,24 +109,37 @@ static void on_answer(struct route_request *request, const struct route *route,
     a->err = *err;
 }
 
-static void start(struct bench *b, struct asked *a, const char *user)
+/* With what the user's directory entry tells. */
+static void start_told(struct bench *b, struct asked *a, const char *user, const char *told_shard,
+                       const char *told_backend_user)
 {
     memset(a, 0, sizeof *a);
     a->request.user = user;
-    a->request.told_shard = a->request.told_backend_user = "";
+    a->request.told_shard = told_shard;
+    a->request.told_backend_user = told_backend_user;
     a->request.on_answer = on_answer;
     a->request.owner = a;
     router_find(b->router, &a->request);
     assert_int_equal(a->answers, 0);
 }
 
-static void ask(struct bench *b, struct asked *a, const char *user)
+static void start(struct bench *b, struct asked *a, const char *user)
 {
-    start(b, a, user);
+    start_told(b, a, user, "", "");
+}
+
+static void wait_for_answer(struct bench *b, struct asked *a)
+{
     while (a->answers == 0)
         uv_run(&b->loop, UV_RUN_ONCE);
     assert_int_equal(a->answers, 1);
     assert_true((a->err.kind == ERR_NONE) == a->has_route);
+}
+
+static void ask(struct bench *b, struct asked *a, const char *user)
+{
+    start(b, a, user);
+    wait_for_answer(b, a);
 }
 
 #define TEXT(text) text, sizeof(text) - 1
@@ -257,12 +272,102 @@ static void a_shard_that_went_away_is_unavailable(void **state)
     bench_release(&b);
 }
 
-static void cancelled_is_silent(void **state)
+static char *blue_addresses[] = {(char *)"mail1.example.org:143", (char *)"192.0.2.1:993"};
+static char *green_addresses[] = {(char *)"Green.example.org:993", (char *)"[2001:db8::1]:143",
+                                  (char *)"mail1.example.org:993"};
+
+static void the_entry_tells(void **state)
 {
-    static const char *const lists[] = {"file", "redis file"};
+    static const struct {
+        const char *sources, *told_shard, *told_backend_user;
+        enum err_kind answer;
+        const char *shard, *backend_user;
+    } cases[] = {
+        {"ldap", "blue", "", ERR_NONE, "blue", "ann"},
+        {"ldap", "green", "ann@store", ERR_NONE, "green", "ann@store"},
+        /* by the host of an address, in any case; the first shard that has it */
+        {"ldap", "mail1.example.org", "", ERR_NONE, "blue", "ann"},
+        {"ldap", "MAIL1.Example.ORG", "", ERR_NONE, "blue", "ann"},
+        {"ldap", "green.example.org", "", ERR_NONE, "green", "ann"},
+        {"ldap", "192.0.2.1", "", ERR_NONE, "blue", "ann"},
+        {"ldap", "2001:db8::1", "", ERR_NONE, "green", "ann"},
+        /* nothing told: the next source, which may leave the name to the entry */
+        {"ldap", "", "", ERR_ADMIN, "", ""},
+        {"ldap file", "", "", ERR_NONE, "green", "ann"},
+        {"ldap file", "", "ann@store", ERR_NONE, "green", "ann@store"},
+        {"ldap file", "blue", "", ERR_NONE, "blue", "ann"},
+        {"file", "blue", "ann@store", ERR_NONE, "green", "ann@store"}, /* the entry is not asked */
+        /* what makes no sense is no reason to go on */
+        {"ldap file", "red", "", ERR_UNAVAILABLE, "", ""},
+        {"ldap file", "Blue", "", ERR_UNAVAILABLE, "", ""}, /* a title has a case */
+        {"ldap file", "blue ", "", ERR_UNAVAILABLE, "", ""},
+        {"ldap file", "mail1", "", ERR_UNAVAILABLE, "", ""},
+        {"ldap file", "example.org", "", ERR_UNAVAILABLE, "", ""},
+        {"ldap file", "mail1.example.org.", "", ERR_UNAVAILABLE, "", ""},
+        {"ldap file", "mail1.example.org:143", "", ERR_UNAVAILABLE, "", ""},
+        {"ldap file", "[2001:db8::1]", "", ERR_UNAVAILABLE, "", ""},
+        {"ldap file", "*", "", ERR_UNAVAILABLE, "", ""},
+    };
 
     (void)state;
-    for (size_t i = 0; i < 2; i++) {
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct bench b;
+        struct asked a;
+
+        bench_init(&b, cases[i].sources, TEXT("* green\n"));
+        b.shards[0].address = (struct conf_words){blue_addresses, 2};
+        b.shards[1].address = (struct conf_words){green_addresses, 3};
+        start_told(&b, &a, "ann", cases[i].told_shard, cases[i].told_backend_user);
+        wait_for_answer(&b, &a);
+        if (a.err.kind != cases[i].answer || strcmp(a.route.shard, cases[i].shard) != 0 ||
+            strcmp(a.route.backend_user, cases[i].backend_user) != 0)
+            fail_msg("case %zu: %s as %s: %s", i, a.route.shard, a.route.backend_user, a.err.text);
+        bench_release(&b);
+    }
+}
+
+/* A route that names the user at the store counts more than the entry. */
+static void the_route_names_the_user(void **state)
+{
+    struct bench b;
+    struct asked a;
+
+    (void)state;
+    bench_init(&b, "file", TEXT("ann blue robert\n"));
+    start_told(&b, &a, "ann", "green", "ann@store");
+    wait_for_answer(&b, &a);
+    assert_string_equal(a.route.backend_user, "robert");
+    bench_release(&b);
+}
+
+/* A name that does not fit is not cut off: that would be another user. */
+static void long_names_at_the_store(void **state)
+{
+    char name[BACKEND_USER_MAX + 2];
+
+    (void)state;
+    for (size_t len = BACKEND_USER_MAX; len <= BACKEND_USER_MAX + 1; len++) {
+        struct bench b;
+        struct asked a;
+
+        memset(name, 'a', len);
+        name[len] = '\0';
+        bench_init(&b, "ldap", TEXT(""));
+        start_told(&b, &a, "ann", "blue", name);
+        wait_for_answer(&b, &a);
+        assert_int_equal(a.err.kind, len > BACKEND_USER_MAX ? ERR_UNAVAILABLE : ERR_NONE);
+        if (len <= BACKEND_USER_MAX)
+            assert_string_equal(a.route.backend_user, name);
+        bench_release(&b);
+    }
+}
+
+static void cancelled_is_silent(void **state)
+{
+    static const char *const lists[] = {"file", "redis file", "ldap file"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
         for (int turns = 0; turns < 4; turns++) {
             struct bench b;
             struct asked a;
@@ -309,6 +414,9 @@ int main(void)
         cmocka_unit_test(a_missing_file_is_refused),
         cmocka_unit_test(a_failure_never_falls_through),
         cmocka_unit_test(a_shard_that_went_away_is_unavailable),
+        cmocka_unit_test(the_entry_tells),
+        cmocka_unit_test(the_route_names_the_user),
+        cmocka_unit_test(long_names_at_the_store),
         cmocka_unit_test(cancelled_is_silent),
         cmocka_unit_test(a_request_may_ask_again_from_its_answer),
     };
