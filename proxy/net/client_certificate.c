@@ -98,7 +98,8 @@ bool client_certificate_user(const SSL *client, const struct conf_tls *conf, cha
     if (client != NULL && conf->client_ca_file[0] != '\0' &&
         SSL_get_verify_result(client) == X509_V_OK)
         certificate = SSL_get0_peer_certificate(client);
-    if (certificate == NULL)
+    /* A connection that resumes another one has the verdict of that one's handshake. */
+    if (certificate == NULL || X509_cmp_current_time(X509_get0_notAfter(certificate)) <= 0)
         return false;
     switch ((enum conf_client_user)conf->client_user) {
     case CLIENT_USER_CN:

@@ -16,8 +16,9 @@
 bool client_certificate_ask(SSL_CTX *context, const struct conf_tls *conf, struct err *err);
 
 /*
- * Writes the name in the field conf->client_user. False without TLS or certificate, and for one
- * that has not exactly one such field, or one that does not fit or holds a NUL.
+ * Writes the name in the field conf->client_user. False without TLS or certificate, for one that
+ * has expired since it was verified, and for one that has not exactly one such field, or one that
+ * does not fit or holds a NUL.
  */
 bool client_certificate_user(const SSL *client, const struct conf_tls *conf, char *user_out,
                              size_t size);
