@@ -416,6 +416,7 @@ static void who_logs_in_for_whom(void **state)
         /* for oneself */
         {"ann", "a", "ann", ERR_NONE, "ann", "", "ann@store", "blue", 1},
         {"al", "a", "ann", ERR_NONE, "ann", "", "", "green", 1},
+        {"ann", "a", "al", ERR_NONE, "ann", "", "", "green", 2},
         {"boss", "h", "help", ERR_NONE, "help", "", "", "", 1},
         /* for another */
         {"help", "h", "ann", ERR_NONE, "ann", "help", "ann@store", "blue", 2},
@@ -425,11 +426,13 @@ static void who_logs_in_for_whom(void **state)
         {"help", "h", "bob", ERR_NONE, "bob", "help", "", "", 2},   /* and not at help's store */
         {"help", "h", "near", ERR_NONE, "near", "help", "", "", 2}, /* networks are the user's */
         /* who may not */
-        {"ann", "a", "bob", ERR_AUTHORIZATION, "", "", "", "", 1},
-        {"ann", NULL, "bob", ERR_AUTHORIZATION, "", "", "", "", 1},
-        {"ann", "a", "nobody", ERR_AUTHORIZATION, "", "", "", "", 1},
-        {"ann", "a", "al", ERR_AUTHORIZATION, "", "", "", "", 1},
-        {"ann", "a", "help", ERR_AUTHORIZATION, "", "", "", "", 1},
+        {"ann", "a", "bob", ERR_AUTHORIZATION, "", "", "", "", 2},
+        {"ann", NULL, "bob", ERR_AUTHORIZATION, "", "", "", "", 2},
+        {"ann", "a", "nobody", ERR_AUTHORIZATION, "", "", "", "", 2},
+        {"ann", "a", "off", ERR_AUTHORIZATION, "", "", "", "", 2}, /* and does not hear why */
+        {"ann", "a", "odd", ERR_AUTHORIZATION, "", "", "", "", 2},
+        {"ann", "a", "down", ERR_UNAVAILABLE, "", "", "", "", 2}, /* it may be another own name */
+        {"ann", "a", "help", ERR_AUTHORIZATION, "", "", "", "", 2},
         /* who is nobody */
         {"ann", "b", "", ERR_CREDENTIALS, "", "", "", "", 1},
         {"help", "b", "ann", ERR_CREDENTIALS, "", "", "", "", 1},
