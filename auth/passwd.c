@@ -1,74 +1,82 @@
 /*
- * Owns the source `passwd`: a file of name:hash lines, read once when the source opens. Hashes are
- * what crypt(5) knows. Checking one is slow by design, so it runs in libuv's thread pool on a copy
- * of the password. A check outlives the question that asked for it: when that is cancelled, the
- * check runs on with nobody to tell. The source itself lives until its last check has come back.
+ * Owns the source `passwd`: the users of a password file. Its file and the threads that compute
+ * hashes are shared by all workers. A check has copies of the hash and of the password, so the file
+ * may change meanwhile; once it has begun it outlives the question that asked for it, and runs on
+ * with nobody to tell. The source itself lives until its last check has come back.
  */
 #include "auth/source.h"
 
-#include "proxy/base/hash.h"
-#include "proxy/base/line.h"
+#include "auth/hasher.h"
+#include "auth/passwd_file.h"
 #include "proxy/base/mem.h"
 
-#include <assert.h>
-#include <crypt.h>
-#include <errno.h>
-#include <openssl/crypto.h>
-#include <stdio.h>
+#include <stddef.h>
+#include <utlist.h>
 
-enum { LINE_MAX_BYTES = 1024 };
-
-struct entry {
-    UT_hash_handle hh;
-    char *hash; /* in the same text as the name, behind it */
-    char name[];
+/* What the sources of all workers that name one file have together. */
+struct shared {
+    struct passwd_file *file;
+    struct hasher *hasher;
+    size_t user_count; /* sources */
+    struct shared *next;
+    char path[];
 };
 
-struct passwd_file {
+struct source {
     const struct env *env;
-    struct entry *entries;
+    struct shared *shared;
     bool mask_unknown; /* spend as much time on unknown names as on known ones */
     bool closing;
-    size_t running_count; /* checks in the pool */
+    size_t check_count; /* under way */
+    struct inbox inbox; /* where checks come back */
 };
 
 struct check {
-    uv_work_t work;
-    struct passwd_file *passwd;
+    struct hash_job job;
+    struct source *source;
     struct auth_question *question; /* NULL once cancelled */
-    const char *hash;               /* the entry's; entries never change */
     bool user_known;
     struct secret password;
-    enum { CHECK_FAILED, CHECK_DIFFERS, CHECK_EQUAL } result;
-    struct crypt_data data;
+    char hash[PASSWD_LINE_MAX + 1];
 };
 
-static bool read_file(struct passwd_file *passwd, const char *path, struct err *err);
-static bool read_lines(struct passwd_file *passwd, const char *path, FILE *file, struct err *err);
-static const char *read_entry(struct passwd_file *passwd, char *line);
+static struct shared *all_shared;
+static uv_mutex_t all_shared_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static struct shared *use_shared(const struct conf_passwd *conf, struct err *err);
+static struct shared *find_or_open(const struct conf_passwd *conf, struct err *err);
+static void leave_shared(struct shared *shared);
+static void close_shared(struct shared *shared);
 static bool is_last_source(const struct conf *conf);
-static void start_check(struct passwd_file *passwd, struct auth_question *question,
-                        const char *hash, bool user_known);
-static void run_check(uv_work_t *work);
-static void check_done(uv_work_t *work, int status);
-static void tell(struct auth_question *question, const struct check *check, int status);
-static void free_passwd(struct passwd_file *passwd);
+static void start_check(struct source *source, struct auth_question *question, struct check *check);
+static void check_done(struct letter *letter, void *receiver);
+static void free_check(struct check *check);
+static void tell(struct auth_question *question, const struct check *check);
+static void close_if_done(struct source *source);
+static void free_source(void *source);
 
-static void *passwd_open(const struct env *env, struct err *err)
+static void *source_open(const struct env *env, struct err *err)
 {
-    struct passwd_file *passwd = mem_new(sizeof *passwd);
+    struct source *source = mem_new(sizeof *source);
 
-    if (passwd == NULL) {
+    if (source == NULL) {
         err_set(err, ERR_INTERNAL, "passwd: no memory");
         return NULL;
     }
-    passwd->env = env;
-    passwd->mask_unknown = is_last_source(env->conf);
-    if (!read_file(passwd, env->conf->passwd.file, err)) {
-        free_passwd(passwd);
+    source->env = env;
+    source->mask_unknown = is_last_source(env->conf);
+    source->shared = use_shared(&env->conf->passwd, err);
+    if (source->shared == NULL) {
+        mem_free(source);
         return NULL;
     }
-    return passwd;
+    if (!inbox_open(&source->inbox, env->loop, source)) {
+        err_set(err, ERR_INTERNAL, "passwd: no descriptors");
+        free_source(source);
+        return NULL;
+    }
+    source->inbox.on_closed = free_source;
+    return source;
 }
 
 /*
@@ -82,165 +90,133 @@ static bool is_last_source(const struct conf *conf)
     return names->count > 0 && strcmp(names->items[names->count - 1], "passwd") == 0;
 }
 
-static bool read_file(struct passwd_file *passwd, const char *path, struct err *err)
+/* --- what all workers share --- */
+
+static struct shared *use_shared(const struct conf_passwd *conf, struct err *err)
 {
-    FILE *file = fopen(path, "re");
+    uv_mutex_lock(&all_shared_lock);
 
-    if (file == NULL)
-        return err_set(err, ERR_CONFIG, "%s: %s", path, strerror(errno));
+    struct shared *shared = find_or_open(conf, err);
 
-    bool ok = read_lines(passwd, path, file, err);
-
-    fclose(file);
-    return ok;
+    if (shared != NULL)
+        shared->user_count++;
+    uv_mutex_unlock(&all_shared_lock);
+    return shared;
 }
 
-static bool read_lines(struct passwd_file *passwd, const char *path, FILE *file, struct err *err)
+static struct shared *find_or_open(const struct conf_passwd *conf, struct err *err)
 {
-    char line[LINE_MAX_BYTES];
-    enum line_result result;
+    size_t path_len = strlen(conf->file);
+    struct shared *shared;
 
-    for (unsigned number = 1; (result = line_read(file, line, sizeof line)) != LINE_END; number++) {
-        const char *complaint = NULL;
-
-        if (result == LINE_BAD)
-            complaint = "the line is too long, or holds a NUL";
-        else if (line[0] != '\0' && line[0] != '#')
-            complaint = read_entry(passwd, line);
-        if (complaint != NULL)
-            return err_set(err, ERR_CONFIG, "%s:%u: %s", path, number, complaint);
+    LL_FOREACH(all_shared, shared)
+    if (strcmp(shared->path, conf->file) == 0)
+        return shared;
+    shared = mem_new(sizeof *shared + path_len + 1);
+    if (shared == NULL) {
+        err_set(err, ERR_INTERNAL, "passwd: no memory");
+        return NULL;
     }
-    if (ferror(file))
-        return err_set(err, ERR_CONFIG, "%s: %s", path, strerror(errno));
-    return true;
-}
-
-/* Adds the line to the table; says what is wrong with it, or NULL. */
-static const char *read_entry(struct passwd_file *passwd, char *line)
-{
-    char *colon = strchr(line, ':');
-
-    if (colon == NULL || colon == line)
-        return "expected name:hash";
-
-    size_t name_len = (size_t)(colon - line), size = strlen(line) + 1;
-    struct entry *entry = NULL;
-
-    *colon = '\0';
-    if (name_len > USERNAME_MAX)
-        return "the name is too long";
-    if (strpbrk(colon + 1, ": \t\r") != NULL)
-        return "the hash holds a colon or white space";
-
-    int salt = crypt_checksalt(colon + 1);
-
-    if (salt == CRYPT_SALT_INVALID || salt == CRYPT_SALT_METHOD_DISABLED)
-        return "expected a hash as crypt(5) describes them";
-    HASH_FIND(hh, passwd->entries, line, name_len, entry);
-    if (entry != NULL)
-        return "the name stands in an earlier line";
-    entry = mem_new(sizeof *entry + size);
-    if (entry == NULL)
-        return "no memory";
-    memcpy(entry->name, line, size);
-    entry->hash = entry->name + name_len + 1;
-    HASH_ADD_KEYPTR(hh, passwd->entries, entry->name, name_len, entry);
-    if (entry->hh.tbl == NULL) {
-        mem_free(entry);
-        return "no memory";
+    memcpy(shared->path, conf->file, path_len);
+    shared->file = passwd_file_open(shared->path, err);
+    if (shared->file != NULL)
+        shared->hasher = hasher_open((size_t)conf->max_queue, err);
+    if (shared->hasher == NULL) {
+        close_shared(shared);
+        return NULL;
     }
-    return NULL;
+    LL_PREPEND(all_shared, shared);
+    return shared;
 }
 
-static void passwd_verify(void *state, struct auth_question *question)
+static void leave_shared(struct shared *shared)
 {
-    struct passwd_file *passwd = state;
-    struct entry *entry = NULL;
-
-    HASH_FIND(hh, passwd->entries, question->user, strlen(question->user), entry);
-    if (question->password == NULL)
-        auth_source_answer(question, entry != NULL ? AUTH_VERIFIED : AUTH_UNKNOWN_USER, NULL, NULL);
-    else if (entry != NULL)
-        start_check(passwd, question, entry->hash, true);
-    else if (passwd->mask_unknown && passwd->entries != NULL)
-        start_check(passwd, question, passwd->entries->hash, false);
-    else
-        auth_source_answer(question, AUTH_UNKNOWN_USER, NULL, NULL);
+    uv_mutex_lock(&all_shared_lock);
+    if (--shared->user_count == 0) {
+        LL_DELETE(all_shared, shared);
+        close_shared(shared);
+    }
+    uv_mutex_unlock(&all_shared_lock);
 }
 
-static void start_check(struct passwd_file *passwd, struct auth_question *question,
-                        const char *hash, bool user_known)
+static void close_shared(struct shared *shared)
 {
+    hasher_close(&shared->hasher);
+    passwd_file_close(&shared->file);
+    mem_free(shared);
+}
+
+/* --- checks --- */
+
+static void source_verify(void *state, struct auth_question *question)
+{
+    struct source *source = state;
     struct check *check = mem_new(sizeof *check);
     struct err err = {0};
 
-    err_set(&err, ERR_INTERNAL, "passwd: no memory");
-    if (check == NULL || !secret_set(&check->password, secret_span(question->password))) {
-        mem_free(check);
+    if (check == NULL) {
+        err_set(&err, ERR_INTERNAL, "passwd: no memory");
         auth_source_answer(question, AUTH_FAILED, NULL, &err);
         return;
     }
-    check->passwd = passwd;
-    check->question = question;
-    check->hash = hash;
-    check->user_known = user_known;
-    check->work.data = check;
-    question->operation = check;
-    passwd->running_count++;
-    uv_queue_work(passwd->env->loop, &check->work, run_check,
-                  check_done); /* fails only without a callback */
-}
 
-/* In a pool thread: touches nothing but its check. */
-static void run_check(uv_work_t *work)
-{
-    struct check *check = work->data;
+    bool found =
+        passwd_file_find(source->shared->file, question->user, check->hash, &check->user_known);
 
-    /* crypt would stop at a NUL and take the rest of the password for granted. */
-    if (memchr(check->password.bytes, '\0', check->password.len) != NULL ||
-        check->password.len >= CRYPT_MAX_PASSPHRASE_SIZE) {
-        check->result = CHECK_DIFFERS;
+    if (question->password != NULL && found && (check->user_known || source->mask_unknown)) {
+        start_check(source, question, check);
         return;
     }
-
-    const char *made =
-        crypt_rn(check->password.bytes, check->hash, &check->data, (int)sizeof check->data);
-
-    if (made == NULL)
-        return;
-
-    size_t length = strlen(made);
-
-    check->result = length == strlen(check->hash) && CRYPTO_memcmp(made, check->hash, length) == 0
-                        ? CHECK_EQUAL
-                        : CHECK_DIFFERS;
+    auth_source_answer(question, check->user_known ? AUTH_VERIFIED : AUTH_UNKNOWN_USER, NULL, NULL);
+    free_check(check);
 }
 
-static void check_done(uv_work_t *work, int status)
-{
-    struct check *check = work->data;
-    struct passwd_file *passwd = check->passwd;
-
-    if (check->question != NULL)
-        tell(check->question, check, status);
-    secret_release(&check->password);
-    secret_wipe(&check->data, sizeof check->data);
-    mem_free(check);
-    passwd->running_count--;
-    if (passwd->closing && passwd->running_count == 0)
-        free_passwd(passwd);
-}
-
-static void tell(struct auth_question *question, const struct check *check, int status)
+static void start_check(struct source *source, struct auth_question *question, struct check *check)
 {
     struct err err = {0};
 
-    if (status != 0 || (check->user_known && check->result == CHECK_FAILED)) {
+    check->source = source;
+    check->question = question;
+    check->job = (struct hash_job){.hash = check->hash,
+                                   .password = &check->password,
+                                   .inbox = &source->inbox,
+                                   .letter.deliver = check_done};
+    if (!secret_set(&check->password, secret_span(question->password)))
+        err_set(&err, ERR_INTERNAL, "passwd: no memory");
+    else if (!hasher_put(source->shared->hasher, &check->job))
+        err_set(&err, ERR_UNAVAILABLE, "passwd: %lld logins wait already",
+                (long long)source->env->conf->passwd.max_queue);
+    if (err.kind != ERR_NONE) {
+        free_check(check);
+        auth_source_answer(question, AUTH_FAILED, NULL, &err);
+        return;
+    }
+    source->check_count++;
+    question->operation = check;
+}
+
+static void check_done(struct letter *letter, void *receiver)
+{
+    struct check *check = (struct check *)((char *)letter - offsetof(struct check, job.letter));
+    struct source *source = receiver;
+
+    if (check->question != NULL)
+        tell(check->question, check);
+    free_check(check);
+    source->check_count--;
+    close_if_done(source);
+}
+
+static void tell(struct auth_question *question, const struct check *check)
+{
+    struct err err = {0};
+
+    if (check->user_known && check->job.verdict == HASH_NOT_COMPUTED) {
         err_set(&err, ERR_INTERNAL, "passwd: the hash could not be computed");
         auth_source_answer(question, AUTH_FAILED, NULL, &err);
     } else if (!check->user_known) {
         auth_source_answer(question, AUTH_UNKNOWN_USER, NULL, NULL);
-    } else if (check->result == CHECK_EQUAL) {
+    } else if (check->job.verdict == HASH_EQUAL) {
         auth_source_answer(question, AUTH_VERIFIED, NULL, NULL);
     } else {
         err_set(&err, ERR_CREDENTIALS, "passwd: wrong password");
@@ -248,46 +224,56 @@ static void tell(struct auth_question *question, const struct check *check, int 
     }
 }
 
-static void passwd_cancel(void *state, struct auth_question *question)
+static void free_check(struct check *check)
 {
+    secret_release(&check->password);
+    secret_wipe(check->hash, sizeof check->hash);
+    mem_free(check);
+}
+
+static void source_cancel(void *state, struct auth_question *question)
+{
+    struct source *source = state;
     struct check *check = question->operation;
 
-    (void)state;
     question->operation = NULL;
     if (check == NULL)
         return;
     check->question = NULL;
-    (void)uv_cancel(
-        (uv_req_t *)&check
-            ->work); /* works only while it has not begun; check_done comes either way */
+    if (!hasher_withdraw(source->shared->hasher, &check->job))
+        return; /* check_done comes */
+    free_check(check);
+    source->check_count--;
 }
 
-static void passwd_close(void *state)
-{
-    struct passwd_file *passwd = state;
+/* --- the end --- */
 
-    passwd->closing = true;
-    if (passwd->running_count == 0)
-        free_passwd(passwd);
+static void source_close(void *state)
+{
+    struct source *source = state;
+
+    source->closing = true;
+    close_if_done(source);
 }
 
-static void free_passwd(struct passwd_file *passwd)
+static void close_if_done(struct source *source)
 {
-    struct entry *entry, *next;
+    if (source->closing && source->check_count == 0)
+        inbox_close(&source->inbox); /* nothing is in it */
+}
 
-    HASH_ITER(hh, passwd->entries, entry, next)
-    {
-        HASH_DELETE(hh, passwd->entries, entry);
-        secret_wipe(entry->hash, strlen(entry->hash));
-        mem_free(entry);
-    }
-    mem_free(passwd);
+static void free_source(void *receiver)
+{
+    struct source *source = receiver;
+
+    leave_shared(source->shared);
+    mem_free(source);
 }
 
 const struct auth_source auth_source_passwd = {
     .name = "passwd",
-    .open = passwd_open,
-    .verify = passwd_verify,
-    .cancel = passwd_cancel,
-    .close = passwd_close,
+    .open = source_open,
+    .verify = source_verify,
+    .cancel = source_cancel,
+    .close = source_close,
 };

@@ -91,4 +91,6 @@ static void on_closed(uv_handle_t *handle)
     struct inbox *inbox = handle->data;
 
     uv_mutex_destroy(&inbox->lock);
+    if (inbox->on_closed != NULL)
+        inbox->on_closed(inbox->receiver);
 }

@@ -21,6 +21,7 @@ struct inbox {
     struct letter *first, **last;
     bool closed;
     void *receiver;
+    void (*on_closed)(void *receiver); /* NULL, or set by the owner before inbox_close */
 };
 
 /* On the owner's thread, before anybody posts. False when the loop has no descriptor left. */
@@ -35,7 +36,8 @@ bool inbox_post(struct inbox *inbox, struct letter *letter);
 /*
  * On the owner's loop, once: nothing is delivered any more, also when called from within `deliver`.
  * Returns the letters that were not delivered, linked by `next`, which the caller now owns (NULL
- * when there are none). The memory is the caller's and must stay until the loop has run once more.
+ * when there are none). The memory is the caller's and must stay until the loop has run once more,
+ * which is when on_closed is called.
  */
 struct letter *inbox_close(struct inbox *inbox);
 

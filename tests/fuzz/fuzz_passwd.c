@@ -4,34 +4,40 @@
  */
 #include <assert.h>
 #include <crypt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
-#include "auth/auth.h"
-#include "tests/fuzz/scratch_file.h"
+#include "auth/passwd_table.h"
+#include "auth/username.h"
+#include "proxy/base/span.h"
 
-enum { FILE_MAX = 4096, LINES_MAX = FILE_MAX / 2, LINE_MAX_OCTETS = 1023 };
+enum { FILE_MAX = 4096, LINES_MAX = FILE_MAX / 2 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static char passwd[] = "passwd";
-static char *sources[] = {passwd};
-
 struct names {
-    struct span all[LINES_MAX];
+    struct {
+        struct span name, hash;
+    } all[LINES_MAX];
     size_t count;
 };
 
-static bool is_new(struct names *names, struct span name)
+static bool is_new(struct names *names, struct span name, struct span hash)
 {
     for (size_t i = 0; i < names->count; i++)
-        if (span_equal(names->all[i], name))
+        if (span_equal(names->all[i].name, name))
             return false;
-    names->all[names->count++] = name;
+    names->all[names->count].name = name;
+    names->all[names->count++].hash = hash;
     return true;
 }
 
 static bool is_hash(struct span text)
 {
-    char hash[LINE_MAX_OCTETS + 1];
+    char hash[PASSWD_LINE_MAX + 1];
 
     memcpy(hash, text.ptr, text.len);
     hash[text.len] = '\0';
@@ -44,7 +50,7 @@ static bool is_hash(struct span text)
 
 static bool is_good(struct names *names, struct span line)
 {
-    if (line.len > LINE_MAX_OCTETS || memchr(line.ptr, '\0', line.len) != NULL)
+    if (line.len > PASSWD_LINE_MAX || memchr(line.ptr, '\0', line.len) != NULL)
         return false;
     if (line.len == 0 || line.ptr[0] == '#')
         return true;
@@ -52,52 +58,69 @@ static bool is_good(struct names *names, struct span line)
     const char *colon = memchr(line.ptr, ':', line.len);
     struct span name = {line.ptr, colon == NULL ? 0 : (size_t)(colon - line.ptr)};
 
-    return name.len > 0 && name.len <= USERNAME_MAX && is_hash(span_after(line, name.len + 1)) &&
-           is_new(names, name);
+    struct span hash = colon == NULL ? name : span_after(line, name.len + 1);
+
+    return name.len > 0 && name.len <= USERNAME_MAX && is_hash(hash) && is_new(names, name, hash);
 }
 
 /* The number of the first bad line; 0 if all are good. */
-static unsigned first_bad_line(struct span text)
+static unsigned first_bad_line(struct names *names, struct span text)
 {
-    static struct names names;
-
-    names.count = 0;
+    names->count = 0;
     for (unsigned number = 1; text.len > 0; number++) {
         const char *end = memchr(text.ptr, '\n', text.len);
         size_t len = end == NULL ? text.len : (size_t)(end - text.ptr);
 
-        if (!is_good(&names, (struct span){text.ptr, len}))
+        if (!is_good(names, (struct span){text.ptr, len}))
             return number;
         text = span_after(text, end == NULL ? len : len + 1);
     }
     return 0;
 }
 
+static void check_users(const struct passwd_table *table, const struct names *names)
+{
+    char name[USERNAME_MAX + 1];
+    bool known;
+
+    assert(passwd_table_count(table) == names->count);
+    for (size_t i = 0; i < names->count; i++) {
+        struct span wanted = names->all[i].name;
+
+        memcpy(name, wanted.ptr, wanted.len);
+        name[wanted.len] = '\0';
+        assert(span_equal(span_of(passwd_table_find(table, name, &known)), names->all[i].hash));
+        assert(known);
+        name[wanted.len - 1] ^= 1; /* a neighbour, most likely of nobody */
+        if (name[wanted.len - 1] != '\0')
+            assert(passwd_table_find(table, name, &known) != NULL);
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static uv_loop_t loop;
-    static struct turn turn;
-    static struct counters counters;
-    struct conf conf = {.auth = {.sources = {sources, 1}, .timeout = 5000}};
-    struct env env = {&loop, &turn, &conf, &counters};
+    static const struct passwd_key key = {{7}};
+    static struct names names;
     struct err err = {0};
     char expected[64];
 
     if (size > FILE_MAX)
         return 0;
-    conf.passwd.file = (char *)scratch_file_write(data, size);
-    uv_loop_init(&loop);
-    turn_init(&turn, &loop);
 
-    unsigned bad = first_bad_line((struct span){(const char *)data, size});
-    struct auth *auth = auth_open(&env, NULL, &err);
+    int fd = memfd_create("passwd", MFD_CLOEXEC);
 
-    assert((auth != NULL) == (bad == 0));
-    snprintf(expected, sizeof expected, "%s:%u: ", conf.passwd.file, bad);
-    assert(bad == 0 || (err.kind == ERR_CONFIG && strstr(err.text, expected) != NULL));
-    auth_close(&auth);
-    turn_release(&turn);
-    uv_run(&loop, UV_RUN_DEFAULT);
-    assert(uv_loop_close(&loop) == 0);
+    if (fd < 0 || pwrite(fd, data, size, 0) != (ssize_t)size)
+        abort();
+
+    unsigned bad = first_bad_line(&names, (struct span){(const char *)data, size});
+    struct passwd_table *table = passwd_table_read(fd, "file", &key, &err);
+
+    close(fd);
+    assert((table != NULL) == (bad == 0));
+    snprintf(expected, sizeof expected, "file:%u: ", bad);
+    assert(bad == 0 || (err.kind == ERR_CONFIG && strstr(err.text, expected) == err.text));
+    if (table != NULL)
+        check_users(table, &names);
+    passwd_table_close(&table);
     return 0;
 }

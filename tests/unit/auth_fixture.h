@@ -53,6 +53,7 @@ static inline void fixture_init(struct fixture *f)
                                               .max_parallel = 100000,
                                               .max_entries = 100000};
     f->conf.passwd.file = no_text;
+    f->conf.passwd.max_queue = 1024;
     f->conf.ldap.ca_file = f->conf.ldap.bind_dn = f->conf.ldap.base = no_text;
     f->conf.ldap.filter = f->conf.ldap.dn_template = no_text;
     f->conf.ldap.connect_timeout = 3000;
