@@ -4,6 +4,7 @@
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
 #include "proxy/net/listener.h"
+#include "proxy/net/redis_link.h"
 #include "proxy/relay.h"
 #include "proxy/session.h"
 
@@ -179,7 +180,8 @@ static bool open_worker(struct worker *w, struct workers *all, size_t worker_cou
     w->inbox_open = inbox_open(&home->inbox, &w->loop, home);
     if (!w->inbox_open)
         return err_set(err, ERR_INTERNAL, "no descriptors for a worker");
-    home->env = (struct env){&w->loop, &w->turn, all->conf, &w->counters};
+    home->env = (struct env){
+        .loop = &w->loop, .turn = &w->turn, .conf = all->conf, .counters = &w->counters};
     home->phases = session_phases();
     home->tls = tls;
     home->shard_capabilities = mem_array(all->conf->shard_count, sizeof(struct span));
@@ -197,6 +199,11 @@ static bool open_worker(struct worker *w, struct workers *all, size_t worker_cou
     home->pool = pool_open(&home->env, tls, all->stores, (size_t)(w - all->list), worker_count);
     if (home->pool == NULL)
         return err_set(err, ERR_INTERNAL, "no memory for a pool");
+    if (conf_uses_redis(all->conf)) {
+        home->env.redis = redis_link_open(&home->env, err);
+        if (home->env.redis == NULL)
+            return false;
+    }
     home->auth = auth_open(&home->env, all->throttle, err);
     home->router = home->auth == NULL ? NULL : router_open(&home->env, err);
     return home->router != NULL && bind_listeners(w, err) && open_listeners(w, err);
@@ -227,6 +234,7 @@ static void close_worker(struct worker *w)
             router_close(&w->home.router);
         if (w->home.auth != NULL)
             auth_close(&w->home.auth);
+        redis_link_close(&w->home.env.redis);
         uv_run(&w->loop, UV_RUN_NOWAIT); /* who was about to move arrives here instead */
         sessions_cut_off(&w->home);
         pool_close(&w->home.pool);

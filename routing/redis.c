@@ -9,16 +9,12 @@
  * The name is one argument of the command and may hold any octet. (A } in it ends Redis Cluster's
  * hash tag early, which changes the slot, not the key.)
  */
-#include "routing/redis_link.h"
 #include "routing/route.h"
 
-#include "proxy/base/buf.h"
 #include "proxy/base/log.h"
-#include "proxy/base/mem.h"
+#include "proxy/net/redis_link.h"
 
 #include <string.h>
-
-enum { PREFIX_MAX = 1024, KEY_MAX = PREFIX_MAX + 1024 };
 
 /* The fields in the order of the command and of its reply. */
 enum field { FIELD_SHARD, FIELD_STATE, FIELD_TARGET, FIELD_BACKEND_USER, FIELD_EPOCH, FIELD_COUNT };
@@ -26,12 +22,7 @@ enum field { FIELD_SHARD, FIELD_STATE, FIELD_TARGET, FIELD_BACKEND_USER, FIELD_E
 static const char *const field_names[FIELD_COUNT] = {"shard", "state", "target", "backend_user",
                                                      "epoch"};
 
-struct redis {
-    const struct env *env;
-    struct redis_link *link;
-};
-
-static bool send_lookup(struct redis *redis, struct route_request *request, struct err *err);
+static bool send_lookup(const struct env *env, struct route_request *request, struct err *err);
 static void on_reply(void *owner, const redisReply *reply, const struct err *err);
 static enum route_verdict read_reply(const redisReply *reply, struct route *route_out,
                                      struct err *err);
@@ -43,25 +34,12 @@ static bool read_state(struct span value, enum route_state *state_out, struct er
 static bool read_epoch(struct span value, uint64_t *epoch_out, struct err *err);
 static void log_bad_reply(const struct route_request *request, const struct err *err);
 
+/* The link is the worker's; the state is where to find it. */
 static void *redis_open(const struct env *env, struct err *err)
 {
-    struct redis *redis;
-
-    if (strlen(env->conf->redis.prefix) > PREFIX_MAX) {
-        err_set(err, ERR_CONFIG, "redis: prefix is longer than %d octets", PREFIX_MAX);
-        return NULL;
-    }
-    redis = mem_new(sizeof *redis);
-    if (redis == NULL) {
-        err_set(err, ERR_INTERNAL, "redis: no memory");
-        return NULL;
-    }
-    redis->env = env;
-    redis->link = redis_link_open(env, err);
-    if (redis->link != NULL)
-        return redis;
-    mem_free(redis);
-    return NULL;
+    if (env->redis == NULL)
+        err_set(err, ERR_INTERNAL, "redis: no connection was opened");
+    return env->redis == NULL ? NULL : (void *)env;
 }
 
 static void redis_find(void *state, struct route_request *request)
@@ -72,28 +50,22 @@ static void redis_find(void *state, struct route_request *request)
         route_source_answer(request, ROUTE_FAILED, NULL, &err);
 }
 
-static bool send_lookup(struct redis *redis, struct route_request *request, struct err *err)
+static bool send_lookup(const struct env *env, struct route_request *request, struct err *err)
 {
     const char *argv[2 + FIELD_COUNT] = {"HMGET"};
     size_t argv_len[2 + FIELD_COUNT] = {strlen("HMGET")};
-    struct buf key;
+    char key[REDIS_KEY_MAX];
 
-    buf_init(&key, KEY_MAX);
-    if (!buf_append_text(&key, redis->env->conf->redis.prefix) ||
-        !buf_append_text(&key, "user:{") || !buf_append_text(&key, request->user) ||
-        !buf_append_text(&key, "}")) {
-        buf_release(&key);
+    if (!redis_key(key, &env->conf->redis, "user", request->user))
         return err_set(err, ERR_UNAVAILABLE, "redis: no room for the key");
-    }
-    argv[1] = buf_span(&key).ptr;
-    argv_len[1] = buf_len(&key);
+    argv[1] = key;
+    argv_len[1] = strlen(key);
     for (size_t i = 0; i < FIELD_COUNT; i++) {
         argv[2 + i] = field_names[i];
         argv_len[2 + i] = strlen(field_names[i]);
     }
     request->operation =
-        redis_link_send(redis->link, 2 + FIELD_COUNT, argv, argv_len, on_reply, request, err);
-    buf_release(&key);
+        redis_link_send(env->redis, 2 + FIELD_COUNT, argv, argv_len, on_reply, request, err);
     return request->operation != NULL;
 }
 
@@ -107,10 +79,7 @@ static void redis_cancel(void *state, struct route_request *request)
 
 static void redis_close(void *state)
 {
-    struct redis *redis = state;
-
-    redis_link_close(&redis->link);
-    mem_free(redis);
+    (void)state;
 }
 
 static void on_reply(void *owner, const redisReply *reply, const struct err *err)

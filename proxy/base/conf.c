@@ -151,6 +151,16 @@ void conf_close(struct conf **conf)
     *conf = NULL;
 }
 
+bool conf_uses_redis(const struct conf *conf)
+{
+    const struct conf_words *sources = &conf->route.sources;
+
+    for (size_t i = 0; i < sources->count; i++)
+        if (strcmp(sources->items[i], "redis") == 0)
+            return true;
+    return false;
+}
+
 const struct conf_shard *conf_find_shard(const struct conf *conf, const char *title)
 {
     for (size_t i = 0; i < conf->shard_count; i++) {

@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { TITLE_MAX = 63 };
+enum { TITLE_MAX = 63, PREFIX_MAX = 255 };
 
 static bool check_certificates(struct conf_reader *reader, const struct conf *conf);
 static bool check_tls(struct conf_reader *reader, const struct conf *conf);
@@ -35,6 +35,7 @@ bool conf_check(struct conf_reader *reader, const struct conf *conf)
     return check_certificates(reader, conf) && check_tls(reader, conf) &&
            check_listeners(reader, conf) && check_username(reader, conf) &&
            check_throttle(reader, conf) && check_auth(reader, conf) && check_route(reader, conf) &&
+           check_redis(reader, conf) &&
            check_shards(reader, conf);
 }
 
@@ -218,11 +219,9 @@ static bool check_route(struct conf_reader *reader, const struct conf *conf)
         return conf_fail_in(reader, "route", 0,
                             "setting \"sources\" of route: found none, expected redis, ldap, file");
     for (size_t i = 0; ok && i < sources->count; i++) {
-        if (strcmp(sources->items[i], "redis") == 0)
-            ok = check_redis(reader, conf);
-        else if (strcmp(sources->items[i], "ldap") == 0)
-            ok = true;
-        else if (strcmp(sources->items[i], "file") != 0)
+        if (strcmp(sources->items[i], "redis") == 0 || strcmp(sources->items[i], "ldap") == 0)
+            continue;
+        if (strcmp(sources->items[i], "file") != 0)
             ok = conf_fail_in(
                 reader, "route", 0,
                 "setting \"sources\" of route: found \"%.60s\", expected redis, ldap, file",
@@ -242,11 +241,17 @@ static bool check_redis(struct conf_reader *reader, const struct conf *conf)
     char host[HOST_MAX];
     uint16_t port;
 
-    if (starts_with(address, "unix:/") || address_split(address, host, &port))
+    if (!conf_uses_redis(conf))
         return true;
-    return conf_fail_in(
-        reader, "redis", 0,
-        "setting \"address\" of redis: found \"%.60s\", expected host:port or unix:/path", address);
+    if (!starts_with(address, "unix:/") && !address_split(address, host, &port))
+        return conf_fail_in(
+            reader, "redis", 0,
+            "setting \"address\" of redis: found \"%.60s\", expected host:port or unix:/path",
+            address);
+    return strlen(conf->redis.prefix) <= PREFIX_MAX ||
+           conf_fail_in(reader, "redis", 0,
+                        "setting \"prefix\" of redis: found %zu octets, expected at most %d",
+                        strlen(conf->redis.prefix), PREFIX_MAX);
 }
 
 static bool check_shards(struct conf_reader *reader, const struct conf *conf)

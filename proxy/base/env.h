@@ -1,6 +1,7 @@
 /*
  * What auth, routing and net get to know of the worker they run in: its loop, its next turn, the
- * configuration and the worker's counters. Everything in it outlives whoever borrows it.
+ * configuration, the worker's counters, and its connection to Redis. Everything in it outlives
+ * whoever borrows it.
  */
 #ifndef IMAPMUX_BASE_ENV_H
 #define IMAPMUX_BASE_ENV_H
@@ -11,11 +12,14 @@
 
 #include <uv.h>
 
+struct redis_link;
+
 struct env {
     uv_loop_t *loop;
     struct turn *turn;
     const struct conf *conf;
     struct counters *counters;
+    struct redis_link *redis; /* NULL unless conf_uses_redis */
 };
 
 #endif

@@ -281,7 +281,8 @@ static void play_open(struct play *play, const struct conf_shard *shard, uint8_t
     *play = (struct play){.plan = plan, .next = STATE_WARM, .is_private = shard->tls == TLS_NONE};
     uv_loop_init(&play->loop);
     turn_init(&play->turn, &play->loop);
-    play->env = (struct env){&play->loop, &play->turn, &conf, &play->counters};
+    play->env = (struct env){
+        .loop = &play->loop, .turn = &play->turn, .conf = &conf, .counters = &play->counters};
     play->target = (struct backend_target){.shard = shard, .memories = &play->memory};
     play->client = (struct store_client){
         .user = "ann", .password = &password, .session_id = "s1", .proxy_ttl = 4};

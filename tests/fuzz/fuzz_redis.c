@@ -8,6 +8,7 @@
 
 #include "proxy/base/buf.h"
 #include "proxy/base/log.h"
+#include "proxy/net/redis_link.h"
 #include "routing/route.h"
 
 #include <fcntl.h>
@@ -234,7 +235,12 @@ static void bench_open(struct bench *bench)
                   .timeout = 60000,
                   .retry_max = 60000},
     };
-    bench->env = (struct env){&bench->loop, &bench->turn, &bench->conf, &bench->counters};
+    bench->env = (struct env){.loop = &bench->loop,
+                              .turn = &bench->turn,
+                              .conf = &bench->conf,
+                              .counters = &bench->counters};
+    bench->env.redis = redis_link_open(&bench->env, &err);
+    assert(bench->env.redis != NULL);
     bench->router = router_open(&bench->env, &err);
     assert(bench->router != NULL);
     look_up(bench, &bench->ann, "ann");
@@ -250,6 +256,7 @@ static void bench_close(struct bench *bench)
     router_cancel(&bench->ann.request);
     router_cancel(&bench->bob.request);
     router_close(&bench->router);
+    redis_link_close(&bench->env.redis);
     turn_release(&bench->turn);
     uv_run(&bench->loop, UV_RUN_DEFAULT);
     assert(uv_loop_close(&bench->loop) == 0);

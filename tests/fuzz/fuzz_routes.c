@@ -136,7 +136,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         .shard_count = 2,
         .route = {.sources = {sources, 1}, .timeout = 5000},
     };
-    struct env env = {&loop, &turn, &conf, &counters};
+    struct env env = {.loop = &loop, .turn = &turn, .conf = &conf, .counters = &counters};
     struct err err = {0};
 
     if (size > FILE_MAX)

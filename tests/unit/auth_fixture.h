@@ -40,7 +40,8 @@ static inline void fixture_init(struct fixture *f)
     memset(f, 0, sizeof *f);
     uv_loop_init(&f->loop);
     turn_init(&f->turn, &f->loop);
-    f->env = (struct env){&f->loop, &f->turn, &f->conf, &f->counters};
+    f->env = (struct env){
+        .loop = &f->loop, .turn = &f->turn, .conf = &f->conf, .counters = &f->counters};
     f->conf.auth.sources.items = f->source_names;
     f->conf.auth.timeout = 10000;
     f->conf.auth.look_up = true;

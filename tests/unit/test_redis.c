@@ -9,26 +9,11 @@
 #include <cmocka.h>
 
 #include "proxy/base/mem.h"
-#include "routing/redis_link.h"
+#include "proxy/net/redis_link.h"
 #include "routing/route.h"
+#include "tests/unit/redis_server.h"
 
-#include <arpa/inet.h>
-#include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-/* A redis-server of our own. */
-struct server {
-    pid_t pid;
-    int port;
-    char folder[64], socket_path[96];
-    const char *password; /* NULL: none */
-};
 
 struct bench {
     uv_loop_t loop;
@@ -49,135 +34,6 @@ struct asked {
     struct err err;
 };
 
-static struct server server;
-
-static int free_port(void)
-{
-    struct sockaddr_in any = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t len = sizeof any;
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-
-    assert_int_equal(bind(fd, (struct sockaddr *)&any, sizeof any), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&any, &len), 0);
-    close(fd);
-    return ntohs(any.sin_port);
-}
-
-static redisContext *admin_connect(void)
-{
-    redisContext *admin = redisConnect("127.0.0.1", server.port);
-
-    assert_non_null(admin);
-    if (admin->err == 0 && server.password != NULL)
-        freeReplyObject(redisCommand(admin, "AUTH %s", server.password));
-    return admin;
-}
-
-static bool server_answers(void)
-{
-    redisContext *admin = admin_connect();
-    redisReply *reply = admin->err == 0 ? redisCommand(admin, "PING") : NULL;
-    bool ok = reply != NULL && reply->type == REDIS_REPLY_STATUS;
-
-    if (reply != NULL)
-        freeReplyObject(reply);
-    redisFree(admin);
-    return ok;
-}
-
-static void server_run(void)
-{
-    char port[16];
-    const char *args[] = {"redis-server",
-                          "--port",
-                          port,
-                          "--bind",
-                          "127.0.0.1",
-                          "--unixsocket",
-                          server.socket_path,
-                          "--dir",
-                          server.folder,
-                          "--save",
-                          "",
-                          "--appendonly",
-                          "no",
-                          "--maxclients",
-                          "200",
-                          "--requirepass",
-                          server.password,
-                          NULL};
-
-    if (server.password == NULL)
-        args[15] = NULL;
-    snprintf(port, sizeof port, "%d", server.port);
-    server.pid = fork();
-    assert_true(server.pid >= 0);
-    if (server.pid == 0) {
-        int null = open("/dev/null", O_WRONLY);
-
-        dup2(null, 1);
-        dup2(null, 2);
-        execvp(args[0], (char *const *)args);
-        _exit(127);
-    }
-    for (int tries = 0; !server_answers(); tries++) {
-        assert_true(tries < 1000);
-        poll(NULL, 0, 10);
-    }
-}
-
-static void server_kill(void)
-{
-    if (server.pid > 0) {
-        kill(server.pid, SIGKILL);
-        waitpid(server.pid, NULL, 0);
-    }
-    server.pid = 0;
-}
-
-/* Returns when it is frozen: a signal alone takes effect some time later. */
-static void server_freeze(void)
-{
-    int status;
-
-    assert_int_equal(kill(server.pid, SIGSTOP), 0);
-    assert_int_equal(waitpid(server.pid, &status, WUNTRACED), server.pid);
-    assert_true(WIFSTOPPED(status));
-}
-
-static void server_start(const char *password)
-{
-    server.password = password;
-    server.port = free_port();
-    snprintf(server.folder, sizeof server.folder, "/tmp/imapmux-redis-XXXXXX");
-    assert_non_null(mkdtemp(server.folder));
-    snprintf(server.socket_path, sizeof server.socket_path, "%s/sock", server.folder);
-    server_run();
-}
-
-static void server_stop(void)
-{
-    server_kill();
-    unlink(server.socket_path);
-    rmdir(server.folder);
-}
-
-/* One command to the server, over a blocking connection. Words of `format` as in hiredis. */
-static void admin(const char *format, ...)
-{
-    redisContext *context = admin_connect();
-    redisReply *reply;
-    va_list args;
-
-    va_start(args, format);
-    reply = redisvCommand(context, format, args);
-    va_end(args);
-    assert_non_null(reply);
-    assert_int_not_equal(reply->type, REDIS_REPLY_ERROR);
-    freeReplyObject(reply);
-    redisFree(context);
-}
-
 static void bench_init(struct bench *b)
 {
     memset(b, 0, sizeof *b);
@@ -196,13 +52,16 @@ static void bench_init(struct bench *b)
     b->conf.redis.connect_timeout = 5000;
     b->conf.redis.timeout = 5000;
     b->conf.redis.retry_max = 400;
-    b->env = (struct env){&b->loop, &b->turn, &b->conf, &b->counters};
+    b->env = (struct env){
+        .loop = &b->loop, .turn = &b->turn, .conf = &b->conf, .counters = &b->counters};
 }
 
 static void bench_open(struct bench *b)
 {
     struct err err = {0};
 
+    b->env.redis = redis_link_open(&b->env, &err);
+    assert_non_null(b->env.redis);
     b->router = router_open(&b->env, &err);
     assert_non_null(b->router);
 }
@@ -210,6 +69,7 @@ static void bench_open(struct bench *b)
 static void bench_release(struct bench *b)
 {
     router_close(&b->router);
+    redis_link_close(&b->env.redis);
     turn_release(&b->turn);
     uv_run(&b->loop, UV_RUN_DEFAULT);
     assert_int_equal(uv_loop_close(&b->loop), 0);
@@ -457,7 +317,7 @@ static void bad_addresses(void **state)
         bench_init(&b);
         snprintf(b.address, sizeof b.address, "%s", unusable[i]);
         err = (struct err){0};
-        assert_null(router_open(&b.env, &err));
+        assert_null(redis_link_open(&b.env, &err));
         assert_int_equal(err.kind, ERR_CONFIG);
         bench_release(&b);
     }
@@ -720,10 +580,10 @@ struct peer;
 
 struct script {
     uv_tcp_t listener;
-    const char *replies[4]; /* to the HMGET of each connection in turn; NULL hangs up */
+    const char *replies[4]; /* to the question of each connection in turn; NULL hangs up */
     const char *greeting;   /* instead of +OK */
-    unsigned connections;
-    struct peer *last; /* the newest of them */
+    unsigned connections, asked;
+    struct peer *last; /* the newest connection */
 };
 
 struct peer {
@@ -766,8 +626,9 @@ static void peer_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *in)
     peer->bytes[count] = '\0';
     if (strstr(peer->bytes, "SELECT") != NULL)
         peer_say(peer, peer->script->greeting != NULL ? peer->script->greeting : "+OK\r\n");
-    if (strstr(peer->bytes, "HMGET") == NULL)
+    if (strstr(peer->bytes, "HMGET") == NULL && strstr(peer->bytes, "EVALSHA") == NULL)
         return;
+    peer->script->asked++;
     if (peer->reply != NULL)
         peer_say(peer, peer->reply);
     else
@@ -903,10 +764,148 @@ static void speaking_unasked_ends_the_connection(void **state)
     bench_release(&b);
 }
 
+/* Scripts. */
+
+static struct redis_script count_script;
+
+struct called {
+    unsigned answers;
+    long long number; /* 0: an error */
+    char text[200];
+};
+
+static void on_called(void *owner, const redisReply *reply, const struct err *err)
+{
+    struct called *called = owner;
+
+    called->answers++;
+    called->number = reply != NULL && reply->type == REDIS_REPLY_INTEGER ? reply->integer : 0;
+    snprintf(called->text, sizeof called->text, "%s",
+             reply == NULL                      ? err->text
+             : reply->type == REDIS_REPLY_ERROR ? reply->str
+                                                : "");
+}
+
+static struct redis_command *count_by(struct bench *b, const char *key, const char *amount,
+                                      redis_reply_fn *on_reply, struct called *called)
+{
+    const struct span arguments[] = {span_of(key), span_of(amount)};
+    struct err err = {0};
+
+    memset(called, 0, sizeof *called);
+    return redis_link_call(b->env.redis, &count_script, arguments, 2, 1, on_reply, called, &err);
+}
+
+static long long count_wait(struct bench *b, const char *key, const char *amount,
+                            struct called *called)
+{
+    assert_non_null(count_by(b, key, amount, on_called, called));
+    while (called->answers == 0)
+        uv_run(&b->loop, UV_RUN_ONCE);
+    assert_int_equal(called->answers, 1);
+    return called->number;
+}
+
+static void a_script_is_taught_to_who_does_not_know_it(void **state)
+{
+    struct bench b;
+    struct called called[3];
+
+    (void)state;
+    admin("DEL t:count");
+    bench_init(&b);
+    bench_open(&b);
+    assert_int_equal(count_wait(&b, "t:count", "5", &called[0]), 5);
+    assert_int_equal(count_of(&b.counters.redis_commands), 3); /* refused, taught, done */
+    assert_int_equal(count_wait(&b, "t:count", "1", &called[0]), 6);
+    assert_int_equal(count_of(&b.counters.redis_commands), 4);
+    admin("SCRIPT FLUSH");
+    count_by(&b, "t:count", "1", on_called, &called[0]);
+    count_by(&b, "t:count", "1", NULL, &called[1]); /* nobody asks what came of it */
+    assert_int_equal(count_wait(&b, "t:count", "1", &called[2]), 9);
+    assert_int_equal(called[0].answers, 1);
+    assert_int_equal(count_wait(&b, "t:count", "no number", &called[0]), 0);
+    assert_non_null(strstr(called[0].text, "not an integer"));
+    assert_int_equal(count_wait(&b, "t:count", "1", &called[0]), 10);
+    bench_release(&b);
+}
+
+static void a_script_that_may_not_be_taught_is_refused(void **state)
+{
+    struct bench b;
+    struct called called;
+
+    (void)state;
+    server_stop();
+    server_start("x");
+    admin("ACL SETUSER proxy on >pw ~t:* +evalsha +select");
+    bench_init(&b);
+    b.conf.redis.user = (char *)"proxy";
+    assert_true(secret_set(&b.conf.redis.password, span_of("pw")));
+    bench_open(&b);
+    assert_int_equal(count_wait(&b, "t:count", "1", &called), 0);
+    assert_non_null(strstr(called.text, "NOSCRIPT"));
+    bench_release(&b);
+    secret_release(&b.conf.redis.password);
+    server_stop();
+    server_start(NULL);
+}
+
+static void a_lost_script_is_not_called_again(void **state)
+{
+    struct script script = {.replies = {NULL, ":1\r\n", ":1\r\n"}};
+    struct bench b;
+    struct called called;
+
+    (void)state;
+    bench_init(&b);
+    script_open(&script, &b);
+    bench_open(&b);
+    assert_int_equal(redis_link_connection(b.env.redis), 0);
+    assert_int_equal(count_wait(&b, "t:count", "1", &called), 0);
+    assert_string_equal(called.text, "redis: the connection was lost");
+    while (redis_link_connection(b.env.redis) != 2)
+        uv_run(&b.loop, UV_RUN_ONCE);
+    assert_int_equal(script.asked, 1);
+    assert_int_equal(count_wait(&b, "t:count", "1", &called), 1);
+    assert_int_equal(script.asked, 2);
+    uv_close((uv_handle_t *)&script.listener, NULL);
+    bench_release(&b);
+}
+
+/* In the middle of being taught, too: what is left of it is freed with the link. */
+static void a_script_call_is_cancelled_in_any_turn(void **state)
+{
+    (void)state;
+    for (int turns = 0; turns < 12; turns++) {
+        struct bench b;
+        struct called called, other;
+
+        admin("SCRIPT FLUSH");
+        bench_init(&b);
+        bench_open(&b);
+        struct redis_command *command = count_by(&b, "t:count", "1", on_called, &called);
+        count_by(&b, "t:count", "1", on_called, &other);
+        for (int i = 0; i < turns; i++)
+            uv_run(&b.loop, UV_RUN_NOWAIT);
+        if (called.answers == 0) {
+            redis_command_cancel(command);
+            called.answers = 99;
+        }
+        if (turns % 2 == 0)
+            while (other.answers == 0)
+                uv_run(&b.loop, UV_RUN_ONCE);
+        bench_release(&b);
+        assert_true(called.answers == 1 || called.answers == 99);
+    }
+}
+
 static int group_start(void **state)
 {
     (void)state;
     server_start(NULL);
+    assert_true(
+        redis_script_init(&count_script, "return redis.call('INCRBY', KEYS[1], ARGV[1])", NULL));
     return 0;
 }
 
@@ -940,6 +939,10 @@ int main(void)
         cmocka_unit_test(a_lost_command_is_sent_once_more),
         cmocka_unit_test(odd_replies_are_unavailable),
         cmocka_unit_test(speaking_unasked_ends_the_connection),
+        cmocka_unit_test(a_script_is_taught_to_who_does_not_know_it),
+        cmocka_unit_test(a_script_that_may_not_be_taught_is_refused),
+        cmocka_unit_test(a_lost_script_is_not_called_again),
+        cmocka_unit_test(a_script_call_is_cancelled_in_any_turn),
     };
 
     signal(SIGPIPE, SIG_IGN);

@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "proxy/net/redis_link.h"
 #include "routing/route.h"
 
 #include <signal.h>
@@ -78,7 +79,9 @@ static void bench_init(struct bench *b, const char *sources, const char *text, s
     b->conf.redis.user = (char *)"";
     b->conf.redis.prefix = (char *)"imapmux:";
     b->conf.redis.connect_timeout = b->conf.redis.timeout = b->conf.redis.retry_max = 1000;
-    b->env = (struct env){&b->loop, &b->turn, &b->conf, &b->counters};
+    b->env = (struct env){
+        .loop = &b->loop, .turn = &b->turn, .conf = &b->conf, .counters = &b->counters};
+    b->env.redis = redis_link_open(&b->env, &b->open_err);
     b->router = router_open(&b->env, &b->open_err);
 }
 
@@ -86,6 +89,7 @@ static void bench_release(struct bench *b)
 {
     router_close(&b->router);
     assert_null(b->router);
+    redis_link_close(&b->env.redis);
     turn_release(&b->turn);
     uv_run(&b->loop, UV_RUN_DEFAULT);
     assert_int_equal(uv_loop_close(&b->loop), 0);

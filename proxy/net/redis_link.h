@@ -1,19 +1,25 @@
 /*
  * One connection to Redis on one loop, kept up: connected at open, authenticated, given a database,
  * made again with a growing pause whenever it ends. Commands travel over it in order; each is
- * answered exactly once, never inside redis_link_send, and never after redis_command_cancel has
- * returned. Settings: conf->redis.
+ * answered exactly once, never inside the call that sends it, and never after redis_command_cancel
+ * has returned. All that a worker asks Redis goes over one link. Settings: conf->redis.
  */
-#ifndef IMAPMUX_ROUTING_REDIS_LINK_H
-#define IMAPMUX_ROUTING_REDIS_LINK_H
+#ifndef IMAPMUX_NET_REDIS_LINK_H
+#define IMAPMUX_NET_REDIS_LINK_H
 
 #include "proxy/base/env.h"
 #include "proxy/base/err.h"
+#include "proxy/base/span.h"
+#include "proxy/net/redis_script.h"
 
 #include <hiredis/hiredis.h>
 
-/* Commands held at once, sent or waiting for a connection; more are refused. */
-enum { REDIS_COMMANDS_MAX = 4096 };
+enum {
+    REDIS_COMMANDS_MAX =
+        4096,                 /* held at once, sent or waiting for a connection; more are refused */
+    REDIS_ARGUMENTS_MAX = 16, /* of a script */
+    REDIS_KEY_MAX = 1024      /* with its NUL */
+};
 
 struct redis_link;
 struct redis_command; /* one command, owned by the link */
@@ -47,7 +53,24 @@ struct redis_command *redis_link_send(struct redis_link *link, int argc, const c
                                       const size_t *argv_len, redis_reply_fn *on_reply, void *owner,
                                       struct err *err);
 
+/*
+ * Calls a script with `count` arguments, of which the first `key_count` are keys. A server that has
+ * forgotten the script is taught it. The call is never sent twice: if the connection breaks
+ * meanwhile it is answered with UNAVAILABLE, and may have been done or not. Without `on_reply`
+ * nobody wants to know. Else as redis_link_send.
+ */
+struct redis_command *redis_link_call(struct redis_link *link, const struct redis_script *script,
+                                      const struct span *arguments, size_t count, size_t key_count,
+                                      redis_reply_fn *on_reply, void *owner, struct err *err);
+
 /* After this the command does not answer; what comes for it is dropped. */
 void redis_command_cancel(struct redis_command *command);
+
+/* Which of the link's connections there is now, counted from 1; 0 while there is none. */
+uint64_t redis_link_connection(const struct redis_link *link);
+
+/* "<prefix>kind:{name}", or "<prefix>kind" without a name. False when it does not fit. */
+bool redis_key(char key_out[REDIS_KEY_MAX], const struct conf_redis *conf, const char *kind,
+               const char *name);
 
 #endif

@@ -8,7 +8,7 @@
  * hiredis' own adapter is not used: it ignores poll errors (a refused connection is one) and loses
  * its memory when uv_poll_init fails.
  */
-#include "routing/redis_link.h"
+#include "proxy/net/redis_link.h"
 
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
@@ -42,8 +42,10 @@ struct redis_command {
     char *bytes; /* as hiredis formatted it; kept for the second try */
     size_t len;
     uint64_t sent_at_ms;
-    bool sent;    /* hiredis holds it, and will call on_command_reply */
-    bool retried; /* was lost once already */
+    const struct redis_script *script; /* that it calls; NULL: a command that may be repeated */
+    bool sent;                         /* hiredis holds it, and will call on_command_reply */
+    bool retried;                      /* was lost once already */
+    bool taught;                       /* the server was sent the script */
 };
 
 TAILQ_HEAD(command_list, redis_command);
@@ -70,9 +72,10 @@ struct redis_link {
     size_t address_count, addresses_tried;
     size_t address_first; /* where an attempt begins; moves on when one swallows the whole time */
 
-    uint64_t attempted_at_ms; /* when the last attempt began */
-    uint64_t pause_ms;        /* the next pause, before jitter */
-    struct err err;           /* why we end the connection; or why it is down */
+    uint64_t attempted_at_ms;  /* when the last attempt began */
+    uint64_t pause_ms;         /* the next pause, before jitter */
+    struct err err;            /* why we end the connection; or why it is down */
+    uint64_t connection_count; /* so far */
 
     struct command_list waiting; /* for a connection */
     struct command_list sent;    /* in the order of their replies */
@@ -84,7 +87,12 @@ static bool accepts(struct redis_link *link, struct err *err);
 static struct redis_command *command_new(struct redis_link *link, int argc, const char **argv,
                                          const size_t *argv_len);
 static bool command_write(struct redis_command *command);
+static struct redis_command *command_start(struct redis_command *command, redis_reply_fn *on_reply,
+                                           void *owner, struct err *err);
 static void on_command_reply(redisAsyncContext *context, void *reply, void *data);
+static bool is_unknown_script(const struct redis_command *command, const redisReply *reply);
+static void teach(struct redis_command *command);
+static void command_lost(struct redis_command *command);
 static void command_answer(struct redis_command *command, const redisReply *reply,
                            const struct err *err);
 static void command_free(struct redis_command *command);
@@ -187,26 +195,47 @@ struct redis_command *redis_link_send(struct redis_link *link, int argc, const c
                                       const size_t *argv_len, redis_reply_fn *on_reply, void *owner,
                                       struct err *err)
 {
-    struct redis_command *command;
-
     if (!accepts(link, err))
         return NULL;
-    command = command_new(link, argc, argv, argv_len);
-    if (command == NULL) {
-        err_set(err, ERR_INTERNAL, "redis: no memory for a command");
+    return command_start(command_new(link, argc, argv, argv_len), on_reply, owner, err);
+}
+
+struct redis_command *redis_link_call(struct redis_link *link, const struct redis_script *script,
+                                      const struct span *arguments, size_t count, size_t key_count,
+                                      redis_reply_fn *on_reply, void *owner, struct err *err)
+{
+    char keys[24];
+    const char *argv[3 + REDIS_ARGUMENTS_MAX] = {"EVALSHA", script->sha1, keys};
+    size_t argv_len[3 + REDIS_ARGUMENTS_MAX] = {strlen("EVALSHA"), REDIS_SHA1_TEXT};
+    struct redis_command *command;
+
+    assert(key_count <= count && count <= REDIS_ARGUMENTS_MAX);
+    if (!accepts(link, err))
         return NULL;
+    argv_len[2] = (size_t)snprintf(keys, sizeof keys, "%zu", key_count);
+    for (size_t i = 0; i < count; i++) {
+        argv[3 + i] = arguments[i].ptr;
+        argv_len[3 + i] = arguments[i].len;
     }
-    command->on_reply = on_reply;
-    command->owner = owner;
-    if (link->state != LINK_READY) {
-        TAILQ_INSERT_TAIL(&link->waiting, command, entry);
-        return command;
-    }
-    if (command_write(command))
-        return command;
-    command_free(command);
-    err_set(err, ERR_UNAVAILABLE, "redis: the connection takes no command");
-    return NULL;
+    command = command_new(link, 3 + (int)count, argv, argv_len);
+    if (command != NULL)
+        command->script = script;
+    return command_start(command, on_reply, owner, err);
+}
+
+uint64_t redis_link_connection(const struct redis_link *link)
+{
+    return link->state == LINK_READY ? link->connection_count : 0;
+}
+
+bool redis_key(char key_out[REDIS_KEY_MAX], const struct conf_redis *conf, const char *kind,
+               const char *name)
+{
+    bool has_name = name != NULL;
+
+    return (size_t)snprintf(key_out, REDIS_KEY_MAX, "%s%s%s%s%s", conf->prefix, kind,
+                            has_name ? ":{" : "", has_name ? name : "",
+                            has_name ? "}" : "") < REDIS_KEY_MAX;
 }
 
 /* May a command be taken now? While we pause, the command may end the pause, but not too often. */
@@ -249,6 +278,27 @@ static struct redis_command *command_new(struct redis_link *link, int argc, cons
     command->link = link;
     link->command_count++;
     return command;
+}
+
+/* Sends a new command (NULL: there was no memory for it), or keeps it. NULL with *err set. */
+static struct redis_command *command_start(struct redis_command *command, redis_reply_fn *on_reply,
+                                           void *owner, struct err *err)
+{
+    if (command == NULL) {
+        err_set(err, ERR_INTERNAL, "redis: no memory for a command");
+        return NULL;
+    }
+    command->on_reply = on_reply;
+    command->owner = owner;
+    if (command->link->state != LINK_READY) {
+        TAILQ_INSERT_TAIL(&command->link->waiting, command, entry);
+        return command;
+    }
+    if (command_write(command))
+        return command;
+    command_free(command);
+    err_set(err, ERR_UNAVAILABLE, "redis: the connection takes no command");
+    return NULL;
 }
 
 /*
@@ -295,12 +345,53 @@ static void on_command_reply(redisAsyncContext *context, void *reply, void *data
         err_set(&err, ERR_UNAVAILABLE, "redis: %s", link->err.text);
         command_answer(command, NULL, &err);
         redisAsyncFree(context);
+    } else if (reply != NULL && is_unknown_script(command, reply)) {
+        teach(command);
     } else if (reply != NULL) {
         command_answer(command, reply, NULL);
-    } else if (link->state == LINK_CLOSED || command->on_reply == NULL) {
+    } else {
+        command_lost(command);
+    }
+}
+
+static bool is_unknown_script(const struct redis_command *command, const redisReply *reply)
+{
+    return command->script != NULL && !command->taught && reply->type == REDIS_REPLY_ERROR &&
+           strncmp(reply->str, "NOSCRIPT", strlen("NOSCRIPT")) == 0;
+}
+
+/* Sends the script, and the call of it once more; what fails is told by the second answer. */
+static void teach(struct redis_command *command)
+{
+    struct redis_link *link = command->link;
+    const char *argv[] = {"SCRIPT", "LOAD", command->script->text};
+    const size_t argv_len[] = {6, 4, strlen(command->script->text)};
+    struct redis_command *load = command_new(link, 3, argv, argv_len);
+    struct err err;
+
+    command->taught = true;
+    TAILQ_REMOVE(&link->waiting, command, entry);
+    if (load != NULL && command_write(load)) {
+        if (command_write(command))
+            return;
+    } else if (load != NULL) {
+        command_free(load);
+    }
+    TAILQ_INSERT_TAIL(&link->waiting, command, entry);
+    err_set(&err, ERR_UNAVAILABLE, "redis: the connection takes no command");
+    command_answer(command, NULL, &err);
+}
+
+/* The connection has ended before the answer. What may be repeated waits for the next one. */
+static void command_lost(struct redis_command *command)
+{
+    struct err err;
+
+    if (command->link->state == LINK_CLOSED || command->on_reply == NULL) {
         command_free(command);
-    } else if (command->retried) {
-        err_set(&err, ERR_UNAVAILABLE, "redis: the connection was lost twice");
+    } else if (command->retried || command->script != NULL) {
+        err_set(&err, ERR_UNAVAILABLE, "redis: the connection was lost%s",
+                command->retried ? " twice" : "");
         command_answer(command, NULL, &err);
     } else {
         command->retried = true;
@@ -607,6 +698,7 @@ static void link_ready(struct redis_link *link)
     struct redis_command *command;
 
     link->state = LINK_READY;
+    link->connection_count++;
     link->pause_ms = RETRY_MIN_MS;
     uv_timer_stop(&link->timer);
     counter_add(&link->env->counters->redis_connects, 1);
