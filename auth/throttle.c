@@ -8,6 +8,7 @@
 #include "proxy/base/hash.h"
 #include "proxy/base/keyed_hash.h"
 #include "proxy/base/mem.h"
+#include "proxy/base/networks.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -35,28 +36,12 @@ struct throttle_entry {
 struct throttle {
     const struct conf_throttle *conf;
     struct keyed_hash *hash;
-    struct network *trusted;
-    size_t trusted_count;
+    struct networks trusted;
     uv_mutex_t lock;
     struct throttle_entry *by_key, *resting;
 };
 
 /* --- life --- */
-
-static bool read_trusted(struct throttle *throttle, struct err *err)
-{
-    const struct conf_words *words = &throttle->conf->trusted;
-
-    throttle->trusted = mem_array(words->count + 1, sizeof *throttle->trusted);
-    if (throttle->trusted == NULL)
-        return err_set(err, ERR_INTERNAL, "throttle: no memory");
-    for (; throttle->trusted_count < words->count; throttle->trusted_count++)
-        if (!network_parse(words->items[throttle->trusted_count],
-                           &throttle->trusted[throttle->trusted_count]))
-            return err_set(err, ERR_CONFIG, "throttle.trusted: \"%s\" is no network",
-                           words->items[throttle->trusted_count]);
-    return true;
-}
 
 struct throttle *throttle_open(const struct conf_throttle *conf, struct err *err)
 {
@@ -71,7 +56,8 @@ struct throttle *throttle_open(const struct conf_throttle *conf, struct err *err
     throttle->hash = keyed_hash_open();
     if (throttle->hash == NULL)
         err_set(err, ERR_INTERNAL, "throttle: no memory or no random octets");
-    if (throttle->hash == NULL || !read_trusted(throttle, err))
+    if (throttle->hash == NULL ||
+        !networks_init(&throttle->trusted, &conf->trusted, "throttle.trusted", err))
         throttle_close(&throttle);
     return throttle;
 }
@@ -94,7 +80,7 @@ void throttle_close(struct throttle **throttle)
     while (t->resting != NULL)
         drop(t, t->resting);
     keyed_hash_close(&t->hash);
-    mem_free(t->trusted);
+    networks_release(&t->trusted);
     uv_mutex_destroy(&t->lock);
     mem_free(t);
 }
@@ -154,14 +140,11 @@ static struct throttle_entry *hold_user(struct throttle *throttle, const char *u
     return hold(throttle, key);
 }
 
-/* Who has a /64 has all of its addresses. */
-static struct throttle_entry *hold_address(struct throttle *throttle, union address address)
+static struct throttle_entry *hold_address(struct throttle *throttle, const union address *address)
 {
     char text[ADDRESS_TEXT_MAX], key[KEY_MAX];
 
-    if (address.any.sa_family == AF_INET6 && !IN6_IS_ADDR_V4MAPPED(&address.v6.sin6_addr))
-        memset(address.v6.sin6_addr.s6_addr + 8, 0, 8);
-    address_host_text(&address, text);
+    address_origin_text(address, text);
     snprintf(key, sizeof key, "address %s", text);
     return hold(throttle, key);
 }
@@ -218,14 +201,6 @@ static void fail(struct throttle_entry *entry, uint64_t guess, uint64_t now_ms)
 
 /* --- attempts --- */
 
-static bool is_trusted(const struct throttle *throttle, const union address *address)
-{
-    for (size_t i = 0; i < throttle->trusted_count; i++)
-        if (network_contains(&throttle->trusted[i], address))
-            return true;
-    return false;
-}
-
 static uint64_t guess_of(struct throttle *throttle, const char *user, const struct secret *password)
 {
     const struct span parts[] = {{user, strlen(user) + 1}, secret_span(password)};
@@ -242,7 +217,7 @@ static bool begin(struct throttle *throttle, struct throttle_attempt *attempt,
                   uint64_t *delay_ms_out)
 {
     const struct conf_throttle *conf = throttle->conf;
-    struct throttle_entry *from = hold_address(throttle, *address);
+    struct throttle_entry *from = hold_address(throttle, address);
 
     if (from != NULL && from->under_way > (unsigned)conf->max_parallel) {
         let_go(throttle, from);
@@ -265,7 +240,7 @@ bool throttle_begin(struct throttle *throttle, struct throttle_attempt *attempt,
 
     *attempt = (struct throttle_attempt){0};
     *delay_ms_out = 0;
-    if (is_trusted(throttle, address))
+    if (networks_contain(&throttle->trusted, address))
         return true;
     uv_mutex_lock(&throttle->lock);
     attempt->guess = guess_of(throttle, user, password);

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { V4_BITS = 32, V6_BITS = 128, V4_MAPPED_AT = 12 };
+enum { V4_BITS = 32, V6_BITS = 128, V4_MAPPED_AT = 12, V6_NETWORK_BYTES = 8 };
 
 static bool split(const char *text, char host_out[HOST_MAX], uint16_t *port_out);
 static bool is_host(const char *host, bool bracketed);
@@ -53,6 +53,21 @@ void address_host_text(const union address *address, char out[ADDRESS_TEXT_MAX])
     assert(address->any.sa_family == AF_INET || address->any.sa_family == AF_INET6);
     out[0] = '\0';
     inet_ntop(address->any.sa_family, raw, out, ADDRESS_TEXT_MAX); /* 46 bytes at most */
+}
+
+void address_origin_text(const union address *address, char out[ADDRESS_TEXT_MAX])
+{
+    union address origin = *address;
+    int family;
+    const uint8_t *raw = raw_bytes(address, &family);
+
+    if (family == AF_INET6) {
+        memset(origin.v6.sin6_addr.s6_addr + V6_NETWORK_BYTES, 0, V6_NETWORK_BYTES);
+    } else {
+        origin.any.sa_family = AF_INET;
+        memcpy(&origin.v4.sin_addr, raw, sizeof origin.v4.sin_addr);
+    }
+    address_host_text(&origin, out);
 }
 
 void address_text(const union address *address, char out[ADDRESS_TEXT_MAX])

@@ -35,6 +35,12 @@ bool address_of(const char *host, uint16_t port, union address *address_out);
 /* "a.b.c.d" or "v6" without port. */
 void address_host_text(const union address *address, char out[ADDRESS_TEXT_MAX]);
 
+/*
+ * Whom an address stands for where peers are counted: an IPv4 address (also when mapped into IPv6)
+ * for itself, an IPv6 address for its /64, for who has one of these has all. As text, without port.
+ */
+void address_origin_text(const union address *address, char out[ADDRESS_TEXT_MAX]);
+
 /* "a.b.c.d:port" or "[v6]:port". */
 void address_text(const union address *address, char out[ADDRESS_TEXT_MAX]);
 

@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "proxy/base/address.h"
+#include "proxy/base/networks.h"
 
 #include <string.h>
 
@@ -73,6 +73,26 @@ static void parts(void **state)
     assert_false(address_of("", 26, &address));
 }
 
+static void origins(void **state)
+{
+    static const char *const pairs[][2] = {
+        {"192.0.2.1", "192.0.2.1"},
+        {"::ffff:192.0.2.1", "192.0.2.1"},
+        {"2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"},
+        {"2001:db8:1:2::", "2001:db8:1:2::"},
+        {"::1", "::"},
+    };
+    char text[ADDRESS_TEXT_MAX];
+    union address address;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        assert_true(address_of(pairs[i][0], 143, &address));
+        address_origin_text(&address, text);
+        assert_string_equal(text, pairs[i][1]);
+    }
+}
+
 static bool contains(const char *block, const char *host)
 {
     struct network network;
@@ -110,13 +130,38 @@ static void networks(void **state)
     assert_false(contains("::ffff:192.0.2.0/120", "192.0.3.9"));
 }
 
+static void lists_of_networks(void **state)
+{
+    static char first[] = "192.0.2.0/24", second[] = "2001:db8::/32", bad[] = "localhost";
+    char *items[] = {first, second, bad};
+    struct conf_words words = {items, 2};
+    struct networks networks;
+    union address address;
+    struct err err;
+
+    (void)state;
+    assert_true(networks_init(&networks, &words, "throttle.trusted", &err));
+    assert_true(address_of("2001:db8::7", 1, &address));
+    assert_true(networks_contain(&networks, &address));
+    assert_true(address_of("198.51.100.1", 1, &address));
+    assert_false(networks_contain(&networks, &address));
+    networks_release(&networks);
+    words.count = 3;
+    assert_false(networks_init(&networks, &words, "throttle.trusted", &err));
+    assert_string_equal(err.text, "throttle.trusted: \"localhost\" is no network");
+    networks_release(&networks);
+    words.count = 0;
+    assert_true(networks_init(&networks, &words, "throttle.trusted", &err));
+    assert_false(networks_contain(&networks, &address));
+    networks_release(&networks);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(split),
-        cmocka_unit_test(text_comes_back),
-        cmocka_unit_test(parts),
-        cmocka_unit_test(networks),
+        cmocka_unit_test(split),    cmocka_unit_test(text_comes_back),
+        cmocka_unit_test(parts),    cmocka_unit_test(origins),
+        cmocka_unit_test(networks), cmocka_unit_test(lists_of_networks),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
