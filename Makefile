@@ -24,7 +24,7 @@ LIBS := $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -llber -lpthread
 
 ASAN := CC=clang HARDEN=-O1 SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
 TSAN := CC=clang HARDEN=-O1 SANITIZE="-fsanitize=thread -fno-omit-frame-pointer"
-THREADED_TESTS := test_gate test_inbox test_passwd test_resolve
+THREADED_TESTS := test_gate test_inbox test_limits test_passwd test_resolve
 
 DEPS := build-essential pkg-config git libuv1-dev libssl-dev libhiredis-dev libldap-dev libconfuse-dev uthash-dev \
         libcrypt-dev libjansson-dev librhonabwy-dev libcmocka-dev clang clang-format clang-tidy cppcheck libclang-rt-14-dev llvm \

@@ -15,8 +15,8 @@ import sys
 ROWS = [
     ["proxy/base"],
     ["proxy/imap", "proxy/net", "auth", "routing"],
-    ["proxy/login", "proxy/store_login", "proxy/gate", "proxy/relay"],
-    ["proxy/store", "proxy/backend"],
+    ["proxy/login", "proxy/store_login", "proxy/gate", "proxy/relay", "proxy/limits", "proxy/registry"],
+    ["proxy/store", "proxy/backend", "proxy/admission"],
     ["proxy/lease"],
     ["proxy/pooled"],
     ["proxy/idle"],

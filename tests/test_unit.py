@@ -6,7 +6,7 @@ import pytest
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
 NAMES = sorted(path.stem for path in (TOP / "tests/unit").glob("test_*.c"))
-THREADED = ["test_gate", "test_inbox", "test_passwd", "test_resolve"]
+THREADED = ["test_gate", "test_inbox", "test_limits", "test_passwd", "test_resolve"]
 
 
 def run(binary):

@@ -18,7 +18,9 @@ static bool check_tls(struct conf_reader *reader, const struct conf *conf);
 static bool check_listeners(struct conf_reader *reader, const struct conf *conf);
 static bool check_listener(struct conf_reader *reader, const struct conf *conf, size_t index);
 static bool check_username(struct conf_reader *reader, const struct conf *conf);
-static bool check_throttle(struct conf_reader *reader, const struct conf *conf);
+static bool check_networks(struct conf_reader *reader, const char *section,
+                           const struct conf_words *networks);
+static bool check_trusted(struct conf_reader *reader, const struct conf *conf);
 static bool check_auth(struct conf_reader *reader, const struct conf *conf);
 static bool check_passwd(struct conf_reader *reader, const struct conf *conf);
 static bool check_ldap(struct conf_reader *reader, const struct conf *conf);
@@ -32,11 +34,15 @@ static bool starts_with(const char *text, const char *prefix);
 
 bool conf_check(struct conf_reader *reader, const struct conf *conf)
 {
-    return check_certificates(reader, conf) && check_tls(reader, conf) &&
-           check_listeners(reader, conf) && check_username(reader, conf) &&
-           check_throttle(reader, conf) && check_auth(reader, conf) && check_route(reader, conf) &&
-           check_redis(reader, conf) &&
-           check_shards(reader, conf);
+    static bool (*const checks[])(struct conf_reader * reader, const struct conf *conf) = {
+        check_certificates, check_tls,   check_listeners, check_username, check_trusted,
+        check_auth,         check_route, check_redis,     check_shards,
+    };
+
+    for (size_t i = 0; i < sizeof checks / sizeof checks[0]; i++)
+        if (!checks[i](reader, conf))
+            return false;
+    return true;
 }
 
 static bool check_certificates(struct conf_reader *reader, const struct conf *conf)
@@ -144,18 +150,25 @@ static bool check_username(struct conf_reader *reader, const struct conf *conf)
     return true;
 }
 
-static bool check_throttle(struct conf_reader *reader, const struct conf *conf)
+/* The setting `trusted` of a section. */
+static bool check_networks(struct conf_reader *reader, const char *section,
+                           const struct conf_words *networks)
 {
-    const struct conf_words *trusted = &conf->throttle.trusted;
     struct network network;
 
-    for (size_t i = 0; i < trusted->count; i++)
-        if (!network_parse(trusted->items[i], &network))
-            return conf_fail_in(reader, "throttle", 0,
-                                "setting \"trusted\" of throttle: found \"%.60s\", expected a "
+    for (size_t i = 0; i < networks->count; i++)
+        if (!network_parse(networks->items[i], &network))
+            return conf_fail_in(reader, section, 0,
+                                "setting \"trusted\" of %s: found \"%.60s\", expected a "
                                 "network, as in 192.0.2.0/24",
-                                trusted->items[i]);
+                                section, networks->items[i]);
     return true;
+}
+
+static bool check_trusted(struct conf_reader *reader, const struct conf *conf)
+{
+    return check_networks(reader, "throttle", &conf->throttle.trusted) &&
+           check_networks(reader, "limits", &conf->limits.trusted);
 }
 
 static bool check_auth(struct conf_reader *reader, const struct conf *conf)

@@ -53,11 +53,13 @@ static void expect_error(const char *text, const char *expected)
 }
 
 /* Complete but for what a test puts behind it. */
-#define LISTENER "listener l { address = 127.0.0.1:1143 tls = none }\n"
-#define PASSWD   "passwd { file = users }\n"
-#define ROUTE    "route { file = routes }\n"
-#define SHARD    "shard blue { address = store:143 }\n"
-#define GOOD     LISTENER PASSWD ROUTE SHARD
+#define LISTENER   "listener l { address = 127.0.0.1:1143 tls = none }\n"
+#define PASSWD     "passwd { file = users }\n"
+#define ROUTE      "route { file = routes }\n"
+#define SHARD      "shard blue { address = store:143 }\n"
+#define GOOD       LISTENER PASSWD ROUTE SHARD
+
+#define SIXTY_FOUR "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
 static int make_folder(void **state)
 {
@@ -313,6 +315,18 @@ static void what_is_said_of_bad_files(void **state)
          ":4: setting \"sources\" of route: found none, expected redis, ldap, file"},
         {LISTENER PASSWD SHARD "route { sources = redis }\nredis { address = here }",
          ":5: setting \"address\" of redis: found \"here\", expected host:port or unix:/path"},
+        {GOOD "limits { shared = yes }\nredis { address = here }",
+         ":6: setting \"address\" of redis: found \"here\", expected host:port or unix:/path"},
+        {GOOD "limits { trusted = {10.0.0.0/8, ten} }",
+         ":5: setting \"trusted\" of limits: found \"ten\", expected a network, as in "
+         "192.0.2.0/24"},
+        {GOOD "throttle { trusted = ten }",
+         ":5: setting \"trusted\" of throttle: found \"ten\", expected a network, as in "
+         "192.0.2.0/24"},
+        {GOOD
+         "limits { shared = yes }\nredis { prefix = \"" SIXTY_FOUR SIXTY_FOUR SIXTY_FOUR SIXTY_FOUR
+         "\" }",
+         ":6: setting \"prefix\" of redis: found 256 octets, expected at most 255"},
         {LISTENER PASSWD ROUTE, ": there is no shard section"},
         {GOOD "shard \"a b\" { address = h:1 }\n", ":5: found a shard \"a b\", expected a title of "
                                                    "1 to 63 letters, digits, \".\", \"_\", \"-\""},

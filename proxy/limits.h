@@ -1,0 +1,43 @@
+/*
+ * How many sessions there are in this process of each user, from each client address, and of each
+ * user from each address; and whether one more would be too many. Addresses are origins
+ * (address_origin_text). One for the process, for all workers: any thread may call.
+ */
+#ifndef IMAPMUX_PROXY_LIMITS_H
+#define IMAPMUX_PROXY_LIMITS_H
+
+#include "proxy/base/address.h"
+#include "proxy/base/conf.h"
+#include "proxy/base/err.h"
+
+struct limits;
+struct limits_entry;
+
+/* Where a session is counted; zeroed, it is not. */
+struct limits_place {
+    struct limits_entry *user, *address; /* NULL where nothing limits it */
+};
+
+/* NULL with *err set. The configuration is borrowed. */
+struct limits *limits_open(const struct conf_limits *conf, struct err *err);
+
+/* No session may be counted. Nulls the pointer; harmless on NULL. */
+void limits_close(struct limits **limits);
+
+/*
+ * Counts one more. False, and nothing is counted, when that would be too many (USER_LIMIT,
+ * ADDRESS_LIMIT, USER_ADDRESS_LIMIT) or memory is short (INTERNAL).
+ */
+bool limits_enter(struct limits *limits, struct limits_place *place, const char *user,
+                  const union address *address, struct err *err);
+
+/* Counts it no more, and zeroes the place. Harmless on one that is not counted. */
+void limits_leave(struct limits *limits, struct limits_place *place);
+
+/* The settings as they hold for a client from there: 0 is no limit. */
+struct limits_numbers {
+    uint32_t user, address, user_address;
+};
+struct limits_numbers limits_for(const struct limits *limits, const union address *address);
+
+#endif
