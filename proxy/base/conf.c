@@ -158,7 +158,7 @@ bool conf_uses_redis(const struct conf *conf)
     for (size_t i = 0; i < sources->count; i++)
         if (strcmp(sources->items[i], "redis") == 0)
             return true;
-    return conf->limits.shared;
+    return conf->limits.shared || conf->throttle.shared;
 }
 
 const struct conf_shard *conf_find_shard(const struct conf *conf, const char *title)

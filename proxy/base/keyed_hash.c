@@ -11,19 +11,25 @@ struct keyed_hash {
     EVP_MAC_CTX *mac;
 };
 
-static bool set_key(EVP_MAC_CTX *mac)
+struct keyed_hash *keyed_hash_open(void)
+{
+    unsigned char key[KEYED_HASH_SIZE];
+    struct keyed_hash *hash = RAND_bytes(key, sizeof key) == 1 ? keyed_hash_open_with(key) : NULL;
+
+    secret_wipe(key, sizeof key);
+    return hash;
+}
+
+static bool set_key(EVP_MAC_CTX *mac, const unsigned char key[KEYED_HASH_SIZE])
 {
     char digest[] = "SHA256";
     const OSSL_PARAM params[] = {OSSL_PARAM_construct_utf8_string("digest", digest, 0),
                                  OSSL_PARAM_construct_end()};
-    unsigned char key[KEYED_HASH_SIZE];
-    bool good = RAND_bytes(key, sizeof key) == 1 && EVP_MAC_init(mac, key, sizeof key, params) == 1;
 
-    secret_wipe(key, sizeof key);
-    return good;
+    return EVP_MAC_init(mac, key, KEYED_HASH_SIZE, params) == 1;
 }
 
-struct keyed_hash *keyed_hash_open(void)
+struct keyed_hash *keyed_hash_open_with(const unsigned char key[KEYED_HASH_SIZE])
 {
     struct keyed_hash *hash = mem_new(sizeof *hash);
     EVP_MAC *hmac = EVP_MAC_fetch(NULL, "HMAC", NULL);
@@ -31,7 +37,7 @@ struct keyed_hash *keyed_hash_open(void)
     if (hash != NULL && hmac != NULL)
         hash->mac = EVP_MAC_CTX_new(hmac);
     EVP_MAC_free(hmac);
-    if (hash != NULL && (hash->mac == NULL || !set_key(hash->mac)))
+    if (hash != NULL && (hash->mac == NULL || !set_key(hash->mac, key)))
         keyed_hash_close(&hash);
     return hash;
 }

@@ -317,6 +317,8 @@ static void what_is_said_of_bad_files(void **state)
          ":5: setting \"address\" of redis: found \"here\", expected host:port or unix:/path"},
         {GOOD "limits { shared = yes }\nredis { address = here }",
          ":6: setting \"address\" of redis: found \"here\", expected host:port or unix:/path"},
+        {GOOD "throttle { shared = yes }\nredis { address = here }",
+         ":6: setting \"address\" of redis: found \"here\", expected host:port or unix:/path"},
         {GOOD "limits { trusted = {10.0.0.0/8, ten} }",
          ":5: setting \"trusted\" of limits: found \"ten\", expected a network, as in "
          "192.0.2.0/24"},
