@@ -15,6 +15,7 @@
 struct auth {
     const struct env *env;
     struct throttle *throttle;
+    struct shared_throttle *shared; /* NULL where proxies do not share it */
     struct chain *chain;
 };
 
@@ -30,7 +31,10 @@ struct auth *auth_open(const struct env *env, struct throttle *throttle, struct 
     }
     auth->env = env;
     auth->throttle = throttle;
-    auth->chain = chain_open(env, err);
+    if (env->conf->throttle.shared)
+        auth->shared = shared_throttle_open(env, err);
+    if (!env->conf->throttle.shared || auth->shared != NULL)
+        auth->chain = chain_open(env, err);
     if (auth->chain == NULL)
         auth_close(&auth);
     return auth;
@@ -44,6 +48,7 @@ void auth_close(struct auth **auth)
     if (a == NULL)
         return;
     chain_close(&a->chain);
+    shared_throttle_close(&a->shared);
     mem_free(a);
 }
 
@@ -71,6 +76,10 @@ static void end(struct auth_request *request, enum throttle_outcome outcome)
 {
     uv_timer_t *timer = request->timer;
 
+    shared_throttle_cancel(&request->shared);
+    if (request->counted && request->auth->shared != NULL)
+        shared_throttle_report(request->auth->shared, request->address, request->user,
+                               request->secret, outcome);
     if (request->counted)
         throttle_end(request->auth->throttle, &request->attempt, outcome, clock_ms());
     request->counted = false;
@@ -178,27 +187,49 @@ static void delay_over(uv_timer_t *timer)
     ask(timer->data);
 }
 
-/* Goes on at once or after a while; false when it is refused. */
-static bool pass_throttle(struct auth_request *request)
+static void wait_or_ask(struct auth_request *request)
+{
+    if (request->delay_ms == 0) {
+        ask(request);
+    } else if (open_timer(request)) {
+        counter_add(&request->auth->env->counters->throttle_delays, 1);
+        uv_timer_start(request->timer, delay_over, request->delay_ms, 0);
+    } else {
+        answer_later(request);
+    }
+}
+
+/* The other proxies may have seen more. */
+static void on_shared_delay(struct shared_throttle_request *shared, uint64_t delay_ms)
+{
+    struct auth_request *request = shared->owner;
+
+    if (delay_ms > request->delay_ms)
+        request->delay_ms = delay_ms;
+    wait_or_ask(request);
+}
+
+/* Goes on at once, or after a while, or is refused. */
+static void pass_throttle(struct auth_request *request)
 {
     const struct auth *auth = request->auth;
-    uint64_t delay = 0;
 
-    request->counted = throttle_begin(auth->throttle, &request->attempt, request->address,
-                                      request->user, request->secret, clock_ms(), &delay);
+    request->counted =
+        throttle_begin(auth->throttle, &request->attempt, request->address, request->user,
+                       request->secret, clock_ms(), &request->delay_ms);
     if (!request->counted) {
         counter_add(&auth->env->counters->throttle_refusals, 1);
-        return err_set(&request->err, ERR_LIMIT, "throttle: too many logins at once");
+        err_set(&request->err, ERR_LIMIT, "throttle: too many logins at once");
+        answer_later(request);
+    } else if (auth->shared == NULL) {
+        wait_or_ask(request);
+    } else {
+        request->shared = (struct shared_throttle_request){.address = request->address,
+                                                           .user = request->user,
+                                                           .on_answer = on_shared_delay,
+                                                           .owner = request};
+        shared_throttle_ask(auth->shared, &request->shared);
     }
-    if (delay == 0) {
-        ask(request);
-        return true;
-    }
-    if (!open_timer(request))
-        return false;
-    counter_add(&auth->env->counters->throttle_delays, 1);
-    uv_timer_start(request->timer, delay_over, delay, 0);
-    return true;
 }
 
 /* Begins a question; true when the cache has the answer. */
@@ -217,8 +248,8 @@ static void check_password(struct auth_request *request)
 {
     if (begin_question(request, request->user, request->secret))
         on_decided(&request->question);
-    else if (!pass_throttle(request))
-        answer_later(request);
+    else
+        pass_throttle(request);
 }
 
 /* What the sources know of one who was proven otherwise. */
@@ -235,6 +266,7 @@ void auth_verify(struct auth *auth, struct auth_request *request)
     assert(!request->active);
     request->auth = auth;
     request->question = (struct auth_question){0};
+    request->shared = (struct shared_throttle_request){0};
     request->timer = NULL;
     request->task = (struct turn_task){0};
     request->err = (struct err){0};

@@ -9,8 +9,8 @@
 #ifndef IMAPMUX_AUTH_AUTH_H
 #define IMAPMUX_AUTH_AUTH_H
 
+#include "auth/shared_throttle.h"
 #include "auth/source.h"
-#include "auth/throttle.h"
 
 struct auth; /* one worker's */
 
@@ -39,6 +39,8 @@ struct auth_request {
     struct auth *auth;
     struct auth_question question;
     struct throttle_attempt attempt;
+    struct shared_throttle_request shared;
+    uint64_t delay_ms;
     uv_timer_t *timer; /* a delay, then the deadline; NULL until somebody must be waited for */
     struct turn_task task;
     struct err err;
