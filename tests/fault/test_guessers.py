@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+import servers
 from stage import PASSWORD, Store, shard
 
 GUESSES = int(os.environ.get("IMAPMUX_GUESSES", 500))
@@ -116,3 +117,16 @@ def test_unknown_users_are_guesses_too(proxy):
     for number in range(10):
         assert log_in(proxy, f"nobody{number}", "x", ATTACKER)[0].startswith(b"in NO [AUTHENTICATIONFAILED]")
     assert delayed_and_refused(proxy)[0] == 7  # two are free, and the third one finds no more than them
+
+
+def test_proxies_that_share_count_together(start, tmp_path):
+    with Store() as store, servers.Redis(tmp_path) as redis:
+        proxies = [start(shard("store", store.port), throttle=SLOWNESS + " shared = yes",
+                         more=f'redis {{ address = "{redis.address}" }}\n') for _ in range(2)]
+        for number in range(10):
+            assert log_in(proxies[number % 2], f"nobody{number}", "x", ATTACKER)[0].startswith(b"in NO")
+        assert sum(delayed_and_refused(proxy)[0] for proxy in proxies) > 2 + 2  # more than each would see alone
+        redis.stop()
+        answer, waited = log_in(proxies[0], "nobody", "x", ATTACKER)  # what it has seen itself still counts
+        assert answer.startswith(b"in NO [AUTHENTICATIONFAILED]") and waited >= MAX_DELAY_SECONDS / 2
+        assert_quick(proxies[1], "bob")
