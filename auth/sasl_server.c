@@ -163,7 +163,7 @@ static enum sasl_outcome take_pairs(struct sasl_credentials *who, struct span pa
         if (kept != NULL)
             *kept = span_after(pair, strlen("auth="));
     }
-    if (pairs.len != 1) /* the last KVSEP */
+    if (pairs.len != 1 || pairs.ptr[0] != KVSEP)
         return SASL_REFUSED;
     if (user.ptr != NULL && !keep_login_as(who, user))
         return SASL_REFUSED;

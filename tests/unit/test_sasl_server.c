@@ -236,6 +236,7 @@ static void oauthbearer(void **state)
         {"n,,^Aauth=Bearer t^A", "no"},
         {"n,,^Aauth=Bearer t^A^A^A", "no"},
         {"n,,^Aauth=Bearer t^A^Ax", "no"},
+        {"n,,^Aauth=Bearer t^Ax", "no"},
         {"n,,^A^Aauth=Bearer t^A^A", "no"},
         {"n,,^Ahost=h^A^A", "no"},
         {"n,,^Aauth=Bearer t^Aauth=Bearer u^A^A", "no"}, /* which? */
@@ -280,6 +281,7 @@ static void xoauth2(void **state)
         {"user=ann^Aauth=Bearer t^A", "no"},
         {"user=ann^Aauth=Bearer t^A^A^A", "no"},
         {"user=ann^A^Aauth=Bearer t^A^A", "no"},
+        {"user=ann^Aauth=Bearer t^Ax", "no"},
         {"user=ann^0^Aauth=Bearer t^A^A", "no"},
         {"user=^0^Aauth=Bearer t^A^A", "no"},
         {"user=ann^Auser=bob^Aauth=Bearer t^A^A", "no"}, /* who? */
