@@ -293,7 +293,8 @@ static enum login_outcome refuse_literal(struct login *l)
 
 static enum login_outcome end_over_long(struct login *l)
 {
-    keep_tag(l);
+    if (l->refusal == NULL && l->sasl.mechanism == NULL) /* else its tag has been seen before */
+        keep_tag(l);
     say(l, "%s BAD [LIMIT] Command line too long.\r\n* BYE Command line too long.\r\n", l->tag);
     l->over = "command line too long";
     return LOGIN_OVER;

@@ -1,12 +1,15 @@
 /*
  * IMAP before login, as a client speaks it: the same is answered, and the same is understood, in
- * one piece and octet by octet; whatever comes, answers are whole lines that fit the question. The
- * first octet chooses the listener. Every login is refused, so that the client may go on.
+ * one piece and octet by octet; whatever comes, answers are whole lines that fit the question, and
+ * nobody logs in by what is not offered. The first octet chooses the listener, and whether the
+ * client has a certificate. Every login is refused, so that the client may go on.
  */
 #include "tests/fuzz/memory_conn.h"
 
 #include "proxy/login.h"
+#include "proxy/net/client_certificate.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 enum { INPUT_MAX = 8 * 1024, HEARD_MAX = 64 * INPUT_MAX };
@@ -17,9 +20,38 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 struct play {
     struct login login;
     struct conn *client;
+    struct err refusal;
     struct buf answers;
     struct buf heard; /* who logged in, and how; the end */
 };
+
+static char plain[] = "PLAIN", login_word[] = "login", external[] = "External";
+static char oauthbearer[] = "OAUTHBEARER", xoauth2[] = "xoauth2";
+
+/* What a listener offers; empty: all. */
+static char *mechanisms[][3] = {{NULL},
+                                {plain, NULL},
+                                {login_word, NULL},
+                                {external, NULL},
+                                {plain, external, NULL},
+                                {xoauth2, NULL},
+                                {login_word, oauthbearer, NULL},
+                                {login_word, external, NULL}};
+
+static const char certificate_user[] = "cert";
+static bool has_certificate;
+
+/* In the place of client_certificate.c: nobody shakes hands here. */
+bool client_certificate_user(const SSL *client, const struct conf_tls *tls, char *user_out,
+                             size_t size)
+{
+    (void)tls;
+    if (client == NULL || !has_certificate)
+        return false;
+    assert(size > sizeof certificate_user);
+    memcpy(user_out, certificate_user, sizeof certificate_user);
+    return true;
+}
 
 static struct conf conf = {.login = {.greeting = (char *)"ready",
                                      .max_bad_commands = 10,
@@ -33,29 +65,60 @@ static void hear(struct play *play, const char *what, struct span detail)
            buf_append_text(&play->heard, "\n"));
 }
 
-static void hear_login(struct play *play)
+/* Whether the greeting, the first line that was said, has this word. */
+static bool is_offered(const struct play *play, const char *word)
+{
+    struct span greeting = buf_span(&play->answers);
+    const char *end = memchr(greeting.ptr, ']', greeting.len);
+    char line[512];
+
+    assert(end != NULL && (size_t)(end - greeting.ptr) < sizeof line - 2);
+    memcpy(line, greeting.ptr, (size_t)(end - greeting.ptr));
+    memcpy(line + (end - greeting.ptr), " ", 2);
+    return strstr(line, word) != NULL;
+}
+
+static void check_login(const struct play *play)
 {
     const struct login *login = &play->login;
+    const struct sasl_credentials *who = &login->who;
+    char word[32];
 
-    assert(strcmp(login->method, "LOGIN") == 0 || strcmp(login->method, "PLAIN") == 0);
     assert(conn_tls(login->client) != NULL || login->listener->plaintext_login);
-    hear(play, "user ", span_of(login->who.user));
-    hear(play, "password ", secret_span(&login->who.secret));
-    hear(play, "id ", buf_span(&login->id));
+    snprintf(word, sizeof word, " AUTH=%s ", login->method);
+    assert(is_offered(play, word) ||
+           (strcmp(login->method, "LOGIN") == 0 && !is_offered(play, " LOGINDISABLED ")));
+    if (who->proof == AUTH_BY_CERTIFICATE)
+        assert(strcmp(login->method, "EXTERNAL") == 0 && has_certificate &&
+               strcmp(who->user, certificate_user) == 0 && who->secret.len == 0);
+    else if (strcmp(login->method, "EXTERNAL") == 0)
+        assert(who->user[0] == '\0');    /* what cannot be right */
+    assert(who->proof != AUTH_BY_TOKEN); /* not offered yet */
+    assert(who->login_as[0] == '\0' || strcmp(login->method, "LOGIN") != 0);
+}
+
+static void hear_login(struct play *play)
+{
+    const struct sasl_credentials *who = &play->login.who;
+
+    check_login(play);
+    hear(play, "method ", span_of(play->login.method));
+    hear(play, "user ", span_of(who->user));
+    hear(play, "as ", span_of(who->login_as));
+    hear(play, "secret ", secret_span(&who->secret));
+    hear(play, "id ", buf_span(&play->login.id));
 }
 
 /* What the session does; false when the client is let go, or TLS would start. */
 static bool run(struct play *play)
 {
-    struct err refusal = {.kind = ERR_CREDENTIALS};
-
     for (;;) {
         switch (login_run(&play->login)) {
         case LOGIN_MORE:
             return true;
         case LOGIN_IDENTIFIED:
             hear_login(play);
-            if (login_refuse(&play->login, &refusal))
+            if (login_refuse(&play->login, &play->refusal))
                 continue;
             hear(play, "refused too often", span_of(""));
             return false;
@@ -124,6 +187,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct conf_listener listener = {.tls = data[0] & 1 ? TLS_STARTTLS : TLS_NONE,
                                      .plaintext_login = data[0] & 2};
     bool tls = data[0] & 4;
+    char **offered = mechanisms[data[0] >> 3 & 7];
+
+    for (listener.mechanisms.items = offered; offered[listener.mechanisms.count] != NULL;)
+        listener.mechanisms.count++;
+    has_certificate = data[0] & 64;
+    whole.refusal.kind = octets.refusal.kind = data[0] & 128 ? ERR_AUTHORIZATION : ERR_CREDENTIALS;
+
     struct span in = {(const char *)data + 1, size - 1};
 
     play_all(&whole, &listener, tls, in, in.len);
