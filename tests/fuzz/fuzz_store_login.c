@@ -1,13 +1,16 @@
 /*
  * What is said to a store to log a user in, read back as a store reads it: the commands I and L and
- * nothing else, with the very name and password. The first octet chooses the shard's settings, the
- * second the store's capabilities; then come the name, the password and the client's ID fields,
- * each but the last with a line end behind it.
+ * nothing else, with the very name and password or token, and nothing at all where the store does
+ * not offer what is wanted. The first octet chooses the shard's settings and what the client has
+ * come with, the second the store's capabilities; then come the name, the password or token, and
+ * the client's ID fields, each but the last with a line end behind it.
  */
 #include <assert.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "auth/sasl.h"
+#include "auth/sasl_server.h"
 #include "proxy/imap/args.h"
 #include "proxy/imap/scan.h"
 #include "proxy/store_login.h"
@@ -15,6 +18,11 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { TEXT_MAX = 4096 };
+
+/* A store, by the bits of the second octet. */
+struct offers {
+    bool id, plain, initial, no_login, oauthbearer, xoauth2;
+};
 
 static char master[] = "mas\"ter", separator[] = "*", top[] = "t\\op";
 
@@ -104,23 +112,75 @@ static void check_plain(struct args *args, struct span message, struct span auth
     buf_release(&bytes);
 }
 
-static void check(const struct store_login *login, const struct conf_shard *shard,
-                  const struct store_client *client, bool with_id, bool with_plain)
+/* The message goes back through the server's side, if it is one that could come from a client. */
+static void check_token(struct args *args, struct span answer, const struct store_client *client,
+                        const char *mechanism)
 {
-    struct buf all, name;
-    struct args args;
-    struct span word, authzid = {"", 0}, password = secret_span(client->password);
+    struct sasl_credentials who = {.secret = {0}};
+    struct sasl_server server;
+    struct span word, token = secret_span(client->token);
+    struct buf bytes, challenge;
+    bool sensible = client->user[0] != '\0' && strlen(client->user) < SASL_NAME_MAX &&
+                    strchr(client->user, '\1') == NULL && token.len > 0;
+
+    for (size_t i = 0; i < token.len; i++)
+        sensible = sensible && token.ptr[i] > ' ' && token.ptr[i] <= '~';
+    assert(args_space(args) && args_word(args, &word) && span_is(word, mechanism));
+    if (args_space(args))
+        assert(args_word(args, &answer));
+    assert(args_end(args));
+    buf_init(&bytes, 1 << 20);
+    buf_init(&challenge, 64);
+    assert(sasl_decode_base64(answer, &bytes));
+    if (sensible) {
+        assert(sasl_server_start(&server, mechanism, &who, &challenge));
+        assert(sasl_server_step(&server, buf_span(&bytes), &challenge) == SASL_IDENTIFIED);
+        assert(who.proof == AUTH_BY_TOKEN && strcmp(who.login_as, client->user) == 0);
+        assert(span_equal(secret_span(&who.secret), token));
+    }
+    secret_release(&who.secret);
+    buf_release(&bytes);
+    buf_release(&challenge);
+}
+
+/* Who the store is told, for a login by name and password. */
+static void check_password(struct args *args, struct span answer, bool with_plain,
+                           enum store_login_way way, const struct store_client *client)
+{
+    struct span authzid = {"", 0}, password = {top, sizeof top - 1};
+    struct buf name;
 
     buf_init(&name, TEXT_MAX + 64);
-    assert(buf_append_text(&name, shard->login == SHARD_LOGIN_MASTER_AUTHZID ? "" : client->user));
-    if (shard->login == SHARD_LOGIN_MASTER_SUFFIX)
-        assert(buf_append_text(&name, separator));
-    if (shard->login != SHARD_LOGIN_PASSWORD) {
-        assert(buf_append_text(&name, master));
-        password = secret_span(&shard->master_password);
-    }
-    if (shard->login == SHARD_LOGIN_MASTER_AUTHZID)
+    if (way == STORE_LOGIN_MASTER_AUTHZID)
         authzid = span_of(client->user);
+    else
+        assert(buf_append_text(&name, client->user));
+    if (way == STORE_LOGIN_MASTER_SUFFIX)
+        assert(buf_append_text(&name, separator));
+    if (way == STORE_LOGIN_PASSWORD)
+        password = secret_span(client->password);
+    else
+        assert(buf_append_text(&name, master));
+    if (with_plain) {
+        check_plain(args, answer, authzid, buf_span(&name), password);
+    } else {
+        assert(authzid.len == 0 && way != STORE_LOGIN_MASTER_AUTHZID);
+        check_arg(args, buf_span(&name));
+        check_arg(args, password);
+        assert(args_end(args));
+    }
+    buf_release(&name);
+}
+
+static void check(const struct store_login *login, enum store_login_way way,
+                  const struct store_client *client, const struct offers *store, bool with_id)
+{
+    bool by_token = way == STORE_LOGIN_OAUTHBEARER || way == STORE_LOGIN_XOAUTH2;
+    bool by_login = !by_token && !store->plain;
+    struct buf all;
+    struct args args;
+    struct span word, answer = {"", 0};
+
     join(login, &all);
 
     struct span rest = buf_span(&all);
@@ -129,42 +189,83 @@ static void check(const struct store_login *login, const struct conf_shard *shar
         check_id(take_command(&rest));
     args_init(&args, take_command(&rest));
     assert(args_tag(&args, &word) && span_is(word, "L") && args_space(&args));
-    assert(args_word(&args, &word));
-    if (with_plain) {
-        struct span answer = take_line(&rest);
-
+    assert(args_word(&args, &word) && span_is(word, by_login ? "LOGIN" : "AUTHENTICATE"));
+    if (!by_login && !store->initial) {
+        answer = take_line(&rest);
         answer.len -= answer.len > 0; /* its CR */
-        assert(span_is(word, "AUTHENTICATE"));
-        check_plain(&args, answer, authzid, buf_span(&name), password);
+    }
+    if (by_token) {
+        check_token(&args, answer, client, way == STORE_LOGIN_XOAUTH2 ? "XOAUTH2" : "OAUTHBEARER");
+        /* what answers the reason of a refusal */
+        assert(span_is(take_line(&rest), way == STORE_LOGIN_XOAUTH2 ? "\r" : "AQ==\r"));
     } else {
-        assert(span_is(word, "LOGIN"));
-        check_arg(&args, buf_span(&name));
-        check_arg(&args, password);
-        assert(args_end(&args));
+        check_password(&args, answer, store->plain, way, client);
     }
     assert(rest.len == 0);
     buf_release(&all);
-    buf_release(&name);
+}
+
+/* By the settings alone, and then by what the store offers. */
+static enum store_login_way expected_way(const struct conf_shard *shard,
+                                         const struct store_client *client,
+                                         const struct offers *store)
+{
+    int wanted = client->password == NULL && shard->passwordless_login != PASSWORDLESS_AS_LOGIN
+                     ? shard->passwordless_login
+                     : shard->login;
+
+    if (client->token != NULL && shard->forward_token && store->oauthbearer)
+        return STORE_LOGIN_OAUTHBEARER;
+    if (client->token != NULL && shard->forward_token && store->xoauth2)
+        return STORE_LOGIN_XOAUTH2;
+    if (wanted == SHARD_LOGIN_PASSWORD)
+        return client->password != NULL && (store->plain || !store->no_login) ? STORE_LOGIN_PASSWORD
+                                                                              : STORE_LOGIN_NONE;
+    if (wanted == SHARD_LOGIN_MASTER_AUTHZID)
+        return store->plain ? STORE_LOGIN_MASTER_AUTHZID : STORE_LOGIN_NONE;
+    return store->plain || !store->no_login ? STORE_LOGIN_MASTER_SUFFIX : STORE_LOGIN_NONE;
+}
+
+static void try_login(const struct conf_shard *shard, const struct store_client *client,
+                      const struct offers *store)
+{
+    enum store_login_way way = expected_way(shard, client, store);
+    struct store_login login;
+    char capabilities[128];
+
+    snprintf(capabilities, sizeof capabilities, "IMAP4rev1%s%s%s%s%s%s", store->id ? " ID" : "",
+             store->plain ? " AUTH=PLAIN" : "", store->initial ? " SASL-IR" : "",
+             store->no_login ? " LOGINDISABLED" : "", store->oauthbearer ? " AUTH=OAUTHBEARER" : "",
+             store->xoauth2 ? " AUTH=XOAUTH2" : "");
+    store_login_init(&login);
+    assert(store_login_way(shard, span_of(capabilities), client) == way);
+    assert(way == STORE_LOGIN_NONE || store_login_possible(shard, span_of(capabilities)));
+    assert(store_login_write(&login, shard, span_of(capabilities), client) ==
+           (way != STORE_LOGIN_NONE));
+    if (way != STORE_LOGIN_NONE)
+        check(&login, way, client, store,
+              store->id && shard->client_address != CLIENT_ADDRESS_NONE);
+    store_login_release(&login);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const char *const lists[] = {"IMAP4rev1",          "ID",
-                                        "AUTH=PLAIN",         "ID AUTH=PLAIN",
-                                        "AUTH=PLAIN SASL-IR", "ID AUTH=PLAIN SASL-IR"};
     char user[TEXT_MAX];
     struct conf_shard shard = {.master_user = master,
                                .master_separator = separator,
                                .master_password = {top, sizeof top - 1}};
     struct secret secret = {0};
-    struct store_client client = {
-        .user = user, .session_id = "s1", .proxy_ttl = 4, .password = &secret};
-    struct store_login login;
+    struct store_client client = {.user = user, .session_id = "s1", .proxy_ttl = 4};
 
     if (size < 2 || size > TEXT_MAX)
         return 0;
 
-    struct span capabilities = span_of(lists[data[1] % (sizeof lists / sizeof lists[0])]);
+    const struct offers store = {.id = data[1] & 1,
+                                 .plain = data[1] & 2,
+                                 .initial = data[1] & 4,
+                                 .no_login = data[1] & 8,
+                                 .oauthbearer = data[1] & 16,
+                                 .xoauth2 = data[1] & 32};
     struct span rest = {(const char *)data + 2, size - 2};
     struct span name = take_line(&rest), password = take_line(&rest);
     struct args fields;
@@ -186,16 +287,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     shard.login = data[0] % 3;
     shard.client_address = data[0] / 3 % 3;
+    shard.passwordless_login = data[0] / 9 % 3;
+    shard.forward_token = data[0] >= 162;
+    client.password = data[0] / 27 % 3 == 0 ? &secret : NULL;
+    client.token = data[0] / 27 % 3 == 1 ? &secret : NULL;
     assert(secret_set(&secret, password));
     assert(address_parse("192.0.2.1:4660", &client.address));
     assert(address_parse("[2001:db8::2]:993", &client.local));
-    store_login_init(&login);
-    if (store_login_possible(&shard, capabilities)) {
-        assert(store_login_write(&login, &shard, capabilities, &client));
-        check(&login, &shard, &client,
-              data[1] % 2 == 1 && shard.client_address != CLIENT_ADDRESS_NONE, data[1] % 6 > 1);
-    }
-    store_login_release(&login);
+    try_login(&shard, &client, &store);
     secret_release(&secret);
     return 0;
 }
