@@ -3,7 +3,8 @@ Plays every *.wire file of this folder against one imapmux, whole and byte by by
 bottom; what is expected is expected exactly, and in this order. Lines end in CRLF on the wire.
 
     # comment
-    LISTENER: plain|starttls|imaps|nologin      first of all; "nologin" is in clear and takes no passwords
+    LISTENER: plain|starttls|imaps|nologin      first of all; "nologin" is in clear and takes no passwords;
+              only-plain|only-login|only-external   offer that mechanism alone
     WHOLE       not to be played byte by byte
     C: line     from the client; lines that follow each other go in one write
     S: line     from the proxy to the client, and S~ regexp for what varies
@@ -33,7 +34,11 @@ TRANSCRIPTS = sorted(HERE.glob("*.wire"))
 PATIENCE_SECONDS = 5
 STEP = re.compile(rb"(LISTENER:|C:|S:|S~|B>|B~|B<|WHOLE|TLS|CLOSED)(?: (.*))?", re.DOTALL)
 ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|\((.)\*(\d+)\)|([\\rn]))")
-LISTENERS = {b"plain": "plain", b"starttls": "starttls", b"imaps": "tls", b"nologin": "nologin"}
+LISTENERS = {b"plain": "plain", b"starttls": "starttls", b"imaps": "tls", b"nologin": "nologin",
+             b"only-plain": "only-plain", b"only-login": "only-login", b"only-external": "only-external"}
+MORE_LISTENERS = {"nologin": "plaintext_login = no", "only-plain": "plaintext_login = yes mechanisms = {plain}",
+                  "only-login": "plaintext_login = yes mechanisms = {LOGIN}",
+                  "only-external": "plaintext_login = yes mechanisms = {EXTERNAL}"}
 USERS = {"quoted": 'se"cr\\et', "umlaut": "pässword"}
 
 
@@ -131,16 +136,31 @@ def store():
         only.check()
 
 
+# "helpdesk" may log in as anybody; the store of "carol" knows a master user, that of the others does not.
+SOURCES = """
+auth { sources = {passwd} master_users = {helpdesk} }
+passwd { file = "passwd" }
+route { sources = {file} file = "routes" }
+"""
+PEOPLE = ("alice", "bob", "carol", "helpdesk")
+MASTER = f'passwordless_login = master_authzid master_user = "{servers.MASTER_USER}" master_password_file = "master"'
+
+
 @pytest.fixture(scope="module")
 def proxy(store):
-    nologin = servers.free_port()
-    more = f'listener nologin {{ address = {{"{servers.HOST}:{nologin}"}} tls = none plaintext_login = no }}\n'
+    ports = {name: servers.free_port() for name in MORE_LISTENERS}
+    more = "".join(f'listener {name} {{ address = {{"{servers.HOST}:{port}"}} tls = none {MORE_LISTENERS[name]} }}\n'
+                   for name, port in ports.items())
     with servers.Folder("imapmux-wire-") as folder, pytest.MonkeyPatch.context() as patch:
         if not os.environ.get("IMAPMUX"):
             patch.setenv("IMAPMUX", str(servers.REPOSITORY / "build-asan/imapmux"))
-        with stage.Proxy(folder / "proxy", shards=stage.shard("store", store.port), more=more, passwords=USERS,
+        (folder / "proxy").mkdir()
+        (folder / "proxy/master").write_text(servers.MASTER_PASSWORD)
+        shards = stage.shard("store", store.port) + stage.shard("mastered", store.port, more=MASTER)
+        with stage.Proxy(folder / "proxy", shards=shards, more=more, users=PEOPLE, passwords=USERS,
+                         routes={"carol": "mastered"}, sources=SOURCES,
                          certificate=servers.make_certificate(folder)) as running:
-            running.port["nologin"] = nologin
+            running.port.update(ports)
             yield running
 
 
