@@ -70,6 +70,8 @@ static bool expand_variable(const char **pattern, struct span user, enum ldap_es
         return err_set(err, ERR_CONFIG,
                        "expected %%{user}, %%{username}, %%{domain} or %%%%, found \"%.20s\"",
                        text);
+    if (kind == LDAP_ESCAPE_DN && value.len == 0)
+        return err_set(err, ERR_CREDENTIALS, "the name has no such part");
     *pattern += 2 + length + 1;
     return (kind == LDAP_ESCAPE_DN ? ldap_escape_dn(value, out) : ldap_escape_filter(value, out)) ||
            too_long(err);

@@ -1,64 +1,44 @@
 /*
  * Owns one LDAP*, its descriptor's uv_poll_t and the deadline of its oldest operation. The thread
- * that connects has the handle's `connect_err`, `uri` and `ldap` to itself until it is done.
+ * that connects has the handle's `connect_err` and `ldap` to itself until it is done.
  */
 #include "auth/ldap_handle.h"
 
 #include "proxy/base/log.h"
+#include "proxy/base/mem.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <utlist.h>
 
-enum {
-    DRAIN_MAX = 64,       /* results taken before the loop turns */
-    SEARCH_SIZE_LIMIT = 2 /* enough to see that a user is not unique */
-};
-
-static const char debian_ca_file[] = "/etc/ssl/certs/ca-certificates.crt";
+enum { DRAIN_MAX = 64 }; /* messages taken before the loop turns */
 
 static void connect_in_thread(uv_work_t *work);
-static bool connect_to(struct ldap_handle *handle, const char *uri);
-static bool set_options(LDAP *ldap, const char *uri, const struct conf_ldap *conf);
-static bool set_tls_options(LDAP *ldap, const struct conf_ldap *conf);
-static int log_in(struct ldap_handle *handle, LDAP *ldap, const char *uri, const char **step_out);
-static void explain(struct err *err, LDAP *ldap, const char *uri, const char *step, int code);
 static void connect_done(uv_work_t *work, int status);
 static bool watch(struct ldap_handle *handle);
 static bool still_connected(struct ldap_handle *handle);
+static void begin(struct ldap_operation *operation);
 static void sent(struct ldap_handle *handle, struct ldap_operation *operation, int code);
+static void take_off(struct ldap_handle *handle, struct ldap_operation *operation);
 static void arm_deadline(struct ldap_handle *handle);
 static void readable(uv_poll_t *poll, int status, int events);
 static void drain_later(struct turn_task *task);
 static void drain(struct ldap_handle *handle);
-static bool take_result(struct ldap_handle *handle, LDAPMessage *message);
-static void give_answer(struct ldap_handle *handle, struct ldap_operation *operation,
-                        LDAPMessage *message);
+static const char *take_message(struct ldap_handle *handle, LDAPMessage *message);
+static const char *take_entry(struct ldap_operation *operation, LDAPMessage *message);
+static void take_reference(struct ldap_handle *handle, struct ldap_operation *operation,
+                           LDAPMessage *message);
+static const char *take_result(struct ldap_handle *handle, struct ldap_operation *operation,
+                               LDAPMessage *message);
+static void forget_pieces(struct ldap_operation *operation);
 static void deadline_passed(uv_timer_t *timer);
 static void disconnect(struct ldap_handle *handle, const char *reason);
 static void poll_closed(uv_handle_t *poll);
 static void close_timer(struct ldap_handle *handle);
 static void timer_closed(uv_handle_t *timer);
 
-/* libldap reads its files and sets up TLS at first use, which threads must not do at once. */
-static void prepare_once(void)
-{
-    LDAP *ldap = NULL;
-    int client = 0;
-
-    if (ldap_initialize(&ldap, NULL) != LDAP_SUCCESS)
-        return;
-    (void)ldap_set_option(ldap, LDAP_OPT_X_TLS_NEWCTX, &client);
-    (void)ldap_unbind_ext(ldap, NULL, NULL);
-}
-
-void ldap_handle_prepare(void)
-{
-    static uv_once_t once = UV_ONCE_INIT;
-
-    uv_once(&once, prepare_once);
-}
+/* --- connecting --- */
 
 void ldap_handle_init(struct ldap_handle *handle, enum ldap_handle_kind kind, const struct env *env,
                       const struct ldap_handle_events *events, void *owner)
@@ -69,10 +49,12 @@ void ldap_handle_init(struct ldap_handle *handle, enum ldap_handle_kind kind, co
     handle->drain.run = drain_later;
 }
 
-void ldap_handle_connect(struct ldap_handle *handle)
+void ldap_handle_connect(struct ldap_handle *handle, const struct ldap_target *target)
 {
     assert(handle->state == LDAP_HANDLE_CLOSED && !handle->releasing);
     handle->state = LDAP_HANDLE_CONNECTING;
+    handle->target = *target;
+    handle->target.as_searcher = handle->kind == LDAP_HANDLE_SEARCH;
     handle->connect_err = (struct err){0};
     handle->connect.data = handle;
     /* fails only without a callback */
@@ -82,114 +64,8 @@ void ldap_handle_connect(struct ldap_handle *handle)
 static void connect_in_thread(uv_work_t *work)
 {
     struct ldap_handle *handle = work->data;
-    const struct conf_words *uris = &handle->env->conf->ldap.uri;
 
-    for (size_t i = 0; i < uris->count; i++)
-        if (connect_to(handle, uris->items[i]))
-            return;
-}
-
-static bool connect_to(struct ldap_handle *handle, const char *uri)
-{
-    const struct conf_ldap *conf = &handle->env->conf->ldap;
-    const char *step = "set up";
-    LDAP *ldap = NULL;
-    int code = ldap_initialize(&ldap, uri);
-
-    if (code != LDAP_SUCCESS) {
-        explain(&handle->connect_err, NULL, uri, step, code);
-        return false;
-    }
-    code = set_options(ldap, uri, conf) ? log_in(handle, ldap, uri, &step) : LDAP_LOCAL_ERROR;
-    if (code != LDAP_SUCCESS) {
-        explain(&handle->connect_err, ldap, uri, step, code);
-        (void)ldap_unbind_ext(ldap, NULL, NULL);
-        return false;
-    }
-    handle->connect_err = (struct err){0};
-    handle->ldap = ldap;
-    handle->uri = uri;
-    return true;
-}
-
-static bool set_options(LDAP *ldap, const char *uri, const struct conf_ldap *conf)
-{
-    int version = LDAP_VERSION3, idle_s = 60, probe_count = 3, interval_s = 10;
-    struct timeval limit = {(time_t)(conf->connect_timeout / 1000),
-                            (suseconds_t)(conf->connect_timeout % 1000 * 1000)};
-
-    /* Nice to have: firewalls forget quiet connections. */
-    (void)ldap_set_option(ldap, LDAP_OPT_X_KEEPALIVE_IDLE, &idle_s);
-    (void)ldap_set_option(ldap, LDAP_OPT_X_KEEPALIVE_PROBES, &probe_count);
-    (void)ldap_set_option(ldap, LDAP_OPT_X_KEEPALIVE_INTERVAL, &interval_s);
-    return ldap_set_option(ldap, LDAP_OPT_PROTOCOL_VERSION, &version) == LDAP_OPT_SUCCESS &&
-           ldap_set_option(ldap, LDAP_OPT_NETWORK_TIMEOUT, &limit) == LDAP_OPT_SUCCESS &&
-           ldap_set_option(ldap, LDAP_OPT_TIMEOUT, &limit) == LDAP_OPT_SUCCESS &&
-           ldap_set_option(ldap, LDAP_OPT_REFERRALS, LDAP_OPT_OFF) == LDAP_OPT_SUCCESS &&
-           ldap_set_option(ldap, LDAP_OPT_RESTART, LDAP_OPT_ON) == LDAP_OPT_SUCCESS &&
-           ((!conf->start_tls && !ldap_is_ldaps_url(uri)) || set_tls_options(ldap, conf));
-}
-
-/*
- * A fresh LDAP* inherits the process's TLS context but none of the file names it was made from
- * (ldap.conf).
- */
-static bool set_tls_options(LDAP *ldap, const struct conf_ldap *conf)
-{
-    int verify = conf->verify ? LDAP_OPT_X_TLS_DEMAND : LDAP_OPT_X_TLS_NEVER;
-    int oldest = LDAP_OPT_X_TLS_PROTOCOL_TLS1_2, client = 0;
-    char *inherited = NULL;
-    const char *ca_file = conf->ca_file;
-
-    if (ca_file[0] == '\0') {
-        (void)ldap_get_option(NULL, LDAP_OPT_X_TLS_CACERTFILE, &inherited);
-        ca_file = inherited != NULL ? inherited : debian_ca_file;
-    }
-
-    bool ok = ldap_set_option(ldap, LDAP_OPT_X_TLS_REQUIRE_CERT, &verify) == LDAP_OPT_SUCCESS &&
-              ldap_set_option(ldap, LDAP_OPT_X_TLS_PROTOCOL_MIN, &oldest) == LDAP_OPT_SUCCESS &&
-              (!conf->verify ||
-               ldap_set_option(ldap, LDAP_OPT_X_TLS_CACERTFILE, ca_file) == LDAP_OPT_SUCCESS) &&
-              (ldap_set_option(ldap, LDAP_OPT_X_TLS_NEWCTX, &client) == LDAP_OPT_SUCCESS ||
-               conf->ca_file[0] == '\0'); /* plain ldap:// works on a host without authorities */
-
-    ldap_memfree(inherited);
-    return ok;
-}
-
-/* Connects, starts TLS, binds the service account: an LDAP code, and the step it belongs to. */
-static int log_in(struct ldap_handle *handle, LDAP *ldap, const char *uri, const char **step_out)
-{
-    const struct conf_ldap *conf = &handle->env->conf->ldap;
-
-    *step_out = "connect";
-
-    int code = ldap_connect(ldap);
-
-    if (code == LDAP_SUCCESS && conf->start_tls && ldap_is_ldap_url(uri)) {
-        *step_out = "start TLS";
-        code = ldap_start_tls_s(ldap, NULL, NULL);
-    }
-    if (code != LDAP_SUCCESS || handle->kind == LDAP_HANDLE_BIND || conf->bind_dn[0] == '\0')
-        return code;
-    assert(conf->bind_password.len > 0); /* checked when the source opens */
-
-    struct berval password = {conf->bind_password.len, conf->bind_password.bytes};
-
-    *step_out = "bind the service account";
-    return ldap_sasl_bind_s(ldap, conf->bind_dn, LDAP_SASL_SIMPLE, &password, NULL, NULL, NULL);
-}
-
-static void explain(struct err *err, LDAP *ldap, const char *uri, const char *step, int code)
-{
-    char *diagnostic = NULL;
-
-    if (ldap != NULL)
-        (void)ldap_get_option(ldap, LDAP_OPT_DIAGNOSTIC_MESSAGE, &diagnostic);
-    err_set(err, ERR_UNAVAILABLE, "ldap: %s: cannot %s: %s%s%s", uri, step, ldap_err2string(code),
-            diagnostic != NULL && diagnostic[0] != '\0' ? ": " : "",
-            diagnostic != NULL ? diagnostic : "");
-    ldap_memfree(diagnostic);
+    handle->ldap = ldap_dial(&handle->env->conf->ldap, &handle->target, &handle->connect_err);
 }
 
 static void connect_done(uv_work_t *work, int status)
@@ -213,17 +89,22 @@ static void connect_done(uv_work_t *work, int status)
     handle->events->on_connect(handle, &handle->connect_err);
 }
 
-/*
- * From here on libldap must not block: what it cannot read or write at once waits for the next
- * event.
- */
+static _Atomic uint64_t *open_gauge(const struct ldap_handle *handle)
+{
+    struct counters *counters = handle->env->counters;
+
+    return handle->kind == LDAP_HANDLE_SEARCH ? &counters->ldap_open_search
+                                              : &counters->ldap_open_bind;
+}
+
 static bool watch(struct ldap_handle *handle)
 {
     struct err *err = &handle->connect_err;
 
     if (ldap_get_option(handle->ldap, LDAP_OPT_DESC, &handle->descriptor) != LDAP_OPT_SUCCESS ||
         handle->descriptor < 0)
-        return err_set(err, ERR_UNAVAILABLE, "ldap: %s: the connection is gone", handle->uri);
+        return err_set(err, ERR_UNAVAILABLE, "ldap: %s: the connection is gone",
+                       handle->target.uri);
 
     int flags = fcntl(handle->descriptor, F_GETFL);
 
@@ -237,30 +118,24 @@ static bool watch(struct ldap_handle *handle)
     handle->poll.data = handle;
     uv_poll_start(&handle->poll, UV_READABLE, readable); /* cannot fail on a valid handle */
     counter_add(&handle->env->counters->auth_ldap_connects, 1);
+    gauge_add(open_gauge(handle), 1);
     handle->state = LDAP_HANDLE_READY;
     return true;
 }
 
+/* --- sending --- */
+
 void ldap_handle_search(struct ldap_handle *handle, struct ldap_operation *operation,
-                        const char *filter)
+                        const struct ldap_query *query)
 {
-    const struct conf_ldap *conf = &handle->env->conf->ldap;
-    static const int scopes[] = {
-        [LDAP_SEARCH_BASE] = LDAP_SCOPE_BASE,
-        [LDAP_SEARCH_ONE] = LDAP_SCOPE_ONELEVEL,
-        [LDAP_SEARCH_SUBTREE] = LDAP_SCOPE_SUBTREE,
-    };
-    char no_attributes[] = LDAP_NO_ATTRS; /* libldap's prototype is not const */
-    char *attributes[] = {no_attributes, NULL};
-
-    assert(handle->state == LDAP_HANDLE_READY && handle->kind == LDAP_HANDLE_SEARCH);
-
     int code = LDAP_SERVER_DOWN;
 
-    operation->message_id = -1;
+    assert(handle->state == LDAP_HANDLE_READY && handle->kind == LDAP_HANDLE_SEARCH);
+    begin(operation);
     if (still_connected(handle))
-        code = ldap_search_ext(handle->ldap, conf->base, scopes[conf->scope], filter, attributes, 1,
-                               NULL, NULL, NULL, SEARCH_SIZE_LIMIT, &operation->message_id);
+        code = ldap_search_ext(handle->ldap, query->base, query->scope, query->filter,
+                               query->attributes, 0, NULL, NULL, NULL, LDAP_ENTRIES_MAX,
+                               &operation->message_id);
     counter_add(&handle->env->counters->auth_ldap_searches, 1);
     sent(handle, operation, code);
 }
@@ -274,14 +149,26 @@ void ldap_handle_bind(struct ldap_handle *handle, struct ldap_operation *operati
 
     struct berval cred = {password.len,
                           (char *)(uintptr_t)password.ptr}; /* read only, says ldap_sasl_bind(3) */
+    char policy_oid[] = LDAP_CONTROL_PASSWORDPOLICYREQUEST;
+    LDAPControl policy = {.ldctl_oid = policy_oid}; /* no value, and not critical */
+    LDAPControl *controls[] = {&policy, NULL};
     int code = LDAP_SERVER_DOWN;
 
-    operation->message_id = -1;
+    begin(operation);
     if (still_connected(handle))
-        code = ldap_sasl_bind(handle->ldap, dn, LDAP_SASL_SIMPLE, &cred, NULL, NULL,
+        code = ldap_sasl_bind(handle->ldap, dn, LDAP_SASL_SIMPLE, &cred,
+                              handle->env->conf->ldap.password_policy ? controls : NULL, NULL,
                               &operation->message_id);
     counter_add(&handle->env->counters->auth_ldap_binds, 1);
     sent(handle, operation, code);
+}
+
+static void begin(struct ldap_operation *operation)
+{
+    operation->message_id = -1;
+    operation->entry = NULL;
+    operation->entry_count = 0;
+    operation->url_count = 0;
 }
 
 /*
@@ -303,7 +190,7 @@ static void sent(struct ldap_handle *handle, struct ldap_operation *operation, i
 {
     if (code == LDAP_FILTER_ERROR || code == LDAP_PARAM_ERROR || code == LDAP_ENCODING_ERROR ||
         code == LDAP_NO_MEMORY) {
-        struct ldap_answer answer = {.code = code, .diagnostic = ldap_err2string(code)};
+        struct ldap_answer answer = {.code = code, .diagnostic = ""};
 
         handle->events->on_answer(handle, operation, &answer);
         return;
@@ -311,9 +198,11 @@ static void sent(struct ldap_handle *handle, struct ldap_operation *operation, i
 
     bool idle = handle->operations == NULL;
 
-    operation->expires_at = uv_now(handle->env->loop) + handle->env->conf->ldap.timeout;
+    operation->sent_at = uv_now(handle->env->loop);
+    operation->expires_at = operation->sent_at + handle->env->conf->ldap.timeout;
     DL_APPEND(handle->operations, operation);
     handle->operation_count++;
+    gauge_add(&handle->env->counters->ldap_in_flight, 1);
     if (code != LDAP_SUCCESS) {
         disconnect(handle, ldap_err2string(code));
         return;
@@ -324,11 +213,18 @@ static void sent(struct ldap_handle *handle, struct ldap_operation *operation, i
               &handle->drain); /* also sends what the socket did not take at once */
 }
 
+static void take_off(struct ldap_handle *handle, struct ldap_operation *operation)
+{
+    DL_DELETE(handle->operations, operation);
+    handle->operation_count--;
+    gauge_add(&handle->env->counters->ldap_in_flight, -1);
+}
+
 void ldap_handle_abandon(struct ldap_handle *handle, struct ldap_operation *operation)
 {
     assert(handle->state == LDAP_HANDLE_READY && handle->kind == LDAP_HANDLE_SEARCH);
-    DL_DELETE(handle->operations, operation);
-    handle->operation_count--;
+    take_off(handle, operation);
+    forget_pieces(operation);
     arm_deadline(handle);
     if (!still_connected(handle) ||
         ldap_abandon_ext(handle->ldap, operation->message_id, NULL, NULL) != LDAP_SUCCESS)
@@ -349,6 +245,8 @@ static void arm_deadline(struct ldap_handle *handle)
 
     uv_timer_start(&handle->deadline, deadline_passed, due > now ? due - now : 0, 0);
 }
+
+/* --- receiving --- */
 
 static void readable(uv_poll_t *poll, int status, int events)
 {
@@ -376,8 +274,9 @@ static bool has_ended(const struct ldap_handle *handle)
 }
 
 /*
- * Takes results until libldap has none: behind TLS they may lie in its buffers while the descriptor
- * is silent. What an answer leads to may end the connection.
+ * Takes messages until libldap has none: behind TLS they may lie in its buffers while the
+ * descriptor is silent. What an answer leads to may end the connection. Messages are taken one by
+ * one, so that libldap gathers nothing that is not wanted.
  */
 static void drain(struct ldap_handle *handle)
 {
@@ -385,28 +284,25 @@ static void drain(struct ldap_handle *handle)
 
     for (unsigned taken = 0; handle->state == LDAP_HANDLE_READY; taken++) {
         LDAPMessage *message = NULL;
+        const char *complaint = NULL;
 
         if (taken == DRAIN_MAX) {
             turn_post(handle->env->turn, &handle->drain);
             return;
         }
 
-        int type = ldap_result(handle->ldap, LDAP_RES_ANY, LDAP_MSG_ALL, &at_once, &message);
+        int type = ldap_result(handle->ldap, LDAP_RES_ANY, LDAP_MSG_ONE, &at_once, &message);
 
         if (type == 0 && !has_ended(handle))
             return;
-        if (type <= 0)
-            disconnect(handle, "closed by the directory");
-        else if (!take_result(handle, message))
-            disconnect(handle, "the directory gave notice of disconnection");
+        complaint = type <= 0 ? "closed by the directory" : take_message(handle, message);
+        if (complaint != NULL)
+            disconnect(handle, complaint);
     }
 }
 
-/*
- * Consumes the message. False for an unsolicited notification (RFC 4511 4.4), which has no good
- * news.
- */
-static bool take_result(struct ldap_handle *handle, LDAPMessage *message)
+/* Consumes the message; says why the connection cannot go on, or NULL. */
+static const char *take_message(struct ldap_handle *handle, LDAPMessage *message)
 {
     int message_id = ldap_msgid(message);
     struct ldap_operation *operation;
@@ -414,41 +310,119 @@ static bool take_result(struct ldap_handle *handle, LDAPMessage *message)
     DL_SEARCH_SCALAR(handle->operations, operation, message_id, message_id);
     if (operation == NULL) {
         ldap_msgfree(message);
-        return message_id != 0;
+        /* An unsolicited notification (RFC 4511 4.4) has no good news. */
+        return message_id != 0 ? NULL : "the directory gave notice of disconnection";
     }
-    DL_DELETE(handle->operations, operation);
-    handle->operation_count--;
-    arm_deadline(handle);
-    give_answer(handle, operation, message);
-    return true;
+    switch (ldap_msgtype(message)) {
+    case LDAP_RES_SEARCH_ENTRY:
+        return take_entry(operation, message);
+    case LDAP_RES_SEARCH_REFERENCE:
+        take_reference(handle, operation, message);
+        return NULL;
+    case LDAP_RES_INTERMEDIATE:
+        ldap_msgfree(message);
+        return NULL;
+    default:
+        return take_result(handle, operation, message);
+    }
 }
 
-static void give_answer(struct ldap_handle *handle, struct ldap_operation *operation,
-                        LDAPMessage *message)
+static const char *take_entry(struct ldap_operation *operation, LDAPMessage *message)
 {
-    struct ldap_answer answer = {.code = LDAP_DECODING_ERROR};
-    char *diagnostic = NULL, *dn = NULL;
-    int code = LDAP_SUCCESS;
-    LDAPMessage *entry = ldap_first_entry(handle->ldap, message);
+    if (operation->entry_count == LDAP_ENTRIES_MAX) {
+        ldap_msgfree(message);
+        return "the directory sends more entries than were asked for";
+    }
+    if (operation->entry_count++ == 0)
+        operation->entry = message;
+    else
+        ldap_msgfree(message);
+    return NULL;
+}
 
-    if (ldap_parse_result(handle->ldap, message, &code, NULL, &diagnostic, NULL, NULL, 0) ==
-        LDAP_SUCCESS)
-        answer.code = code;
-    answer.entry_count = ldap_count_entries(handle->ldap, message);
-    if (entry != NULL)
-        dn = ldap_get_dn(handle->ldap, entry);
+/* Of several URLs for the same thing, the first. */
+static void note_url(struct ldap_operation *operation, char *const *urls)
+{
+    char *copy;
+
+    if (urls == NULL || urls[0] == NULL || operation->url_count == LDAP_URLS_MAX)
+        return;
+    copy = mem_copy_text(urls[0], strlen(urls[0]));
+    if (copy != NULL)
+        operation->urls[operation->url_count++] = copy;
+}
+
+static void take_reference(struct ldap_handle *handle, struct ldap_operation *operation,
+                           LDAPMessage *message)
+{
+    char **urls = NULL;
+
+    if (handle->env->conf->ldap.referrals &&
+        ldap_parse_reference(handle->ldap, message, &urls, NULL, 0) == LDAP_SUCCESS)
+        note_url(operation, urls);
+    ldap_memvfree((void **)urls);
     ldap_msgfree(message);
-    answer.dn = dn;
+}
+
+/* Gives the answer, if it is one to what was asked. */
+static const char *take_result(struct ldap_handle *handle, struct ldap_operation *operation,
+                               LDAPMessage *message)
+{
+    bool is_search = handle->kind == LDAP_HANDLE_SEARCH;
+    struct counters *counters = handle->env->counters;
+    struct ldap_answer answer = {.code = LDAP_DECODING_ERROR, .ldap = handle->ldap};
+    char *diagnostic = NULL, **urls = NULL;
+    int code = LDAP_SUCCESS;
+
+    if (ldap_msgtype(message) != (int)(is_search ? LDAP_RES_SEARCH_RESULT : LDAP_RES_BIND)) {
+        ldap_msgfree(message);
+        return "the directory answers what was not asked";
+    }
+    take_off(handle, operation);
+    arm_deadline(handle);
+    histogram_add(is_search ? &counters->ldap_search_seconds : &counters->ldap_bind_seconds,
+                  uv_now(handle->env->loop) - operation->sent_at);
+    if (ldap_parse_result(handle->ldap, message, &code, NULL, &diagnostic, &urls, &answer.controls,
+                          1) == LDAP_SUCCESS)
+        answer.code = code;
+    note_url(operation, urls);
+    ldap_memvfree((void **)urls);
+
+    /* Its owner frees the operation while it reads the answer. */
+    struct ldap_operation pieces = *operation;
+
+    answer.entry = pieces.entry;
+    answer.entry_count = pieces.entry_count;
+    answer.urls = pieces.urls;
+    answer.url_count = pieces.url_count;
     answer.diagnostic = diagnostic != NULL ? diagnostic : "";
     handle->events->on_answer(handle, operation, &answer);
-    ldap_memfree(dn);
+    forget_pieces(&pieces);
+    ldap_controls_free(answer.controls);
     ldap_memfree(diagnostic);
+    return NULL;
 }
+
+static void forget_pieces(struct ldap_operation *operation)
+{
+    ldap_msgfree(operation->entry);
+    operation->entry = NULL;
+    while (operation->url_count > 0)
+        mem_free(operation->urls[--operation->url_count]);
+}
+
+/* --- the end --- */
 
 /* The oldest operation is late, and so the connection is not to be trusted with more. */
 static void deadline_passed(uv_timer_t *timer)
 {
     disconnect(timer->data, "an operation was not answered in time");
+}
+
+void ldap_handle_disconnect(struct ldap_handle *handle)
+{
+    assert(handle->operation_count == 0);
+    disconnect(handle, "not needed any more");
 }
 
 /*
@@ -462,18 +436,19 @@ static void disconnect(struct ldap_handle *handle, const char *reason)
 
     assert(handle->state == LDAP_HANDLE_READY);
     handle->state = LDAP_HANDLE_CLOSING;
+    gauge_add(open_gauge(handle), -1);
     if (!handle->releasing)
         log_event(handle->operations != NULL ? LOG_LEVEL_WARNING : LOG_LEVEL_DEBUG,
-                  "ldap connection lost", "%s: %s, %zu operations in flight", handle->uri, reason,
-                  handle->operation_count);
+                  "ldap connection lost", "%s: %s, %zu operations in flight", handle->target.uri,
+                  reason, handle->operation_count);
     uv_timer_stop(&handle->deadline);
     turn_cancel(handle->env->turn, &handle->drain);
     uv_close((uv_handle_t *)&handle->poll, poll_closed); /* before libldap closes the descriptor */
     (void)ldap_unbind_ext(handle->ldap, NULL, NULL); /* does not wait: the socket is non-blocking */
     handle->ldap = NULL;
     while ((operation = handle->operations) != NULL) {
-        DL_DELETE(handle->operations, operation);
-        handle->operation_count--;
+        take_off(handle, operation);
+        forget_pieces(operation);
         handle->events->on_lost(handle, operation, operation->expires_at <= now);
     }
 }

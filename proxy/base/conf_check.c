@@ -24,6 +24,12 @@ static bool check_trusted(struct conf_reader *reader, const struct conf *conf);
 static bool check_auth(struct conf_reader *reader, const struct conf *conf);
 static bool check_passwd(struct conf_reader *reader, const struct conf *conf);
 static bool check_ldap(struct conf_reader *reader, const struct conf *conf);
+static bool check_ldap_uri(struct conf_reader *reader, const struct conf_ldap *ldap,
+                           const char *uri);
+static bool check_ldap_account(struct conf_reader *reader, const struct conf_ldap *ldap);
+static bool check_ldap_search(struct conf_reader *reader, const struct conf_ldap *ldap);
+static bool check_ldap_rules(struct conf_reader *reader, const char *setting,
+                             const struct conf_words *rules);
 static bool check_route(struct conf_reader *reader, const struct conf *conf);
 static bool check_redis(struct conf_reader *reader, const struct conf *conf);
 static bool check_shards(struct conf_reader *reader, const struct conf *conf);
@@ -207,20 +213,88 @@ static bool check_ldap(struct conf_reader *reader, const struct conf *conf)
     if (ldap->uri.count == 0)
         return conf_fail_in(reader, "ldap", 0,
                             "auth asks the source \"ldap\", but \"uri\" of ldap is not set");
-    for (size_t i = 0; i < ldap->uri.count; i++) {
-        const char *uri = ldap->uri.items[i];
+    for (size_t i = 0; i < ldap->uri.count; i++)
+        if (!check_ldap_uri(reader, ldap, ldap->uri.items[i]))
+            return false;
+    return check_ldap_account(reader, ldap) && check_ldap_search(reader, ldap) &&
+           check_ldap_rules(reader, "allow_if", &ldap->allow_if) &&
+           check_ldap_rules(reader, "refuse_if", &ldap->refuse_if) &&
+           (*ldap->ca_file == '\0' || check_file(reader, "ldap", 0, "ca_file", ldap->ca_file)) &&
+           (*ldap->client_certificate == '\0' ||
+            check_file(reader, "ldap", 0, "client_certificate", ldap->client_certificate)) &&
+           (*ldap->client_key == '\0' ||
+            check_file(reader, "ldap", 0, "client_key", ldap->client_key));
+}
 
-        if (!starts_with(uri, "ldap://") && !starts_with(uri, "ldaps://") &&
-            !starts_with(uri, "ldapi://"))
-            return conf_fail_in(
-                reader, "ldap", 0,
-                "setting \"uri\" of ldap: found \"%.60s\", expected ldap://, ldaps:// or ldapi://",
-                uri);
-    }
+/* The account of a connection without a certificate or a local socket is nobody's. */
+static bool check_ldap_uri(struct conf_reader *reader, const struct conf_ldap *ldap,
+                           const char *uri)
+{
+    bool tls = starts_with(uri, "ldaps://") || (starts_with(uri, "ldap://") && ldap->start_tls);
+
+    if (!starts_with(uri, "ldap://") && !starts_with(uri, "ldaps://") &&
+        !starts_with(uri, "ldapi://"))
+        return conf_fail_in(
+            reader, "ldap", 0,
+            "setting \"uri\" of ldap: found \"%.60s\", expected ldap://, ldaps:// or ldapi://",
+            uri);
+    if (*ldap->client_certificate != '\0' && starts_with(uri, "ldap://") && !tls)
+        return conf_fail_in(reader, "ldap", 0,
+                            "\"client_certificate\" of ldap is set, but \"%.60s\" does not speak "
+                            "TLS, as start_tls is off",
+                            uri);
+    if (ldap->sasl_external && !starts_with(uri, "ldapi://") && *ldap->client_certificate == '\0')
+        return conf_fail_in(reader, "ldap", 0,
+                            "\"sasl_external\" of ldap is on, but \"%.60s\" is not ldapi://, and "
+                            "there is no \"client_certificate\"",
+                            uri);
+    return true;
+}
+
+static bool check_ldap_account(struct conf_reader *reader, const struct conf_ldap *ldap)
+{
+    bool has_dn = *ldap->bind_dn != '\0', has_password = ldap->bind_password.len > 0;
+
+    if (ldap->sasl_external && (has_dn || has_password))
+        return conf_fail_in(
+            reader, "ldap", 0,
+            "\"sasl_external\" of ldap is on: \"bind_dn\" and \"bind_password_file\" "
+            "have no use");
+    if (has_dn != has_password)
+        return conf_fail_in(reader, "ldap", 0, "\"%s\" of ldap is set, but \"%s\" is not",
+                            has_dn ? "bind_dn" : "bind_password_file",
+                            has_dn ? "bind_password_file" : "bind_dn");
+    if (*ldap->client_key != '\0' && *ldap->client_certificate == '\0')
+        return conf_fail_in(reader, "ldap", 0,
+                            "\"client_key\" of ldap is set, but \"client_certificate\" is not");
+    return true;
+}
+
+static bool check_ldap_search(struct conf_reader *reader, const struct conf_ldap *ldap)
+{
     if (*ldap->base == '\0' && *ldap->dn_template == '\0')
         return conf_fail_in(reader, "ldap", 0,
                             "neither \"base\" nor \"dn_template\" of ldap is set");
-    return *ldap->ca_file == '\0' || check_file(reader, "ldap", 0, "ca_file", ldap->ca_file);
+    if (*ldap->dn_template != '\0' && (ldap->referrals || *ldap->decoy_dn != '\0'))
+        return conf_fail_in(reader, "ldap", 0,
+                            "\"%s\" of ldap has no use with \"dn_template\": no search is made",
+                            ldap->referrals ? "referrals" : "decoy_dn");
+    return true;
+}
+
+static bool check_ldap_rules(struct conf_reader *reader, const char *setting,
+                             const struct conf_words *rules)
+{
+    for (size_t i = 0; i < rules->count; i++) {
+        const char *rule = rules->items[i], *equals = strchr(rule, '=');
+
+        if (equals == NULL || equals == rule || equals[1] == '\0')
+            return conf_fail_in(
+                reader, "ldap", 0,
+                "setting \"%s\" of ldap: found \"%.60s\", expected \"attribute=value\"", setting,
+                rule);
+    }
+    return true;
 }
 
 static bool check_route(struct conf_reader *reader, const struct conf *conf)

@@ -55,8 +55,13 @@ static inline void fixture_init(struct fixture *f)
                                               .max_entries = 100000};
     f->conf.passwd.file = no_text;
     f->conf.passwd.max_queue = 1024;
-    f->conf.ldap.ca_file = f->conf.ldap.bind_dn = f->conf.ldap.base = no_text;
-    f->conf.ldap.filter = f->conf.ldap.dn_template = no_text;
+    f->conf.ldap.ca_file = f->conf.ldap.client_certificate = f->conf.ldap.client_key = no_text;
+    f->conf.ldap.bind_dn = f->conf.ldap.base = f->conf.ldap.filter = no_text;
+    f->conf.ldap.dn_template = f->conf.ldap.decoy_dn = no_text;
+    f->conf.ldap.user_attribute = f->conf.ldap.backend_user_attribute = no_text;
+    f->conf.ldap.shard_attribute = f->conf.ldap.networks_attribute = no_text;
+    f->conf.ldap.password_policy = true;
+    f->conf.ldap.fail_back = 60000;
     f->conf.ldap.connect_timeout = 3000;
     f->conf.ldap.timeout = 5000;
     f->conf.ldap.search_handles = 1;

@@ -223,9 +223,17 @@ static void search_and_bind(void **state)
     assert_int_equal(login_result(&f, "a*,b", "secret"), ERR_NONE);
     assert_int_equal(login_result(&f, "twin", "secret"), ERR_INTERNAL);
     assert_int_equal(f.counters.auth_ldap_searches, 7);
-    assert_int_equal(f.counters.auth_ldap_binds, 3);
+    assert_int_equal(f.counters.auth_ldap_binds, 6); /* unknown users cost one, too */
     assert_int_equal(f.counters.auth_ldap_connects, 2);
+    assert_int_equal(f.counters.ldap_verified, 2);
+    assert_int_equal(f.counters.ldap_refused, 1);
+    assert_int_equal(f.counters.ldap_unknown, 3);
+    assert_int_equal(f.counters.ldap_failed, 1);
+    assert_int_equal(f.counters.ldap_open_search, 1);
+    assert_int_equal(f.counters.ldap_open_bind, 1);
+    assert_int_equal(f.counters.ldap_waiting + f.counters.ldap_in_flight, 0);
     fixture_release(&f);
+    assert_int_equal(f.counters.ldap_open_search + f.counters.ldap_open_bind, 0);
 }
 
 static void template_bind(void **state)
@@ -245,9 +253,17 @@ static void template_bind(void **state)
     fixture_release(&f);
 }
 
+static void assert_refuses_to_open(struct fixture *f)
+{
+    assert_null(auth_open(&f->env, NULL, &f->open_err));
+    assert_int_equal(f->open_err.kind, ERR_CONFIG);
+    fixture_release(f);
+}
+
 static void bad_settings(void **state)
 {
-    static char no_base[] = "dc=nowhere", bad_filter[] = "(uid=%{user}", wrong[] = "wrong";
+    static char no_base[] = "dc=nowhere", bad_filter[] = "(uid=%{user}", wrong[] = "wrong",
+                bad_dn[] = "people,dc=example", bad_template[] = "uid=%{user},people";
     struct fixture f;
 
     (void)state;
@@ -257,20 +273,22 @@ static void bad_settings(void **state)
     assert_int_equal(login_result(&f, "ann", "secret"), ERR_INTERNAL);
     fixture_release(&f);
     setup(&f);
-    f.conf.ldap.filter = bad_filter;
-    fixture_open(&f);
-    assert_int_equal(login_result(&f, "ann", "secret"), ERR_CONFIG);
-    fixture_release(&f);
-    setup(&f);
     f.conf.ldap.bind_password = (struct secret){wrong, 5};
     fixture_open(&f);
     assert_int_equal(login_result(&f, "ann", "secret"), ERR_UNAVAILABLE);
     fixture_release(&f);
     setup(&f);
-    f.conf.ldap.bind_password = (struct secret){NULL, 0};
-    assert_null(auth_open(&f.env, NULL, &f.open_err));
-    assert_int_equal(f.open_err.kind, ERR_CONFIG);
-    fixture_release(&f);
+    f.conf.ldap.filter = bad_filter;
+    assert_refuses_to_open(&f);
+    setup(&f);
+    f.conf.ldap.base = bad_dn;
+    assert_refuses_to_open(&f);
+    setup(&f);
+    f.conf.ldap.decoy_dn = bad_dn;
+    assert_refuses_to_open(&f);
+    setup(&f);
+    f.conf.ldap.dn_template = bad_template;
+    assert_refuses_to_open(&f);
 }
 
 static void many_at_once(void **state)

@@ -7,7 +7,7 @@
 
 static char name_passwd[] = "passwd", name_ldap[] = "ldap", dead_uri[] = "ldap://127.0.0.1:1";
 static char *dead_uris[] = {dead_uri};
-static char filter[] = "(uid=%{user})";
+static char base[] = "dc=example", filter[] = "(uid=%{user})";
 static char path[] = "/tmp/test_passwd.XXXXXX";
 static char ann_hash[CRYPT_OUTPUT_SIZE];
 
@@ -283,6 +283,7 @@ static void dead_directory_behind(void **state)
     setup(&f);
     fixture_source(&f, name_ldap);
     f.conf.ldap.uri = (struct conf_words){dead_uris, 1};
+    f.conf.ldap.base = base;
     f.conf.ldap.filter = filter;
     fixture_open(&f);
     assert_int_equal(login_result(&f, "ann", "secret"), ERR_NONE);
@@ -301,6 +302,7 @@ static void dead_directory_before(void **state)
     f.source_names[0] = name_ldap;
     fixture_source(&f, name_passwd);
     f.conf.ldap.uri = (struct conf_words){dead_uris, 1};
+    f.conf.ldap.base = base;
     f.conf.ldap.filter = filter;
     fixture_open(&f);
     assert_int_equal(login_result(&f, "ann", "secret"), ERR_NONE);

@@ -1,0 +1,249 @@
+/* Owns how a connection to a directory comes to be: options, TLS, the bind of the service account. */
+#include "auth/ldap_dial.h"
+
+#include <assert.h>
+#include <uv.h>
+
+enum {
+    /* Of an answer: of an entry only the attributes are asked for that are needed. */
+    MESSAGE_BYTES_MAX = 1024 * 1024
+};
+
+static const char sasl_external[] = "EXTERNAL"; /* RFC 4422 A */
+static const char debian_ca_file[] = "/etc/ssl/certs/ca-certificates.crt";
+
+/* An attempt, and the step that it has come to. */
+struct attempt {
+    const struct conf_ldap *conf;
+    const struct ldap_target *target;
+    LDAP *ldap;
+    const char *step;
+    uint64_t deadline; /* by uv_hrtime, in ms */
+};
+
+/* libldap reads its files and sets up TLS at first use, which threads must not do at once. */
+static void prepare_once(void)
+{
+    LDAP *ldap = NULL;
+    int client = 0;
+
+    if (ldap_initialize(&ldap, NULL) != LDAP_SUCCESS)
+        return;
+    (void)ldap_set_option(ldap, LDAP_OPT_X_TLS_NEWCTX, &client);
+    (void)ldap_unbind_ext(ldap, NULL, NULL);
+}
+
+void ldap_dial_prepare(void)
+{
+    static uv_once_t once = UV_ONCE_INIT;
+
+    uv_once(&once, prepare_once);
+}
+
+static bool uses_tls(const struct ldap_target *target)
+{
+    return ldap_is_ldaps_url(target->uri) || (target->start_tls && ldap_is_ldap_url(target->uri));
+}
+
+static uint64_t now_ms(void)
+{
+    return uv_hrtime() / 1000000;
+}
+
+/* --- options --- */
+
+static bool set_text(LDAP *ldap, int option, const char *text)
+{
+    return ldap_set_option(ldap, option, text) == LDAP_OPT_SUCCESS;
+}
+
+/* The certificate that we show, if there is one. */
+static bool set_certificate(LDAP *ldap, const struct conf_ldap *conf)
+{
+    const char *key = conf->client_key[0] == '\0' ? conf->client_certificate : conf->client_key;
+
+    return conf->client_certificate[0] == '\0' ||
+           (set_text(ldap, LDAP_OPT_X_TLS_CERTFILE, conf->client_certificate) &&
+            set_text(ldap, LDAP_OPT_X_TLS_KEYFILE, key));
+}
+
+/*
+ * A fresh LDAP* inherits the process's TLS context but none of the file names it was made from
+ * (ldap.conf).
+ */
+static bool set_tls_options(LDAP *ldap, const struct conf_ldap *conf)
+{
+    int verify = conf->verify ? LDAP_OPT_X_TLS_DEMAND : LDAP_OPT_X_TLS_NEVER;
+    int oldest = LDAP_OPT_X_TLS_PROTOCOL_TLS1_2, client = 0;
+    char *inherited = NULL;
+    const char *ca_file = conf->ca_file;
+
+    if (ca_file[0] == '\0') {
+        (void)ldap_get_option(NULL, LDAP_OPT_X_TLS_CACERTFILE, &inherited);
+        ca_file = inherited != NULL ? inherited : debian_ca_file;
+    }
+
+    bool ok = ldap_set_option(ldap, LDAP_OPT_X_TLS_REQUIRE_CERT, &verify) == LDAP_OPT_SUCCESS &&
+              ldap_set_option(ldap, LDAP_OPT_X_TLS_PROTOCOL_MIN, &oldest) == LDAP_OPT_SUCCESS &&
+              (!conf->verify || set_text(ldap, LDAP_OPT_X_TLS_CACERTFILE, ca_file)) &&
+              set_certificate(ldap, conf) &&
+              ldap_set_option(ldap, LDAP_OPT_X_TLS_NEWCTX, &client) == LDAP_OPT_SUCCESS;
+
+    ldap_memfree(inherited);
+    return ok;
+}
+
+static bool set_options(const struct attempt *attempt)
+{
+    LDAP *ldap = attempt->ldap;
+    int version = LDAP_VERSION3, idle_s = 60, probe_count = 3, interval_s = 10;
+
+    /* Nice to have: firewalls forget quiet connections. */
+    (void)ldap_set_option(ldap, LDAP_OPT_X_KEEPALIVE_IDLE, &idle_s);
+    (void)ldap_set_option(ldap, LDAP_OPT_X_KEEPALIVE_PROBES, &probe_count);
+    (void)ldap_set_option(ldap, LDAP_OPT_X_KEEPALIVE_INTERVAL, &interval_s);
+    return ldap_set_option(ldap, LDAP_OPT_PROTOCOL_VERSION, &version) == LDAP_OPT_SUCCESS &&
+           ldap_set_option(ldap, LDAP_OPT_REFERRALS, LDAP_OPT_OFF) == LDAP_OPT_SUCCESS &&
+           ldap_set_option(ldap, LDAP_OPT_RESTART, LDAP_OPT_ON) == LDAP_OPT_SUCCESS &&
+           (!uses_tls(attempt->target) || set_tls_options(ldap, attempt->conf));
+}
+
+/* --- steps: each returns an LDAP code --- */
+
+/* The next step has what is left of the time; false when nothing is. */
+static bool begin(struct attempt *attempt, const char *step, struct timeval *left_out)
+{
+    uint64_t now = now_ms(), left = now < attempt->deadline ? attempt->deadline - now : 0;
+
+    attempt->step = step;
+    *left_out = (struct timeval){(time_t)(left / 1000), (suseconds_t)(left % 1000 * 1000)};
+    return left > 0 &&
+           ldap_set_option(attempt->ldap, LDAP_OPT_NETWORK_TIMEOUT, left_out) == LDAP_OPT_SUCCESS &&
+           ldap_set_option(attempt->ldap, LDAP_OPT_TIMEOUT, left_out) == LDAP_OPT_SUCCESS;
+}
+
+/* What comes is trusted with so much memory, and no more. */
+static bool limit_messages(LDAP *ldap)
+{
+    ber_len_t max = MESSAGE_BYTES_MAX;
+    Sockbuf *sockbuf = NULL;
+
+    return ldap_get_option(ldap, LDAP_OPT_SOCKBUF, &sockbuf) == LDAP_OPT_SUCCESS &&
+           sockbuf != NULL && ber_sockbuf_ctrl(sockbuf, LBER_SB_OPT_SET_MAX_INCOMING, &max) == 1;
+}
+
+static int connect_and_start_tls(struct attempt *attempt)
+{
+    struct timeval left;
+    int code;
+
+    if (!begin(attempt, "connect", &left))
+        return LDAP_TIMEOUT;
+    code = ldap_connect(attempt->ldap);
+    if (code != LDAP_SUCCESS)
+        return code;
+    if (!limit_messages(attempt->ldap))
+        return LDAP_LOCAL_ERROR;
+    if (!attempt->target->start_tls || !ldap_is_ldap_url(attempt->target->uri))
+        return LDAP_SUCCESS;
+    return begin(attempt, "start TLS", &left) ? ldap_start_tls_s(attempt->ldap, NULL, NULL)
+                                              : LDAP_TIMEOUT;
+}
+
+static int bind_service(struct attempt *attempt)
+{
+    const struct conf_ldap *conf = attempt->conf;
+    struct berval password = {conf->bind_password.len, conf->bind_password.bytes};
+    char nothing[] = "";
+    struct berval same = {0, nothing}; /* no other than the connection tells */
+    struct timeval left;
+
+    if (!attempt->target->as_searcher || (conf->bind_dn[0] == '\0' && !conf->sasl_external))
+        return LDAP_SUCCESS;
+    if (!begin(attempt, "bind the service account", &left))
+        return LDAP_TIMEOUT;
+    if (conf->sasl_external)
+        return ldap_sasl_bind_s(attempt->ldap, NULL, sasl_external, &same, NULL, NULL, NULL);
+    assert(password.bv_len > 0); /* conf_check has seen to it */
+    return ldap_sasl_bind_s(attempt->ldap, conf->bind_dn, LDAP_SASL_SIMPLE, &password, NULL, NULL,
+                            NULL);
+}
+
+/* The root's entry, which everybody may ask for; a refusal is an answer, too. */
+static int ask_root(struct attempt *attempt)
+{
+    char no_attributes[] = LDAP_NO_ATTRS; /* libldap's prototype is not const */
+    char *attributes[] = {no_attributes, NULL};
+    LDAPMessage *answer = NULL;
+    struct timeval left;
+    int code;
+
+    if (!begin(attempt, "get an answer", &left))
+        return LDAP_TIMEOUT;
+    code = ldap_search_ext_s(attempt->ldap, "", LDAP_SCOPE_BASE, NULL, attributes, 1, NULL, NULL,
+                             &left, 1, &answer);
+    ldap_msgfree(answer);
+    return code == LDAP_BUSY || code == LDAP_UNAVAILABLE || code < 0 ? code : LDAP_SUCCESS;
+}
+
+/* --- all of it --- */
+
+static void explain(const struct attempt *attempt, int code, struct err *err)
+{
+    char *diagnostic = NULL;
+
+    if (attempt->ldap != NULL)
+        (void)ldap_get_option(attempt->ldap, LDAP_OPT_DIAGNOSTIC_MESSAGE, &diagnostic);
+    err_set(err, ERR_UNAVAILABLE, "ldap: %s: cannot %s: %s%s%s", attempt->target->uri,
+            attempt->step, ldap_err2string(code),
+            diagnostic != NULL && diagnostic[0] != '\0' ? ": " : "",
+            diagnostic != NULL ? diagnostic : "");
+    ldap_memfree(diagnostic);
+}
+
+static bool hang_up(struct attempt *attempt, int code, struct err *err)
+{
+    explain(attempt, code, err);
+    if (attempt->ldap != NULL)
+        (void)ldap_unbind_ext(attempt->ldap, NULL, NULL);
+    attempt->ldap = NULL;
+    return false;
+}
+
+static bool run(struct attempt *attempt, struct err *err)
+{
+    int code = ldap_initialize(&attempt->ldap, attempt->target->uri);
+
+    attempt->step = "set up";
+    attempt->deadline = now_ms() + attempt->conf->connect_timeout;
+    if (code == LDAP_SUCCESS && !set_options(attempt))
+        code = LDAP_LOCAL_ERROR;
+    if (code == LDAP_SUCCESS)
+        code = connect_and_start_tls(attempt);
+    if (code == LDAP_SUCCESS)
+        code = bind_service(attempt);
+    return code == LDAP_SUCCESS || hang_up(attempt, code, err);
+}
+
+LDAP *ldap_dial(const struct conf_ldap *conf, const struct ldap_target *target, struct err *err)
+{
+    struct attempt attempt = {.conf = conf, .target = target};
+
+    return run(&attempt, err) ? attempt.ldap : NULL;
+}
+
+bool ldap_dial_probe(const struct conf_ldap *conf, const struct ldap_target *target,
+                     struct err *err)
+{
+    struct attempt attempt = {.conf = conf, .target = target};
+
+    if (!run(&attempt, err))
+        return false;
+
+    int code = ask_root(&attempt);
+
+    if (code != LDAP_SUCCESS)
+        return hang_up(&attempt, code, err);
+    (void)ldap_unbind_ext(attempt.ldap, NULL, NULL);
+    return true;
+}

@@ -1,0 +1,32 @@
+/*
+ * The way to a directory server. It blocks (names, TLS and binding do inside libldap), so it is for
+ * threads of libuv's pool.
+ */
+#ifndef IMAPMUX_AUTH_LDAP_DIAL_H
+#define IMAPMUX_AUTH_LDAP_DIAL_H
+
+#include "proxy/base/conf.h"
+
+#include <ldap.h>
+
+/* Where to, and as whom; a plain value. */
+struct ldap_target {
+    const char *uri;  /* ldap://, ldaps:// or ldapi://; borrowed */
+    bool start_tls;   /* on ldap:// */
+    bool as_searcher; /* binds the service account, if there is one */
+};
+
+/* Once for the process, before threads use libldap; more often is harmless. */
+void ldap_dial_prepare(void);
+
+/*
+ * Connects, starts TLS and binds within ldap.connect_timeout in all (for each address that the name
+ * has). NULL with *err set; else the caller's, to be ended by ldap_unbind_ext.
+ */
+LDAP *ldap_dial(const struct conf_ldap *conf, const struct ldap_target *target, struct err *err);
+
+/* The same, and asks something that every server answers; then hangs up. False with *err set. */
+bool ldap_dial_probe(const struct conf_ldap *conf, const struct ldap_target *target,
+                     struct err *err);
+
+#endif
