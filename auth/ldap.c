@@ -23,7 +23,7 @@ static bool is_last_source(const struct conf *conf)
 static bool is_secure(const struct conf_ldap *conf)
 {
     for (size_t i = 0; i < conf->uri.count; i++)
-        if (ldap_is_ldap_url(conf->uri.items[i]) && !conf->start_tls)
+        if (ldap_dial_is_plain(conf->uri.items[i]) && !conf->start_tls)
             return false;
     return true;
 }
@@ -39,8 +39,7 @@ static void *source_open(const struct env *env, struct err *err)
     const struct conf_ldap *conf = &env->conf->ldap;
     struct ldap_source *source = NULL;
 
-    ldap_dial_prepare();
-    if (!ldap_patterns_check(conf, err))
+    if (!ldap_dial_prepare(conf, err) || !ldap_patterns_check(conf, err))
         return NULL;
     source = mem_new(sizeof *source);
     if (source != NULL) {

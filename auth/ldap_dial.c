@@ -2,6 +2,8 @@
 #include "auth/ldap_dial.h"
 
 #include <assert.h>
+#include <string.h>
+#include <strings.h>
 #include <uv.h>
 
 enum {
@@ -21,28 +23,15 @@ struct attempt {
     uint64_t deadline; /* by uv_hrtime, in ms */
 };
 
-/* libldap reads its files and sets up TLS at first use, which threads must not do at once. */
-static void prepare_once(void)
+/* ldap_is_ldap_url says so of ldaps:// and ldapi://, too. */
+bool ldap_dial_is_plain(const char *uri)
 {
-    LDAP *ldap = NULL;
-    int client = 0;
-
-    if (ldap_initialize(&ldap, NULL) != LDAP_SUCCESS)
-        return;
-    (void)ldap_set_option(ldap, LDAP_OPT_X_TLS_NEWCTX, &client);
-    (void)ldap_unbind_ext(ldap, NULL, NULL);
+    return strncasecmp(uri, "ldap://", strlen("ldap://")) == 0;
 }
 
-void ldap_dial_prepare(void)
+static bool needs_start_tls(const struct ldap_target *target)
 {
-    static uv_once_t once = UV_ONCE_INIT;
-
-    uv_once(&once, prepare_once);
-}
-
-static bool uses_tls(const struct ldap_target *target)
-{
-    return ldap_is_ldaps_url(target->uri) || (target->start_tls && ldap_is_ldap_url(target->uri));
+    return target->start_tls && ldap_dial_is_plain(target->uri);
 }
 
 static uint64_t now_ms(void)
@@ -52,45 +41,72 @@ static uint64_t now_ms(void)
 
 /* --- options --- */
 
-static bool set_text(LDAP *ldap, int option, const char *text)
+static bool set_text(int option, const char *text)
 {
-    return ldap_set_option(ldap, option, text) == LDAP_OPT_SUCCESS;
+    return ldap_set_option(NULL, option, text) == LDAP_OPT_SUCCESS;
 }
 
-/* The certificate that we show, if there is one. */
-static bool set_certificate(LDAP *ldap, const struct conf_ldap *conf)
+/* Whom we trust; from ldap.conf, if proxy.conf does not tell. */
+static bool set_authorities(const struct conf_ldap *conf)
 {
-    const char *key = conf->client_key[0] == '\0' ? conf->client_certificate : conf->client_key;
+    char *inherited = NULL;
+    bool ok = true;
 
-    return conf->client_certificate[0] == '\0' ||
-           (set_text(ldap, LDAP_OPT_X_TLS_CERTFILE, conf->client_certificate) &&
-            set_text(ldap, LDAP_OPT_X_TLS_KEYFILE, key));
+    if (!conf->verify)
+        return true;
+    if (conf->ca_file[0] != '\0')
+        return set_text(LDAP_OPT_X_TLS_CACERTFILE, conf->ca_file);
+    (void)ldap_get_option(NULL, LDAP_OPT_X_TLS_CACERTFILE, &inherited);
+    if (inherited == NULL)
+        ok = set_text(LDAP_OPT_X_TLS_CACERTFILE, debian_ca_file);
+    ldap_memfree(inherited);
+    return ok;
+}
+
+/* The certificate that we show, if there is one; not that of a user's ldap.conf. */
+static bool set_certificate(const struct conf_ldap *conf)
+{
+    const char *chain = conf->client_certificate[0] == '\0' ? NULL : conf->client_certificate;
+
+    return set_text(LDAP_OPT_X_TLS_CERTFILE, chain) &&
+           set_text(LDAP_OPT_X_TLS_KEYFILE, conf->client_key[0] == '\0' ? chain : conf->client_key);
+}
+
+static bool needs_tls(const struct conf_ldap *conf)
+{
+    bool needed = conf->start_tls || conf->referrals;
+
+    for (size_t i = 0; i < conf->uri.count; i++)
+        needed = needed || ldap_is_ldaps_url(conf->uri.items[i]);
+    return needed;
 }
 
 /*
- * A fresh LDAP* inherits the process's TLS context but none of the file names it was made from
- * (ldap.conf).
+ * One TLS context for the process, of which each LDAP* takes a part: it costs some hundred KiB and
+ * the reading of all authorities, and libldap 2.5 with GnuTLS does not free keys.
  */
-static bool set_tls_options(LDAP *ldap, const struct conf_ldap *conf)
+static bool set_up_tls(const struct conf_ldap *conf)
 {
     int verify = conf->verify ? LDAP_OPT_X_TLS_DEMAND : LDAP_OPT_X_TLS_NEVER;
     int oldest = LDAP_OPT_X_TLS_PROTOCOL_TLS1_2, client = 0;
-    char *inherited = NULL;
-    const char *ca_file = conf->ca_file;
 
-    if (ca_file[0] == '\0') {
-        (void)ldap_get_option(NULL, LDAP_OPT_X_TLS_CACERTFILE, &inherited);
-        ca_file = inherited != NULL ? inherited : debian_ca_file;
-    }
+    return ldap_set_option(NULL, LDAP_OPT_X_TLS_REQUIRE_CERT, &verify) == LDAP_OPT_SUCCESS &&
+           ldap_set_option(NULL, LDAP_OPT_X_TLS_PROTOCOL_MIN, &oldest) == LDAP_OPT_SUCCESS &&
+           set_authorities(conf) && set_certificate(conf) &&
+           ldap_set_option(NULL, LDAP_OPT_X_TLS_NEWCTX, &client) == LDAP_OPT_SUCCESS;
+}
 
-    bool ok = ldap_set_option(ldap, LDAP_OPT_X_TLS_REQUIRE_CERT, &verify) == LDAP_OPT_SUCCESS &&
-              ldap_set_option(ldap, LDAP_OPT_X_TLS_PROTOCOL_MIN, &oldest) == LDAP_OPT_SUCCESS &&
-              (!conf->verify || set_text(ldap, LDAP_OPT_X_TLS_CACERTFILE, ca_file)) &&
-              set_certificate(ldap, conf) &&
-              ldap_set_option(ldap, LDAP_OPT_X_TLS_NEWCTX, &client) == LDAP_OPT_SUCCESS;
+bool ldap_dial_prepare(const struct conf_ldap *conf, struct err *err)
+{
+    LDAP *ldap = NULL;
 
-    ldap_memfree(inherited);
-    return ok;
+    /* libldap reads its own files at first use. */
+    if (ldap_initialize(&ldap, NULL) != LDAP_SUCCESS)
+        return err_set(err, ERR_INTERNAL, "ldap: libldap cannot be used");
+    (void)ldap_unbind_ext(ldap, NULL, NULL);
+    return !needs_tls(conf) || set_up_tls(conf) ||
+           err_set(err, ERR_CONFIG,
+                   "ldap: TLS: the authorities, the certificate or its key cannot be used");
 }
 
 static bool set_options(const struct attempt *attempt)
@@ -104,8 +120,7 @@ static bool set_options(const struct attempt *attempt)
     (void)ldap_set_option(ldap, LDAP_OPT_X_KEEPALIVE_INTERVAL, &interval_s);
     return ldap_set_option(ldap, LDAP_OPT_PROTOCOL_VERSION, &version) == LDAP_OPT_SUCCESS &&
            ldap_set_option(ldap, LDAP_OPT_REFERRALS, LDAP_OPT_OFF) == LDAP_OPT_SUCCESS &&
-           ldap_set_option(ldap, LDAP_OPT_RESTART, LDAP_OPT_ON) == LDAP_OPT_SUCCESS &&
-           (!uses_tls(attempt->target) || set_tls_options(ldap, attempt->conf));
+           ldap_set_option(ldap, LDAP_OPT_RESTART, LDAP_OPT_ON) == LDAP_OPT_SUCCESS;
 }
 
 /* --- steps: each returns an LDAP code --- */
@@ -144,7 +159,7 @@ static int connect_and_start_tls(struct attempt *attempt)
         return code;
     if (!limit_messages(attempt->ldap))
         return LDAP_LOCAL_ERROR;
-    if (!attempt->target->start_tls || !ldap_is_ldap_url(attempt->target->uri))
+    if (!needs_start_tls(attempt->target))
         return LDAP_SUCCESS;
     return begin(attempt, "start TLS", &left) ? ldap_start_tls_s(attempt->ldap, NULL, NULL)
                                               : LDAP_TIMEOUT;

@@ -16,8 +16,14 @@ struct ldap_target {
     bool as_searcher; /* binds the service account, if there is one */
 };
 
-/* Once for the process, before threads use libldap; more often is harmless. */
-void ldap_dial_prepare(void);
+/*
+ * Before threads use libldap: what it keeps for the process. Certificates and keys are read here,
+ * and not again. False with *err set (CONFIG).
+ */
+bool ldap_dial_prepare(const struct conf_ldap *conf, struct err *err);
+
+/* Whether it begins with ldap://, and so needs StartTLS to be safe. */
+bool ldap_dial_is_plain(const char *uri);
 
 /*
  * Connects, starts TLS and binds within ldap.connect_timeout in all (for each address that the name

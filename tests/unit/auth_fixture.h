@@ -13,7 +13,8 @@
 #include <cmocka.h>
 
 static char no_text[] = "", name_letters[] = "abcdefghijklmnopqrstuvwxyz0123456789-";
-static const union address login_address = {.v4 = {.sin_family = AF_INET}};
+static const union address login_address = {.v4 = {.sin_family = AF_INET}},
+                           *login_from = &login_address;
 
 struct fixture {
     uv_loop_t loop;
@@ -122,7 +123,7 @@ static inline void login_start_as(struct fixture *f, struct login *login, const 
     login->request.user = user;
     login->request.login_as = login_as;
     login->request.secret = &login->password;
-    login->request.address = &login_address;
+    login->request.address = login_from;
     login->request.on_answer = login_answered;
     login->request.owner = login;
     auth_verify(f->auth, &login->request);
