@@ -140,6 +140,8 @@ static void log_fault(const struct reading *reading, struct span attribute, cons
 
 static void fail(struct reading *reading, struct span attribute, const char *fault)
 {
+    if (reading->err.kind != ERR_NONE)
+        return;
     log_fault(reading, attribute, fault);
     err_set(&reading->err, ERR_INTERNAL, "ldap: the user's entry is unusable");
 }

@@ -256,14 +256,13 @@ static bool check_ldap_account(struct conf_reader *reader, const struct conf_lda
     bool has_dn = *ldap->bind_dn != '\0', has_password = ldap->bind_password.len > 0;
 
     if (ldap->sasl_external && (has_dn || has_password))
-        return conf_fail_in(
-            reader, "ldap", 0,
-            "\"sasl_external\" of ldap is on: \"bind_dn\" and \"bind_password_file\" "
-            "have no use");
+        return conf_fail_in(reader, "ldap", 0,
+                            "\"sasl_external\" of ldap is on: \"bind_dn\" and \"bind_password\" "
+                            "have no use");
     if (has_dn != has_password)
         return conf_fail_in(reader, "ldap", 0, "\"%s\" of ldap is set, but \"%s\" is not",
-                            has_dn ? "bind_dn" : "bind_password_file",
-                            has_dn ? "bind_password_file" : "bind_dn");
+                            has_dn ? "bind_dn" : "bind_password",
+                            has_dn ? "bind_password" : "bind_dn");
     if (*ldap->client_key != '\0' && *ldap->client_certificate == '\0')
         return conf_fail_in(reader, "ldap", 0,
                             "\"client_key\" of ldap is set, but \"client_certificate\" is not");

@@ -215,6 +215,13 @@ def directory_and_redis(directory, redis, limit="1s"):
     return SERVERS.format(directory=directory, redis=redis, limit=limit)
 
 
+def directory_settings(**settings):
+    """Sources for a proxy that asks the directory which the settings of section `ldap` tell of, and one store."""
+    lines = "".join(f"    {name} = {value}\n" if str(value).startswith("{") else f'    {name} = "{value}"\n'
+                    for name, value in settings.items())
+    return f"auth {{ sources = {{ldap}} }}\nldap {{\n{lines}}}\nroute {{ sources = {{file}} file = \"routes\" }}\n"
+
+
 def password_line(user, password=PASSWORD):
     digest = subprocess.run(["openssl", "passwd", "-5", "-salt", "rounds=1000$salt", "-stdin"], input=password.encode(),
                             capture_output=True, check=True).stdout.decode().strip()

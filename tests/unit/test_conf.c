@@ -60,6 +60,13 @@ static void expect_error(const char *text, const char *expected)
 #define GOOD       LISTENER PASSWD ROUTE SHARD
 
 #define SIXTY_FOUR "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+#define LISTENER "listener l { address = 127.0.0.1:1143 tls = none }\n"
+#define PASSWD   "passwd { file = users }\n"
+#define ROUTE    "route { file = routes }\n"
+#define SHARD    "shard blue { address = store:143 }\n"
+#define GOOD     LISTENER PASSWD ROUTE SHARD
+/* Is not closed yet. */
+#define LDAP GOOD "auth { sources = ldap }\nldap { uri = {\"ldap://h\"} base = \"dc=a\" "
 
 static int make_folder(void **state)
 {
@@ -303,6 +310,31 @@ static void what_is_said_of_bad_files(void **state)
          ":6: neither \"base\" nor \"dn_template\" of ldap is set"},
         {GOOD "auth { sources = ldap }\nldap { uri = {http://h} }\n",
          ":6: setting \"uri\" of ldap: found \"http://h\", expected ldap://, ldaps:// or ldapi://"},
+        {LDAP "bind_dn = \"cn=a\" }\n",
+         ":6: \"bind_dn\" of ldap is set, but \"bind_password\" is not"},
+        {LDAP "bind_password = a }\n",
+         ":6: \"bind_password\" of ldap is set, but \"bind_dn\" is not"},
+        {LDAP "sasl_external = yes }\n",
+         ":6: \"sasl_external\" of ldap is on, but \"ldap://h\" is not ldapi://, and there is no "
+         "\"client_certificate\""},
+        {LDAP "client_certificate = /etc/passwd }\n",
+         ":6: \"client_certificate\" of ldap is set, but \"ldap://h\" does not speak TLS, as "
+         "start_tls is off"},
+        {LDAP "start_tls = yes client_certificate = /nothing }\n",
+         ":6: setting \"client_certificate\" of ldap: /nothing: No such file or directory"},
+        {LDAP "client_key = /etc/passwd }\n",
+         ":6: \"client_key\" of ldap is set, but \"client_certificate\" is not"},
+        {LDAP "start_tls = yes client_certificate = /etc/passwd sasl_external = yes\n"
+              "bind_dn = \"cn=a\" bind_password = b }\n",
+         ":6: \"sasl_external\" of ldap is on: \"bind_dn\" and \"bind_password\" have no use"},
+        {LDAP "dn_template = \"uid=%{user}\" referrals = yes }\n",
+         ":6: \"referrals\" of ldap has no use with \"dn_template\": no search is made"},
+        {LDAP "dn_template = \"uid=%{user}\" decoy_dn = \"cn=a\" }\n",
+         ":6: \"decoy_dn\" of ldap has no use with \"dn_template\": no search is made"},
+        {LDAP "allow_if = {\"a=b\", \"=c\"} }\n",
+         ":6: setting \"allow_if\" of ldap: found \"=c\", expected \"attribute=value\""},
+        {LDAP "refuse_if = {ab} }\n",
+         ":6: setting \"refuse_if\" of ldap: found \"ab\", expected \"attribute=value\""},
         {GOOD "ldap { bind_password = a bind_password_file = b }\n",
          ":5: ldap: both \"bind_password\" and \"bind_password_file\" are set"},
         {GOOD "ldap { bind_password_file = nothing }\n",

@@ -72,6 +72,22 @@ static void bad_templates(void **state)
         check(LDAP_ESCAPE_FILTER, bad[i], "ann", NULL);
 }
 
+/* A DN's values are not empty, a filter's may be. */
+static void missing_parts(void **state)
+{
+    struct err err = {0};
+    struct buf out;
+
+    (void)state;
+    check(LDAP_ESCAPE_FILTER, "(o=%{domain})", "ann", "(o=)");
+    buf_init(&out, 100);
+    assert_false(ldap_escape_expand("o=%{domain}", span_of("ann"), LDAP_ESCAPE_DN, &out, &err));
+    assert_int_equal(err.kind, ERR_CREDENTIALS);
+    assert_false(ldap_escape_expand("o=%{username}", span_of("@a"), LDAP_ESCAPE_DN, &out, &err));
+    assert_int_equal(err.kind, ERR_CREDENTIALS);
+    buf_release(&out);
+}
+
 static void ceiling_holds(void **state)
 {
     struct err err = {0};
@@ -89,7 +105,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(filters),        cmocka_unit_test(names),
         cmocka_unit_test(nul_is_escaped), cmocka_unit_test(bad_templates),
-        cmocka_unit_test(ceiling_holds),
+        cmocka_unit_test(missing_parts),  cmocka_unit_test(ceiling_holds),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
