@@ -155,13 +155,17 @@ class Server:
 
 
 class Slapd(Server):
-    """OpenLDAP with inetOrgPerson entries uid=NAME,ou=people,dc=example,dc=org; `users` maps names to passwords."""
+    """
+    OpenLDAP with inetOrgPerson entries uid=NAME,ou=people,dc=example,dc=org; `users` maps names to passwords. More
+    settings may come before the database and for it, more entries behind these, and other URIs to listen on.
+    """
 
     name = "slapd"
 
-    def prepare(self, users):
+    def prepare(self, users, settings="", database="", entries="", base=LDAP_BASE, uris=()):
         self.port = free_port()
         self.uri = f"ldap://{self.host}:{self.port}"
+        self.base, self.uris = base, [self.uri, *uris]
         (self.folder / "db").mkdir()
         self._conf().write_text(f"""\
 include /etc/ldap/schema/core.schema
@@ -170,21 +174,25 @@ include /etc/ldap/schema/inetorgperson.schema
 modulepath /usr/lib/ldap
 moduleload back_mdb
 pidfile {self.folder}/slapd.pid
+{settings}
 access to attrs=userPassword by anonymous auth by * none
 access to * by * read
+database monitor
 database mdb
-suffix "{LDAP_BASE}"
-rootdn "cn=admin,{LDAP_BASE}"
+suffix "{base}"
+rootdn "cn=admin,{base}"
 rootpw admin-secret
 directory {self.folder}/db
 maxsize 67108864
 index objectClass,uid eq
+{database}
 """)
-        entries = [f"dn: {LDAP_BASE}\nobjectClass: dcObject\nobjectClass: organization\no: Example\ndc: example\n",
-                   f"dn: ou=people,{LDAP_BASE}\nobjectClass: organizationalUnit\nou: people\n"]
-        entries += [f"dn: uid={name},ou=people,{LDAP_BASE}\nobjectClass: inetOrgPerson\nuid: {name}\ncn: {name}\n"
-                    f"sn: {name}\nuserPassword: {password}\n" for name, password in users.items()]
-        subprocess.run(["/usr/sbin/slapadd", "-q", "-f", str(self._conf())], input="\n".join(entries).encode(),
+        texts = [f"dn: {base}\nobjectClass: dcObject\nobjectClass: organization\no: Example\n"
+                 f"dc: {base.partition(',')[0].partition('=')[2]}\n",
+                 f"dn: ou=people,{base}\nobjectClass: organizationalUnit\nou: people\n"]
+        texts += [f"dn: uid={name},ou=people,{base}\nobjectClass: inetOrgPerson\nuid: {name}\ncn: {name}\n"
+                  f"sn: {name}\nuserPassword: {password}\n" for name, password in users.items()]
+        subprocess.run(["/usr/sbin/slapadd", "-q", "-f", str(self._conf())], input="\n".join([*texts, entries]).encode(),
                        check=True, capture_output=True)
 
     def _conf(self):
@@ -194,7 +202,28 @@ index objectClass,uid eq
         return [self.port]
 
     def command(self):
-        return ["/usr/sbin/slapd", "-d", "0", "-f", str(self._conf()), "-h", self.uri]
+        return ["/usr/sbin/slapd", "-d", "0", "-f", str(self._conf()), "-h", " ".join(self.uris)]
+
+    def operations(self, kind):
+        """How many it has completed of one kind ("Bind", "Search"), as it says itself; asking costs one of each."""
+        answer = subprocess.run(["ldapsearch", "-LLL", "-x", "-H", self.uri, "-s", "base", "-b",
+                                 f"cn={kind},cn=Operations,cn=Monitor", "monitorOpCompleted"],
+                                check=True, capture_output=True, text=True).stdout
+        return int(re.search(r"^monitorOpCompleted: (\d+)$", answer, re.MULTILINE).group(1))
+
+    def kill(self):
+        """At once, as a machine that fails."""
+        self.process.kill()
+        self.process.wait()
+        self.process = None
+
+
+def connections_to(port, host=HOST):
+    """How many established TCP connections of this host lead to that port."""
+    wanted = f"{int.from_bytes(socket.inet_aton(host), 'little'):08X}:{port:04X}"
+    with open("/proc/net/tcp") as table:
+        rows = [line.split() for line in table][1:]
+    return sum(row[2] == wanted and row[3] == "01" for row in rows)
 
 
 class Redis(Server):

@@ -236,11 +236,32 @@ def test_references_beside_nothing_are_no_user(site):
     assert re.match(OK, site.login())
 
 
+def refer(url):
+    """A search is answered with a referral (RFC 4511 4.1.10)."""
+    operation = encoded(0x65, number(10, 0x0a), text(b""), text(b""), encoded(0xa3, text(url)))
+    return lambda peer, request: peer.send(message(request.id, operation))
+
+
 def test_base_that_is_elsewhere(site):
-    urls = encoded(0xa3, text(b"ldap://elsewhere/dc=example"))
-    refer = encoded(0x65, number(10, 0x0a), text(b""), text(b""), urls)
-    site.directory.on_search = lambda peer, request: peer.send(message(request.id, refer))
+    site.directory.on_search = refer(b"ldap://elsewhere/dc=example")
     assert re.match(CONFIG, site.login())
+
+
+def test_referrals_end(folder, certificate):
+    """A directory that leads to itself, and one that leads to what is no directory."""
+    with contextlib.ExitStack() as stack:
+        site = Site(stack, folder, certificate, "referrals", referrals="yes")
+        site.directory.on_search = refer(f"ldap://{servers.HOST}:{site.directory.port}/dc=example".encode())
+        assert re.match(CONFIG, site.login())
+        assert site.directory.count(SEARCH) == 2
+        for url in (b"http://localhost/", b"ldap:///dc=example", b"ldapi://%2Ftmp/dc=example", b"",
+                    b"ldap://h" + b"o" * 400):
+            site.directory.on_search = refer(url)
+            assert re.match(UNAVAILABLE, site.login()), url
+        many = [f"ldap://{servers.HOST}:1/dc=x,dc={number}".encode() for number in range(9)]
+        site.directory.on_search = lambda peer, request: peer.send(
+            b"".join(referred(request.id, url) for url in many) + done(request.id))
+        assert re.match(UNAVAILABLE, site.login())
 
 
 def test_entry_without_name(site):
