@@ -53,20 +53,15 @@ static void expect_error(const char *text, const char *expected)
 }
 
 /* Complete but for what a test puts behind it. */
-#define LISTENER   "listener l { address = 127.0.0.1:1143 tls = none }\n"
-#define PASSWD     "passwd { file = users }\n"
-#define ROUTE      "route { file = routes }\n"
-#define SHARD      "shard blue { address = store:143 }\n"
-#define GOOD       LISTENER PASSWD ROUTE SHARD
-
-#define SIXTY_FOUR "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 #define LISTENER "listener l { address = 127.0.0.1:1143 tls = none }\n"
 #define PASSWD   "passwd { file = users }\n"
 #define ROUTE    "route { file = routes }\n"
 #define SHARD    "shard blue { address = store:143 }\n"
 #define GOOD     LISTENER PASSWD ROUTE SHARD
 /* Is not closed yet. */
-#define LDAP GOOD "auth { sources = ldap }\nldap { uri = {\"ldap://h\"} base = \"dc=a\" "
+#define LDAP       GOOD "auth { sources = ldap }\nldap { uri = {\"ldap://h\"} base = \"dc=a\" "
+
+#define SIXTY_FOUR "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
 static int make_folder(void **state)
 {
