@@ -345,10 +345,12 @@ void conn_want_read(struct conn *conn, bool on)
 /* Names the failure of an OpenSSL call: its own reason, else the system's. */
 static const char *tls_failure(const SSL *tls)
 {
+    /* Of a bad signature the first error says no more than that. */
+    bool unverified = ERR_GET_REASON(ERR_peek_last_error()) == SSL_R_CERTIFICATE_VERIFY_FAILED;
     unsigned long code = ERR_get_error();
     long verify = SSL_get_verify_result(tls);
 
-    if (verify != X509_V_OK && ERR_GET_REASON(code) == SSL_R_CERTIFICATE_VERIFY_FAILED)
+    if (verify != X509_V_OK && unverified)
         return X509_verify_cert_error_string(verify);
     const char *reason = code == 0 ? NULL : ERR_reason_error_string(code);
     if (reason != NULL)
