@@ -22,14 +22,19 @@ shard store {{ address = {{"127.0.0.1:{store}"}} tls = none }}
 """
 
 
+def password_lines(users):
+    """Of a password file in which these users have PASSWORD."""
+    digest = subprocess.run(["openssl", "passwd", "-5", "-salt", "rounds=1000$salt", "-stdin"],
+                            input=PASSWORD.encode(), capture_output=True, check=True).stdout.decode().strip()
+    return "".join(f"{user}:{digest}\n" for user in users)
+
+
 class PooledProxy(servers.Imapmux):
     """imapmux with the listeners plain and tls before one store, and with these settings of the section `pool`."""
 
     def prepare(self, store, certificate, users, pool):
         self.port = {name: servers.free_port() for name in ("plain", "tls")}
-        digest = subprocess.run(["openssl", "passwd", "-5", "-salt", "rounds=1000$salt", "-stdin"],
-                                input=PASSWORD.encode(), capture_output=True, check=True).stdout.decode().strip()
-        (self.folder / "passwd").write_text("".join(f"{user}:{digest}\n" for user in users))
+        (self.folder / "passwd").write_text(password_lines(users))
         (self.folder / "passwd").chmod(0o600)
         (self.folder / "routes").write_text("* store\n")
         super().prepare(CONF.format(chain=certificate[0], key=certificate[1], store=store.port, pool=pool,
