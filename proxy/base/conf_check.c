@@ -102,6 +102,28 @@ static bool is_mechanism(const char *name)
     return false;
 }
 
+static bool check_mechanisms(struct conf_reader *reader, const struct conf *conf, size_t index)
+{
+    const struct conf_listener *listener = &conf->listeners[index];
+
+    for (size_t i = 0; i < listener->mechanisms.count; i++) {
+        const char *name = listener->mechanisms.items[i];
+
+        if (!is_mechanism(name))
+            return conf_fail_in(
+                reader, "listener", index,
+                "setting \"mechanisms\" of listener \"%.63s\": found \"%.60s\", expected PLAIN, "
+                "LOGIN, EXTERNAL, OAUTHBEARER or XOAUTH2",
+                listener->title, name);
+        if (strcasecmp(name, "EXTERNAL") == 0 && *conf->tls.client_ca_file == '\0')
+            return conf_fail_in(
+                reader, "listener", index,
+                "listener \"%.63s\" offers EXTERNAL, but \"client_ca_file\" of tls is not set",
+                listener->title);
+    }
+    return true;
+}
+
 static bool check_listener(struct conf_reader *reader, const struct conf *conf, size_t index)
 {
     const struct conf_listener *listener = &conf->listeners[index];
@@ -127,19 +149,11 @@ static bool check_listener(struct conf_reader *reader, const struct conf *conf, 
                 "network, as in 192.0.2.0/24",
                 listener->title, listener->proxy_protocol.items[i]);
     }
-    for (size_t i = 0; i < listener->mechanisms.count; i++) {
-        if (!is_mechanism(listener->mechanisms.items[i]))
-            return conf_fail_in(
-                reader, "listener", index,
-                "setting \"mechanisms\" of listener \"%.63s\": found \"%.60s\", expected PLAIN, "
-                "LOGIN, EXTERNAL, OAUTHBEARER or XOAUTH2",
-                listener->title, listener->mechanisms.items[i]);
-    }
     if (listener->tls != TLS_NONE && conf->certificate_count == 0)
         return conf_fail_in(reader, "listener", index,
                             "listener \"%.63s\" speaks TLS, but there is no certificate section",
                             listener->title);
-    return true;
+    return check_mechanisms(reader, conf, index);
 }
 
 static bool check_username(struct conf_reader *reader, const struct conf *conf)

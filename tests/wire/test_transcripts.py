@@ -151,15 +151,17 @@ def proxy(store):
     ports = {name: servers.free_port() for name in MORE_LISTENERS}
     more = "".join(f'listener {name} {{ address = {{"{servers.HOST}:{port}"}} tls = none {MORE_LISTENERS[name]} }}\n'
                    for name, port in ports.items())
+    more += 'tls { client_ca_file = "ca.pem" }\n'
     with servers.Folder("imapmux-wire-") as folder, pytest.MonkeyPatch.context() as patch:
         if not os.environ.get("IMAPMUX"):
             patch.setenv("IMAPMUX", str(servers.REPOSITORY / "build-asan/imapmux"))
         (folder / "proxy").mkdir()
         (folder / "proxy/master").write_text(servers.MASTER_PASSWORD)
+        certificate = servers.make_certificate(folder)
+        (folder / "proxy/ca.pem").write_bytes(certificate[0].read_bytes())  # any will do: no client has one
         shards = stage.shard("store", store.port) + stage.shard("mastered", store.port, more=MASTER)
         with stage.Proxy(folder / "proxy", shards=shards, more=more, users=PEOPLE, passwords=USERS,
-                         routes={"carol": "mastered"}, sources=SOURCES,
-                         certificate=servers.make_certificate(folder)) as running:
+                         routes={"carol": "mastered"}, sources=SOURCES, certificate=certificate) as running:
             running.port.update(ports)
             yield running
 
