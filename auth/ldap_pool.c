@@ -11,7 +11,10 @@
 #include <assert.h>
 #include <utlist.h>
 
-enum { SEARCHES_MAX = 128 }; /* in flight on one connection: what a socket buffer holds with ease */
+enum {
+    /* In flight on one connection: slapd ends an anonymous one with 100 (conn_max_pending). */
+    SEARCHES_MAX = 64
+};
 
 /* The connections of one kind, and who waits for one. */
 struct ldap_group {

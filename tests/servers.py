@@ -3,6 +3,7 @@ Real servers for the tests and the demo: slapd, redis-server, Dovecot and imapmu
 address, each in a folder of its own below the one it is given. A server is running when its constructor returns, and
 is ended by its process id; several checkouts can run side by side.
 """
+import contextlib
 import os
 import pathlib
 import pwd
@@ -218,12 +219,17 @@ index objectClass,uid eq
         self.process = None
 
 
-def connections_to(port, host=HOST):
-    """How many established TCP connections of this host lead to that port."""
+def connections_to(port, process, host=HOST):
+    """How many established TCP connections of the process lead to that port."""
     wanted = f"{int.from_bytes(socket.inet_aton(host), 'little'):08X}:{port:04X}"
     with open("/proc/net/tcp") as table:
         rows = [line.split() for line in table][1:]
-    return sum(row[2] == wanted and row[3] == "01" for row in rows)
+    inodes = {f"socket:[{row[9]}]" for row in rows if row[2] == wanted and row[3] == "01"}
+    found = set()
+    for descriptor in pathlib.Path(f"/proc/{process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.add(os.readlink(descriptor))
+    return len(inodes & found)
 
 
 class Redis(Server):

@@ -64,9 +64,8 @@ class Traffic:
 def pair(folder, certificate, request):
     """Two servers, and a proxy that prefers the first."""
     with contextlib.ExitStack() as stack:
-        name = request.node.name.replace("[", "-").rstrip("]")
-        directories = [stack.enter_context(servers.Slapd(folder / f"{name}-{number}",
-                                                         users={user: PASSWORD for user in PEOPLE})) for number in (1, 2)]
+        name, users = request.node.name.replace("[", "-").rstrip("]"), {user: PASSWORD for user in PEOPLE}
+        directories = [stack.enter_context(servers.Slapd(folder / f"{name}-{number}", users=users)) for number in "12"]
         uris = ", ".join(f'"{directory.uri}"' for directory in directories)
         store = stack.enter_context(Store(good))
         settings = directory_settings(uri=f"{{{uris}}}", base=BASE, fail_back="200ms", timeout="500ms",
@@ -95,22 +94,22 @@ def test_next_server_serves_until_the_first_is_back(pair, fall, rise):
     proxy, first, second = pair
     with Traffic(proxy) as traffic:
         assert traffic.wait_for_ok() == []
-        assert servers.connections_to(second.port) == 0
+        assert servers.connections_to(second.port, proxy.process) == 0
         fall(first)
         failed = traffic.wait_for_ok()
         assert len(failed) <= AT_ONCE and all(re.match(UNAVAILABLE, answer) for answer in failed), failed
         servers.wait_for(lambda: changes(proxy, "fail-over") >= 2, "both workers to fail over")
         assert traffic.wait_for_ok() == []
-        assert servers.connections_to(second.port) > 0
+        assert servers.connections_to(second.port, proxy.process) > 0
         over = second.operations("Search")
         rise(first)
         with traffic.changed:
             back_from = len(traffic.answers)
-        servers.wait_for(lambda: servers.connections_to(second.port) == 0, "connections to the second to be let go")
+        servers.wait_for(lambda: servers.connections_to(second.port, proxy.process) == 0, "the second to be let go")
         traffic.wait_for_ok()
         failed = [answer for answer in traffic.answers[back_from:] if not re.match(OK, answer)]
         assert failed == []
-        assert servers.connections_to(first.port) > 0
+        assert servers.connections_to(first.port, proxy.process) > 0
         assert over > 20
         assert changes(proxy, "fail-back") == changes(proxy, "fail-over") >= 2
     assert proxy.metrics()["imapmux_ldap_down"] == 0
@@ -138,7 +137,7 @@ def test_no_server_at_all(pair):
     servers.wait_for(lambda: proxy.metrics()["imapmux_ldap_down"] == 2, "both workers to know")
     second.start()
     servers.wait_for(lambda: re.match(OK, log_in(proxy, PEOPLE[0])), "the second to be used")
-    assert servers.connections_to(second.port) > 0
+    assert servers.connections_to(second.port, proxy.process) > 0
 
 
 # Referrals
@@ -183,7 +182,7 @@ def test_referrals_are_not_followed_unless_asked_for(realm):
     assert re.match(REFUSED, log_in(proxy, "far"))
     elsewhere = realm.proxy(base="dc=far,dc=org")
     assert re.match(CONFIG, log_in(elsewhere, "far"))
-    assert servers.connections_to(realm.far.port) == 0
+    assert all(servers.connections_to(realm.far.port, one.process) == 0 for one in (proxy, elsewhere))
 
 
 def test_referrals_are_followed(realm):
@@ -196,7 +195,8 @@ def test_referrals_are_followed(realm):
         assert re.match(REFUSED, log_in(proxy, "far", "wrong"))
         assert re.match(REFUSED, log_in(proxy, "nobody"))
         assert re.match(REFUSED, log_in(elsewhere, "nobody"))
-    assert servers.connections_to(realm.far.port) >= 4  # they are kept: one of each kind for each proxy
+    for one in proxy, elsewhere:
+        assert servers.connections_to(realm.far.port, one.process) == 2  # one of each kind; they are kept
     realm.far.kill()
     for _ in range(3):
         assert re.match(UNAVAILABLE, log_in(proxy, "far"))
