@@ -56,10 +56,8 @@ SANITIZER = "verify_asan_link_order=0:detect_leaks=1:abort_on_error=0:handle_abo
 # Each password is remembered, but not for long enough to be of use: the directory is asked each time.
 REMEMBER = "auth_cache { ttl = 1ms negative_ttl = 1ms }"
 
-# What a client may hear when memory is short; never that its password is wrong, or that it has no mailbox. libldap
-# calls a filter malformed that it had no memory for: hence the last one.
-REFUSED = re.compile(rb"(?:\* BYE\b|\S+ (?:NO|BAD) (?:\[UNAVAILABLE\]|\[SERVERBUG\]|\[LIMIT\]|"
-                     rb"\[CONTACTADMIN\] The server is misconfigured))[^\r\n]*\r\n\Z")
+# What a client may hear when memory is short; never that its password is wrong, or that it has no mailbox.
+REFUSED = re.compile(rb"(?:\* BYE\b|\S+ (?:NO|BAD) (?:\[UNAVAILABLE\]|\[SERVERBUG\]|\[LIMIT\]))[^\r\n]*\r\n\Z")
 DONE = re.compile(rb"^t\d+ (?:OK|BAD STARTTLS is only) [^\r\n]*\r\n\Z", re.MULTILINE)
 
 BULK = random.Random(7).randbytes(192 * 1024)
