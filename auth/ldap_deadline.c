@@ -8,16 +8,27 @@
 #include <poll.h>
 #include <uv.h>
 
-static _Thread_local uint64_t deadline_ms;
+static _Thread_local uint64_t deadline_ms, limit_ms; /* by uv_hrtime; 0: there is none */
 
-void ldap_deadline_set(uint64_t at_ms)
+static uint64_t now_ms(void)
 {
-    deadline_ms = at_ms;
+    return uv_hrtime() / 1000000;
+}
+
+void ldap_deadline_begin(uint64_t limit)
+{
+    limit_ms = limit;
+    deadline_ms = now_ms() + limit;
+}
+
+void ldap_deadline_end(void)
+{
+    deadline_ms = 0;
 }
 
 uint64_t ldap_deadline_left(void)
 {
-    uint64_t now = uv_hrtime() / 1000000;
+    uint64_t now = now_ms();
 
     return now < deadline_ms ? deadline_ms - now : 0;
 }
@@ -68,6 +79,8 @@ static int connected(LDAP *ldap, Sockbuf *sockbuf, LDAPURLDesc *url, struct sock
     (void)url;
     (void)address;
     (void)callback;
+    if (deadline_ms != 0)
+        ldap_deadline_begin(limit_ms);
     return ber_sockbuf_add_io(sockbuf, &layer_calls, ABOVE_THE_SOCKET, NULL);
 }
 

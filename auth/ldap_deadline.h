@@ -13,10 +13,12 @@
 bool ldap_deadline_install(LDAP *ldap);
 
 /*
- * From now on, reads of this thread on connections of such LDAP*s fail after `at_ms` (by uv_hrtime).
- * 0 is no bound, as for all other threads.
+ * From now on, reads of this thread on connections of such LDAP*s fail when the time is over; it
+ * begins anew when a connection has come about, for a name may have addresses where none does. 0
+ * is no bound, as for all other threads.
  */
-void ldap_deadline_set(uint64_t at_ms);
+void ldap_deadline_begin(uint64_t limit_ms);
+void ldap_deadline_end(void);
 
 /* What is left of it; 0 when it has passed. */
 uint64_t ldap_deadline_left(void);

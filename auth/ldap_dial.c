@@ -6,7 +6,7 @@
 #include <assert.h>
 #include <string.h>
 #include <strings.h>
-#include <uv.h>
+#include <sys/time.h>
 
 enum {
     /* Of an answer: of an entry only the attributes are asked for that are needed. */
@@ -272,14 +272,13 @@ static int take_steps(struct attempt *attempt, bool is_probe)
     return code;
 }
 
-/* Within the time; NULL with *err set. */
 static LDAP *run(const struct conf_ldap *conf, const struct ldap_target *target, bool is_probe,
                  struct err *err)
 {
     struct attempt attempt = {.conf = conf, .target = target};
     int code;
 
-    ldap_deadline_set(uv_hrtime() / 1000000 + conf->connect_timeout);
+    ldap_deadline_begin(conf->connect_timeout);
     code = take_steps(&attempt, is_probe);
     if (code != LDAP_SUCCESS) {
         explain(&attempt, code, err);
@@ -287,7 +286,7 @@ static LDAP *run(const struct conf_ldap *conf, const struct ldap_target *target,
             (void)ldap_unbind_ext(attempt.ldap, NULL, NULL);
         attempt.ldap = NULL;
     }
-    ldap_deadline_set(0);
+    ldap_deadline_end();
     return attempt.ldap;
 }
 

@@ -26,8 +26,9 @@ bool ldap_dial_prepare(const struct conf_ldap *conf, struct err *err);
 bool ldap_dial_is_plain(const char *uri);
 
 /*
- * Connects, starts TLS and binds within ldap.connect_timeout in all (for each address that the name
- * has). NULL with *err set; else the caller's, to be ended by ldap_unbind_ext.
+ * Connects within ldap.connect_timeout (for each address that the name has), then starts TLS and
+ * binds within the same time again. NULL with *err set; else the caller's, to be ended by
+ * ldap_unbind_ext.
  */
 LDAP *ldap_dial(const struct conf_ldap *conf, const struct ldap_target *target, struct err *err);
 

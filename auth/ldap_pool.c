@@ -230,17 +230,28 @@ static struct ldap_handle *pick(const struct ldap_group *group, const struct lda
     return best;
 }
 
-/* Starts closed handles until `wanted_count` are on their way to the best server. */
+static size_t count_in_state(const struct ldap_group *group, enum ldap_handle_state state)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < group->handle_count; i++)
+        count += group->handles[i].state == state;
+    return count;
+}
+
+/*
+ * Starts closed handles until `wanted_count` are on their way to the best server. The first goes
+ * alone: if the server hangs, one thread waits for it, and not all.
+ */
 static void connect_more(struct ldap_group *group, size_t wanted_count)
 {
     const struct ldap_servers *servers = &group->pool->servers;
-    size_t connecting_count = 0, server;
+    size_t connecting_count = count_in_state(group, LDAP_HANDLE_CONNECTING), server;
 
     if (group->pool->closing || !ldap_servers_best(servers, &server))
         return;
-    for (size_t i = 0; i < group->handle_count; i++)
-        if (group->handles[i].state == LDAP_HANDLE_CONNECTING)
-            connecting_count++;
+    if (wanted_count > 1 && count_in_state(group, LDAP_HANDLE_READY) == 0)
+        wanted_count = 1;
     for (size_t i = 0; i < group->handle_count && connecting_count < wanted_count; i++) {
         struct ldap_handle *handle = &group->handles[i];
 
