@@ -497,6 +497,44 @@ static void who_retires_says_so(void **state)
     node_close(&third);
 }
 
+/* What docs/operations.md says of a restricted user is enough. */
+static void a_restricted_user_will_do(void **state)
+{
+    struct node third;
+    struct seat *seat = &bench.seats[0];
+
+    (void)state;
+    admin("ACL SETUSER proxy on >pw ~t:* +select +evalsha +script|load +set +del +exists +expire "
+          "+hgetall +hincrby +hdel");
+    admin("SCRIPT FLUSH");
+    admin("HSET t:sessions:{ann} %b 5", "dead 192.0.2.1", strlen("dead 192.0.2.1"));
+    bench.conf.redis.user = (char *)"proxy";
+    assert_true(secret_set(&bench.conf.redis.password, span_of("pw")));
+    node_open(&third);
+    wait_up(&third, 1);
+    for (int i = 0; i < 2; i++) {
+        assert_true(address_of("192.0.2.1", 1, &seat->address));
+        seat->request = (struct registry_request){.user = "ann",
+                                                  .address = &seat->address,
+                                                  .user_max = 1,
+                                                  .address_max = 1,
+                                                  .on_answer = on_answer,
+                                                  .owner = seat};
+        seat->asks = true;
+        assert_true(registry_ask(third.registry, &seat->request));
+        wait_answer(seat);
+        assert_int_equal(seat->verdict, REGISTRY_COUNTED);
+        registry_leave(third.registry, &seat->entry);
+        seat->is_in = false;
+    }
+    assert_true(registry_retire(third.registry, on_retired, &third));
+    while (third.retired == 0)
+        uv_run(&bench.loop, UV_RUN_ONCE);
+    node_close(&third);
+    secret_release(&bench.conf.redis.password);
+    assert_int_equal(key_count(), NODES);
+}
+
 static void who_retires_waits_for_no_frozen_server(void **state)
 {
     struct node third;
@@ -731,6 +769,7 @@ int main(void)
         TEST(a_node_that_is_killed_expires),
         TEST(cancelled_in_any_turn),
         TEST(who_retires_says_so),
+        TEST(a_restricted_user_will_do),
         TEST(who_retires_waits_for_no_frozen_server),
         TEST(a_restarted_server_is_told_all),
         TEST(a_server_that_has_forgotten_is_told_all),

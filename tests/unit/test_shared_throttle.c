@@ -364,6 +364,26 @@ static void names_may_hold_anything(void **state)
     }
 }
 
+/* What docs/operations.md says of a restricted user is enough. */
+static void a_restricted_user_will_do(void **state)
+{
+    (void)state;
+    admin("ACL SETUSER proxy on >pw ~t:* +select +evalsha +script|load +set +get +time +exists "
+          "+pexpire +hmget +hset");
+    admin("SCRIPT FLUSH");
+    bench.conf.redis.user = (char *)"proxy";
+    assert_true(secret_set(&bench.conf.redis.password, span_of("pw")));
+    proxy_close(&bench.proxies[1]);
+    proxy_open(&bench.proxies[1]);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(guess(1, "192.0.2.1", "ann"), 0);
+    assert_int_equal(ask(1, "192.0.2.1", "ann"), 100);
+    report(1, "192.0.2.9", "ann", "right", THROTTLE_VERIFIED);
+    assert_int_equal(ask(1, "192.0.2.9", "ann"), 0);
+    assert_int_equal(unknown_count(1), 0);
+    secret_release(&bench.conf.redis.password);
+}
+
 static void nonsense_is_not_waited_for(void **state)
 {
     (void)state;
@@ -470,6 +490,7 @@ int main(void)
         TEST(redis_holds_little),
         TEST(the_trusted_are_exempt),
         TEST(names_may_hold_anything),
+        TEST(a_restricted_user_will_do),
         TEST(nonsense_is_not_waited_for),
         TEST(a_frozen_server_is_not_waited_for),
         TEST(a_killed_server_is_not_waited_for),
