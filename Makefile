@@ -53,7 +53,8 @@ SOAK_SECONDS ?= 600
 SOAK_SEED    ?=
 # Where threads meet: hand-over, stop, many sessions. These run under TSan, too.
 THREAD_STORIES := tests/fault/test_clients_misbehave.py tests/fault/test_many_sessions.py tests/fault/test_storm.py \
-                  tests/fault/test_letting_go.py tests/fault/test_guessers.py tests/fault/test_masters.py
+                  tests/fault/test_letting_go.py tests/fault/test_guessers.py tests/fault/test_masters.py \
+                  tests/fault/test_limits.py
 
 all: $B/imapmux ## Build the release: build/imapmux
 

@@ -169,7 +169,7 @@ static enum phase_id after_moving(struct session *s)
         conn_write(s->client, span_of(phase_stopping_bye));
         return entry_finish(s, "shutdown");
     }
-    return s->entry->verified ? P_ROUTE : P_VERIFY;
+    return s->entry->verified ? P_ADMIT : P_VERIFY;
 }
 
 static void arrive(struct letter *letter, void *receiver)
@@ -261,6 +261,7 @@ static enum phase_id refuse(struct session *s, const struct err *err)
     counter_add(&s->home->env.counters->logins_refused, 1);
     entry_log(s, ours ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO, "login refused", err);
     s->shard = NULL;
+    admission_leave(s->home->admission, &s->place);
     s->entry->login_started_ms = uv_now(s->home->env.loop);
     if (!login_refuse(&s->entry->login, err))
         return entry_finish(s, "too many failed logins");
@@ -313,6 +314,35 @@ enum phase_id entry_enter_verify(struct session *s)
     verify->owner = s;
     auth_verify(s->home->auth, verify);
     return P_VERIFY;
+}
+
+/* --- admit: may the user have one session more? --- */
+
+static void on_admitted(struct admission_request *admit, const struct err *err)
+{
+    struct session *s = admit->owner;
+
+    phase_move(s, err->kind == ERR_NONE ? P_ROUTE : refuse(s, err));
+}
+
+enum phase_id entry_enter_admit(struct session *s)
+{
+    struct admission_request *admit = &s->entry->admit;
+    struct err err = {0};
+
+    admit->user = s->entry->user;
+    admit->address = &s->peer;
+    admit->place = &s->place;
+    admit->on_answer = on_admitted;
+    admit->owner = s;
+    switch (admission_enter(s->home->admission, admit, &err)) {
+    case ADMISSION_IN:
+        return P_ROUTE;
+    case ADMISSION_WAITS:
+        return P_ADMIT;
+    default:
+        return refuse(s, &err);
+    }
 }
 
 /* --- route --- */

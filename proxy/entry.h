@@ -19,6 +19,7 @@ enum phase_id entry_command_overdue(struct session *s);
 
 enum phase_id entry_enter_moving(struct session *s);
 enum phase_id entry_enter_verify(struct session *s);
+enum phase_id entry_enter_admit(struct session *s);
 enum phase_id entry_enter_route(struct session *s);
 enum phase_id entry_enter_lease(struct session *s);
 

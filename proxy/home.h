@@ -3,6 +3,7 @@
 #define IMAPMUX_PROXY_HOME_H
 
 #include "auth/auth.h"
+#include "proxy/admission.h"
 #include "proxy/base/inbox.h"
 #include "proxy/imap/caps.h"
 #include "proxy/net/tls.h"
@@ -19,6 +20,8 @@ struct home {
     const struct tls *tls;
     struct auth *auth;
     struct router *router;
+    struct registry *registry; /* NULL unless limits.shared */
+    struct admission *admission;
     struct pool *pool;
     struct inbox inbox;
     struct caps_filter filter;

@@ -17,6 +17,7 @@ enum phase_id {
     P_COMMAND,
     P_MOVING,
     P_VERIFY,
+    P_ADMIT,
     P_ROUTE,
     P_LEASE,
     P_RELAY,
@@ -42,6 +43,7 @@ struct phase {
 struct entry {
     struct login login;
     struct auth_request verify;
+    struct admission_request admit;
     struct route_request route;
     struct lease_request lease;
     char user[USERNAME_MAX + 1];     /* who logs in; once verified: whose mailbox it is */
@@ -69,7 +71,8 @@ struct session {
     char *master;        /* who has logged in for the user; NULL: the user itself */
     const struct conf_listener *listener;
     const struct conf_shard *shard;
-    struct pooled *connection; /* to the store, while leased */
+    struct pooled *connection;    /* to the store, while leased */
+    struct admission_place place; /* among the user's sessions, until the client is let go */
     struct relay relay;
     uv_timer_t deadline;
     const char *reason; /* of the end, for the log */

@@ -15,6 +15,9 @@ static void on_relay_linger(void *owner)
 
     s->lingering = true;
     phase_arm(s, LIMIT_LINGER);
+    /* A client that was told BYE may come again before it closes. */
+    if (s->relay.why == RELAY_BACKEND_LEFT || s->relay.why == RELAY_BACKEND_BROKEN)
+        admission_leave(s->home->admission, &s->place);
 }
 
 static enum lease_end lease_end(const struct session *s)
@@ -223,6 +226,7 @@ enum phase_id relaying_enter_linger(struct session *s)
         relaying_end(s);
         conn_set_owner(s->client, &phase_client_events, s);
     }
+    admission_leave(s->home->admission, &s->place);
     conn_finish(s->client);
     return P_LINGER;
 }

@@ -12,7 +12,7 @@
 
 static enum phase_id enter_gone(struct session *s);
 
-/* Verify, route, lease and stranded have deadlines of their own. */
+/* Verify, admit, route, lease and stranded have deadlines of their own. */
 static const struct phase phases[PHASE_COUNT] = {
     /*                   name            limit        only end  on entry
                          client readable         deadline passed */
@@ -22,6 +22,7 @@ static const struct phase phases[PHASE_COUNT] = {
                    entry_command_overdue},
     [P_MOVING] = {"moving", LIMIT_NONE, false, entry_enter_moving, NULL, NULL},
     [P_VERIFY] = {"verify", LIMIT_NONE, true, entry_enter_verify, entry_hear_end, NULL},
+    [P_ADMIT] = {"admit", LIMIT_NONE, true, entry_enter_admit, entry_hear_end, NULL},
     [P_ROUTE] = {"route", LIMIT_NONE, true, entry_enter_route, entry_hear_end, NULL},
     [P_LEASE] = {"lease", LIMIT_NONE, true, entry_enter_lease, entry_hear_end, NULL},
     /* the relay hears the client */
@@ -159,10 +160,12 @@ static enum phase_id enter_gone(struct session *s)
     counter_add(&s->home->env.counters->sessions_closed, 1);
     if (s->entry != NULL) {
         auth_cancel(&s->entry->verify);
+        admission_cancel(&s->entry->admit);
         router_cancel(&s->entry->route);
         pool_cancel(&s->entry->lease);
     }
     relaying_end(s);
+    admission_leave(s->home->admission, &s->place);
     conn_close(&s->client);
     entry_release(s);
     mem_free(s->user);

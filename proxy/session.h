@@ -1,7 +1,7 @@
 /*
  * A client's session, from accept to the end:
  *
- *     proxy header > tls > command > moving > verify > route > lease > relay > linger > gone
+ *     proxy header > tls > command > moving > verify > admit > route > lease > relay > linger > gone
  *
  * If the store is lost, a session may be stranded between relay and linger.
  *

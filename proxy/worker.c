@@ -29,6 +29,7 @@ struct workers {
     const struct conf *conf;
     struct store *stores;
     struct throttle *throttle;
+    struct limits *limits;
     struct worker *list;
     size_t count;
     size_t listener_count; /* addresses of all listener sections */
@@ -105,6 +106,13 @@ static void on_stop(struct letter *letter, void *receiver)
     sessions_stop(&w->home);
 }
 
+static void end_loop(void *owner)
+{
+    struct worker *w = owner;
+
+    uv_stop(&w->loop);
+}
+
 static void on_end(struct letter *letter, void *receiver)
 {
     struct worker *w = receiver;
@@ -113,7 +121,8 @@ static void on_end(struct letter *letter, void *receiver)
     close_listeners(w);
     w->home.stopping = true;
     sessions_cut_off(&w->home);
-    uv_stop(&w->loop);
+    if (w->home.registry == NULL || !registry_retire(w->home.registry, end_loop, w))
+        end_loop(w);
 }
 
 static void run(void *argument)
@@ -160,6 +169,30 @@ static bool open_listeners(struct worker *w, struct err *err)
     return true;
 }
 
+/* What sessions ask, and the connection to Redis that it shares. */
+static bool open_services(struct worker *w, struct err *err)
+{
+    struct home *home = &w->home;
+    const struct conf *conf = home->env.conf;
+
+    if (conf_uses_redis(conf)) {
+        home->env.redis = redis_link_open(&home->env, err);
+        if (home->env.redis == NULL)
+            return false;
+    }
+    if (conf->limits.shared) {
+        home->registry = registry_open(&home->env, err);
+        if (home->registry == NULL)
+            return false;
+    }
+    home->admission = admission_open(&home->env, w->all->limits, home->registry);
+    if (home->admission == NULL)
+        return err_set(err, ERR_INTERNAL, "no memory for a worker");
+    home->auth = auth_open(&home->env, w->all->throttle, err);
+    home->router = home->auth == NULL ? NULL : router_open(&home->env, err);
+    return home->router != NULL;
+}
+
 static bool open_worker(struct worker *w, struct workers *all, size_t worker_count,
                         const struct tls *tls, struct err *err)
 {
@@ -199,14 +232,7 @@ static bool open_worker(struct worker *w, struct workers *all, size_t worker_cou
     home->pool = pool_open(&home->env, tls, all->stores, (size_t)(w - all->list), worker_count);
     if (home->pool == NULL)
         return err_set(err, ERR_INTERNAL, "no memory for a pool");
-    if (conf_uses_redis(all->conf)) {
-        home->env.redis = redis_link_open(&home->env, err);
-        if (home->env.redis == NULL)
-            return false;
-    }
-    home->auth = auth_open(&home->env, all->throttle, err);
-    home->router = home->auth == NULL ? NULL : router_open(&home->env, err);
-    return home->router != NULL && bind_listeners(w, err) && open_listeners(w, err);
+    return open_services(w, err) && bind_listeners(w, err) && open_listeners(w, err);
 }
 
 /* Sessions that were on their way to a worker that has ended: they arrive, only to be cut off. */
@@ -234,10 +260,12 @@ static void close_worker(struct worker *w)
             router_close(&w->home.router);
         if (w->home.auth != NULL)
             auth_close(&w->home.auth);
-        redis_link_close(&w->home.env.redis);
         uv_run(&w->loop, UV_RUN_NOWAIT); /* who was about to move arrives here instead */
         sessions_cut_off(&w->home);
         pool_close(&w->home.pool);
+        admission_close(&w->home.admission);
+        registry_close(&w->home.registry);
+        redis_link_close(&w->home.env.redis);
         uv_run(&w->loop,
                UV_RUN_DEFAULT); /* sessions and look-ups end; the idle handle is not active */
         turn_release(&w->turn);
@@ -280,6 +308,7 @@ static bool start_threads(struct workers *all, struct err *err)
 static void close_shared(struct workers *all)
 {
     throttle_close(&all->throttle);
+    limits_close(&all->limits);
     if (all->stores != NULL)
         stores_close(&all->stores, all->conf->shard_count);
     mem_free(all->list);
@@ -296,9 +325,11 @@ static bool open_shared(struct workers *all, const struct conf *conf, size_t wor
         err_set(err, ERR_INTERNAL, "no memory for workers");
     else
         all->throttle = throttle_open(&conf->throttle, err);
-    if (all->throttle == NULL)
+    if (all->throttle != NULL)
+        all->limits = limits_open(&conf->limits, err);
+    if (all->limits == NULL)
         close_shared(all);
-    return all->throttle != NULL;
+    return all->limits != NULL;
 }
 
 struct workers *workers_start(const struct conf *conf, const struct tls *tls,

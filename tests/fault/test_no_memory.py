@@ -55,6 +55,7 @@ SANITIZER = "verify_asan_link_order=0:detect_leaks=1:abort_on_error=0:handle_abo
 
 # Each password is remembered, but not for long enough to be of use: the directory is asked each time.
 REMEMBER = "auth_cache { ttl = 1ms negative_ttl = 1ms }"
+COUNT = "limits { per_user = 100 per_address = 100 per_user_address = 100 shared = yes }"
 
 # What a client may hear when memory is short; never that its password is wrong, or that it has no mailbox.
 REFUSED = re.compile(rb"(?:\* BYE\b|\S+ (?:NO|BAD) (?:\[UNAVAILABLE\]|\[SERVERBUG\]|\[LIMIT\]))[^\r\n]*\r\n\Z")
@@ -174,7 +175,7 @@ class Site:
         self.proxy = Starving(self.folder / f"no-memory-{self.count}", shim=self.shim, control=self.control,
                               shards=shards, certificate=self.certificate, log="debug",
                               pool=f"warm = 0 park_per_user = 1 park_time = {PARK_SECONDS}s",
-                              sources=directory_and_redis(self.directory.port, self.redis.port), more=REMEMBER)
+                              sources=directory_and_redis(self.directory.port, self.redis.port), more=f"{REMEMBER} {COUNT}")
         for _ in range(2):
             self.recover()
             for story in STORIES.values():
