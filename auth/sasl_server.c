@@ -145,8 +145,8 @@ static enum sasl_outcome keep_token(struct sasl_credentials *who, struct span au
 }
 
 /*
- * The pairs behind the header, or all there is: `auth=` and, with XOAUTH2, `user=`. What comes twice
- * leaves open which of them counts.
+ * The pairs behind the header, or all there is: `auth=` and, with XOAUTH2, `user=`. What comes
+ * twice leaves open which of them counts.
  */
 static enum sasl_outcome take_pairs(struct sasl_credentials *who, struct span pairs,
                                     bool names_user)
