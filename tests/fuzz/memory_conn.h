@@ -26,7 +26,7 @@ struct conn {
 };
 
 /* An SSL that nobody shakes hands with. */
-static SSL *memory_conn_tls(void)
+static inline SSL *memory_conn_tls(void)
 {
     static SSL *tls;
 
@@ -36,7 +36,7 @@ static SSL *memory_conn_tls(void)
     return tls;
 }
 
-static void memory_conn_open(struct conn **alias, struct buf *written)
+static inline void memory_conn_open(struct conn **alias, struct buf *written)
 {
     assert(*alias == NULL);
     *alias = mem_new(sizeof **alias);
