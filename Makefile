@@ -10,7 +10,7 @@ SYSCONF ?= /etc/imapmux
 VERSION := 0.1.0
 PYTHON  ?= /usr/bin/python3
 
-PACKAGES := libuv openssl hiredis ldap libconfuse libcrypt jansson librhonabwy
+PACKAGES := libuv openssl hiredis ldap libconfuse libcrypt librhonabwy jansson libcurl
 WARNINGS := -Wall -Wextra -Werror -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes \
             -Wpointer-arith -Wvla -Wformat=2 -Wundef
 HARDEN   ?= -O2 -fstack-protector-strong -D_FORTIFY_SOURCE=2
@@ -24,10 +24,11 @@ LIBS := $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -llber -lpthread
 
 ASAN := CC=clang HARDEN=-O1 SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
 TSAN := CC=clang HARDEN=-O1 SANITIZE="-fsanitize=thread -fno-omit-frame-pointer"
-THREADED_TESTS := test_gate test_inbox test_limits test_passwd test_resolve
+THREADED_TESTS := test_gate test_inbox test_jwks test_limits test_passwd test_resolve
 
 DEPS := build-essential pkg-config git libuv1-dev libssl-dev libhiredis-dev libldap-dev libconfuse-dev uthash-dev \
-        libcrypt-dev libjansson-dev librhonabwy-dev libcmocka-dev clang clang-format clang-tidy cppcheck libclang-rt-14-dev llvm \
+        libcrypt-dev librhonabwy-dev libjansson-dev libcurl4-gnutls-dev libcmocka-dev \
+        clang clang-format clang-tidy cppcheck libclang-rt-14-dev llvm \
         slapd ldap-utils redis-server dovecot-imapd isync python3 python3-pytest curl openssl ca-certificates mandoc \
         iproute2 libical3 libjansson4 libpcre3 libpq5 libsasl2-modules libsqlite3-0 libwrap0 libxapian30 libxml2
 

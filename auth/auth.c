@@ -16,6 +16,7 @@ struct auth {
     const struct env *env;
     struct throttle *throttle;
     struct shared_throttle *shared; /* NULL where proxies do not share it */
+    struct token_verifier *tokens;  /* NULL where none are taken */
     struct chain *chain;
 };
 
@@ -31,11 +32,9 @@ struct auth *auth_open(const struct env *env, struct throttle *throttle, struct 
     }
     auth->env = env;
     auth->throttle = throttle;
-    if (env->conf->throttle.shared)
-        auth->shared = shared_throttle_open(env, err);
-    if (!env->conf->throttle.shared || auth->shared != NULL)
-        auth->chain = chain_open(env, err);
-    if (auth->chain == NULL)
+    if ((env->conf->throttle.shared && (auth->shared = shared_throttle_open(env, err)) == NULL) ||
+        (env->conf->oauth.keys[0] != '\0' && (auth->tokens = token_open(env, err)) == NULL) ||
+        (auth->chain = chain_open(env, err)) == NULL)
         auth_close(&auth);
     return auth;
 }
@@ -48,6 +47,7 @@ void auth_close(struct auth **auth)
     if (a == NULL)
         return;
     chain_close(&a->chain);
+    token_close(&a->tokens);
     shared_throttle_close(&a->shared);
     mem_free(a);
 }
@@ -77,6 +77,7 @@ static void end(struct auth_request *request, enum throttle_outcome outcome)
     uv_timer_t *timer = request->timer;
 
     shared_throttle_cancel(&request->shared);
+    token_cancel(&request->token);
     if (request->counted && request->auth->shared != NULL)
         shared_throttle_report(request->auth->shared, request->address, request->user,
                                request->secret, outcome);
@@ -112,7 +113,7 @@ static void answer(struct turn_task *task)
     struct err err = request->err;
     char who[USERNAME_MAX + 1], master[USERNAME_MAX + 1];
 
-    memcpy(who, request->who, sizeof who);
+    memcpy(who, request->who[0] != '\0' ? request->who : request->claimed, sizeof who);
     memcpy(master, request->master, sizeof master);
     chain_cancel(&request->question);
     end(request, outcome_of(err.kind));
@@ -151,8 +152,14 @@ static void deadline_passed(uv_timer_t *timer)
 {
     struct auth_request *request = timer->data;
 
-    chain_give_up(&request->question);
-    on_decided(&request->question);
+    if (request->token.verifier != NULL) {
+        token_cancel(&request->token);
+        err_set(&request->err, ERR_UNAVAILABLE, "token: no answer within auth.timeout");
+        answer_later(request);
+    } else {
+        chain_give_up(&request->question);
+        on_decided(&request->question);
+    }
 }
 
 /* Somebody must be waited for: false, with the failure told, when that cannot be bounded. */
@@ -168,16 +175,22 @@ static bool open_timer(struct auth_request *request)
     return true;
 }
 
-/* The sources are asked, within auth.timeout for all of them. */
-static void ask(struct auth_request *request)
+/* Whoever is asked from now on has auth.timeout in all. */
+static bool start_deadline(struct auth_request *request)
 {
-    if (!open_timer(request)) {
-        answer_later(request);
-        return;
-    }
+    if (!open_timer(request))
+        return false;
     if (!uv_is_active((uv_handle_t *)request->timer))
         uv_timer_start(request->timer, deadline_passed, request->auth->env->conf->auth.timeout, 0);
-    chain_ask(&request->question);
+    return true;
+}
+
+static void ask(struct auth_request *request)
+{
+    if (start_deadline(request))
+        chain_ask(&request->question);
+    else
+        answer_later(request);
 }
 
 /* --- proof --- */
@@ -243,10 +256,14 @@ static bool begin_question(struct auth_request *request, const char *user,
     return chain_recall(request->auth->chain, &request->question) == CACHE_VERIFIED;
 }
 
-/* Who is known to be right is not kept waiting by those who guess. */
+/*
+ * Who is known to be right is not kept waiting by those who guess. But whoever has a right password
+ * at a wrong place must not hear so from a quick answer.
+ */
 static void check_password(struct auth_request *request)
 {
-    if (begin_question(request, request->user, request->secret))
+    if (begin_question(request, request->user, request->secret) &&
+        auth_facts_allow(request->question.facts, request->address))
         on_decided(&request->question);
     else
         pass_throttle(request);
@@ -261,16 +278,46 @@ static void look_up(struct auth_request *request, const char *user)
         ask(request);
 }
 
+static void on_token(struct token_request *token, const struct token_identity *identity,
+                     const struct err *err)
+{
+    struct auth_request *request = token->owner;
+
+    request->err = *err;
+    if (err->kind == ERR_NONE && !username_normalise(&request->auth->env->conf->username,
+                                                     span_of(identity->user), request->claimed)) {
+        request->claimed[0] = '\0';
+        err_set(&request->err, ERR_CREDENTIALS, "token: the name in it is not allowed");
+    }
+    if (request->err.kind == ERR_NONE)
+        look_up(request, request->claimed);
+    else
+        answer_later(request);
+}
+
+/* Tokens cannot be guessed, so there is nothing to slow down. */
+static void check_token(struct auth_request *request)
+{
+    request->token.token = request->secret;
+    request->token.on_answer = on_token;
+    request->token.owner = request;
+    if (start_deadline(request))
+        token_verify(request->auth->tokens, &request->token);
+    else
+        answer_later(request);
+}
+
 void auth_verify(struct auth *auth, struct auth_request *request)
 {
     assert(!request->active);
     request->auth = auth;
     request->question = (struct auth_question){0};
     request->shared = (struct shared_throttle_request){0};
+    request->token = (struct token_request){0};
     request->timer = NULL;
     request->task = (struct turn_task){0};
     request->err = (struct err){0};
-    request->who[0] = request->master[0] = '\0';
+    request->claimed[0] = request->who[0] = request->master[0] = '\0';
     request->counted = false;
     request->active = true;
     switch (request->proof) {
@@ -281,8 +328,7 @@ void auth_verify(struct auth *auth, struct auth_request *request)
         look_up(request, request->user);
         break;
     case AUTH_BY_TOKEN:
-        err_set(&request->err, ERR_CREDENTIALS, "nobody can verify a token");
-        answer_later(request);
+        check_token(request);
         break;
     }
 }

@@ -1,6 +1,6 @@
 /*
  * Who is this, and for whom does it log in? One call: auth_verify. Behind it the throttle, the
- * proof (a password, a certificate), and the chain of sources. Runs on one worker's loop and is
+ * proof (a password, a certificate, a token), and the chain of sources. Runs on one worker's loop and is
  * never shared.
  *
  * An asynchronous request is embedded in its owner. It answers exactly once, later, never inside
@@ -11,6 +11,7 @@
 
 #include "auth/shared_throttle.h"
 #include "auth/source.h"
+#include "auth/token.h"
 
 struct auth; /* one worker's */
 
@@ -32,7 +33,8 @@ struct auth_request {
     const struct secret *secret;  /* the password, not empty; NULL with a certificate */
     const union address *address; /* of the client */
     void (*on_answer)(struct auth_request *request, const struct auth_identity *identity,
-                      const struct err *err); /* err->kind ERR_NONE: verified, with an identity */
+                      const struct err *err); /* err->kind ERR_NONE: verified; else only
+                                                 identity->user is told, as far as known */
     void *owner;
 
     /* Private. */
@@ -40,13 +42,15 @@ struct auth_request {
     struct auth_question question;
     struct throttle_attempt attempt;
     struct shared_throttle_request shared;
+    struct token_request token;
     uint64_t delay_ms;
     uv_timer_t *timer; /* a delay, then the deadline; NULL until somebody must be waited for */
     struct turn_task task;
     struct err err;
-    char who[USERNAME_MAX + 1];    /* the canonical name that `question` has led to */
-    char master[USERNAME_MAX + 1]; /* who logs in as `who`; "": the user itself */
-    bool counted;                  /* `attempt` has begun */
+    char claimed[USERNAME_MAX + 1]; /* the name in a good token */
+    char who[USERNAME_MAX + 1];     /* the canonical name that `question` has led to */
+    char master[USERNAME_MAX + 1];  /* who logs in as `who`; "": the user itself */
+    bool counted;                   /* `attempt` has begun */
     bool active;
 };
 

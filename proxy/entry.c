@@ -291,9 +291,11 @@ static void on_verified(struct auth_request *request, const struct auth_identity
 {
     struct session *s = request->owner;
 
-    if (err->kind == ERR_ADMIN || err->kind == ERR_EXPIRED) /* but not for a wrong guess */
-        pool_forget_user(s->home->pool, s->entry->user);
     if (err->kind != ERR_NONE) {
+        if (s->entry->user[0] == '\0') /* for the log: the token has told */
+            snprintf(s->entry->user, sizeof s->entry->user, "%s", identity->user);
+        if ((err->kind == ERR_ADMIN || err->kind == ERR_EXPIRED) && s->entry->login_as[0] == '\0')
+            pool_forget_user(s->home->pool, s->entry->user); /* but not for a wrong guess */
         phase_move(s, refuse(s, err));
         return;
     }
@@ -425,6 +427,11 @@ enum phase_id entry_enter_lease(struct session *s)
     }
     lease->user = s->entry->user;
     lease->client = store_client_of(s);
+    if (!store_login_is_foreseen(s->shard, &lease->client)) {
+        err_set(&err, ERR_CONFIG, "shard %s: no way in without a password: see passwordless_login",
+                s->shard->title);
+        return refuse(s, &err);
+    }
     lease->on_answer = on_lease;
     lease->owner = s;
     return pool_lease(s->home->pool, lease, s->shard, &err) ? P_LEASE : refuse(s, &err);

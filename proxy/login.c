@@ -102,7 +102,9 @@ static bool can_work(const struct login *l, const char *name)
 
     if (strcmp(name, "EXTERNAL") == 0)
         return client_certificate_user(conn_tls(l->client), &l->conf->tls, user, sizeof user);
-    return strcmp(name, "PLAIN") == 0 || strcmp(name, "LOGIN") == 0;
+    if (strcmp(name, "OAUTHBEARER") == 0 || strcmp(name, "XOAUTH2") == 0)
+        return l->conf->oauth.keys[0] != '\0';
+    return true;
 }
 
 static bool is_offered(const struct login *l, const char *name)
@@ -690,24 +692,37 @@ static bool say_refused(struct login *l, enum err_kind kind)
     return false;
 }
 
+/* Says in a challenge why a token is refused; false when there is nothing to say. */
+static bool explain(struct login *l)
+{
+    const struct conf_oauth *conf = &l->conf->oauth;
+    struct buf scope, reason;
+    bool explained = true;
+
+    buf_init(&scope, LOGIN_INPUT_MAX);
+    buf_init(&reason, LOGIN_INPUT_MAX);
+    for (size_t i = 0; explained && i < conf->scope.count; i++)
+        explained = (i == 0 || buf_append_text(&scope, " ")) &&
+                    buf_append_text(&scope, conf->scope.items[i]);
+    explained = explained && buf_append(&scope, (struct span){"", 1}) &&
+                sasl_server_explain(&l->sasl, l->method, buf_span(&scope).ptr, conf->discovery_url,
+                                    &reason) &&
+                challenge(l, &reason);
+    buf_release(&scope);
+    buf_release(&reason);
+    return explained;
+}
+
 bool login_refuse(struct login *login, const struct err *err)
 {
-    struct buf reason;
-    bool explained;
-
     secret_release(&login->who.secret);
-    buf_init(&reason, LOGIN_INPUT_MAX);
-    explained = err->kind == ERR_CREDENTIALS &&
-                sasl_server_explain(&login->sasl, login->method, "", "", &reason) &&
-                challenge(login, &reason);
-    if (explained) {
-        login->explained = err->kind;
-        scan_free_line(&login->scan);
-    } else {
+    if (err->kind != ERR_CREDENTIALS || !explain(login)) {
         login->sasl.mechanism = NULL;
+        return say_refused(login, err->kind);
     }
-    buf_release(&reason);
-    return explained || say_refused(login, err->kind);
+    login->explained = err->kind;
+    scan_free_line(&login->scan);
+    return true;
 }
 
 /* The client has heard why its token is refused. */

@@ -78,6 +78,13 @@ enum store_login_way store_login_way(const struct conf_shard *shard, struct span
     return offered(passwordless_way(shard), capabilities);
 }
 
+bool store_login_is_foreseen(const struct conf_shard *shard, const struct store_client *client)
+{
+    static const char everything[] = "AUTH=PLAIN AUTH=OAUTHBEARER AUTH=XOAUTH2";
+
+    return store_login_way(shard, span_of(everything), client) != STORE_LOGIN_NONE;
+}
+
 bool store_login_is_own(enum store_login_way way)
 {
     return way == STORE_LOGIN_PASSWORD || way == STORE_LOGIN_OAUTHBEARER ||

@@ -22,14 +22,20 @@ static bool has_host(const struct conf_shard *shard, const char *name)
     return false;
 }
 
+/* NULL when no shard has that title, and none, or more than one, that host. */
 static const struct conf_shard *find(const struct conf *conf, const char *name)
 {
     const struct conf_shard *shard = conf_find_shard(conf, name);
+    size_t count = 0;
 
-    for (size_t i = 0; shard == NULL && i < conf->shard_count; i++)
-        if (has_host(&conf->shards[i], name))
+    if (shard != NULL)
+        return shard;
+    for (size_t i = 0; i < conf->shard_count; i++)
+        if (has_host(&conf->shards[i], name)) {
             shard = &conf->shards[i];
-    return shard;
+            count++;
+        }
+    return count == 1 ? shard : NULL;
 }
 
 static void *attribute_open(const struct env *env, struct err *err)

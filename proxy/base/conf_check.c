@@ -30,6 +30,11 @@ static bool check_ldap_account(struct conf_reader *reader, const struct conf_lda
 static bool check_ldap_search(struct conf_reader *reader, const struct conf_ldap *ldap);
 static bool check_ldap_rules(struct conf_reader *reader, const char *setting,
                              const struct conf_words *rules);
+static bool check_oauth(struct conf_reader *reader, const struct conf *conf);
+static bool check_token_keys(struct conf_reader *reader, const char *keys);
+static bool is_key_url(const char *url);
+static bool is_loopback(const char *host);
+static bool is_signature_algorithm(const char *name);
 static bool check_route(struct conf_reader *reader, const struct conf *conf);
 static bool check_redis(struct conf_reader *reader, const struct conf *conf);
 static bool check_shards(struct conf_reader *reader, const struct conf *conf);
@@ -42,7 +47,7 @@ bool conf_check(struct conf_reader *reader, const struct conf *conf)
 {
     static bool (*const checks[])(struct conf_reader * reader, const struct conf *conf) = {
         check_certificates, check_tls,   check_listeners, check_username, check_trusted,
-        check_auth,         check_route, check_redis,     check_shards,
+        check_auth,         check_oauth, check_route,     check_redis,    check_shards,
     };
 
     for (size_t i = 0; i < sizeof checks / sizeof checks[0]; i++)
@@ -308,6 +313,95 @@ static bool check_ldap_rules(struct conf_reader *reader, const char *setting,
                 rule);
     }
     return true;
+}
+
+static bool check_oauth(struct conf_reader *reader, const struct conf *conf)
+{
+    const struct conf_oauth *oauth = &conf->oauth;
+    const char *missing = *oauth->keys == '\0'         ? "keys"
+                          : *oauth->issuer == '\0'     ? "issuer"
+                          : oauth->audience.count == 0 ? "audience"
+                          : *oauth->user_claim == '\0' ? "user_claim"
+                                                       : NULL;
+
+    if (*oauth->keys == '\0' && *oauth->issuer == '\0' && oauth->audience.count == 0)
+        return true;
+    if (missing != NULL)
+        return conf_fail_in(reader, "oauth", 0, "\"%s\" of oauth is not set", missing);
+    for (size_t i = 0; i < oauth->algorithms.count; i++) {
+        if (!is_signature_algorithm(oauth->algorithms.items[i]))
+            return conf_fail_in(
+                reader, "oauth", 0,
+                "setting \"algorithms\" of oauth: found \"%.60s\", expected RS256, RS384, RS512, "
+                "PS256, PS384, PS512, ES256, ES384, ES512 or EdDSA",
+                oauth->algorithms.items[i]);
+    }
+    return check_token_keys(reader, oauth->keys) &&
+           (*oauth->keys_ca_file == '\0' ||
+            check_file(reader, "oauth", 0, "keys_ca_file", oauth->keys_ca_file));
+}
+
+static bool is_signature_algorithm(const char *name)
+{
+    static const char *const names[] = {"RS256", "RS384", "RS512", "PS256", "PS384",
+                                        "PS512", "ES256", "ES384", "ES512", "EdDSA"};
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcmp(names[i], name) == 0)
+            return true;
+    }
+    return false;
+}
+
+static bool check_token_keys(struct conf_reader *reader, const char *keys)
+{
+    if (*keys == '/')
+        return check_file(reader, "oauth", 0, "keys", keys);
+    return is_key_url(keys) ||
+           conf_fail_in(reader, "oauth", 0,
+                        "setting \"keys\" of oauth: found \"%.60s\", expected an absolute path, or "
+                        "https://host/..., or http://127.0.0.1/... and the like",
+                        keys);
+}
+
+/* Keys that come in clear may come from anyone, so only this machine may send them so. */
+static bool is_key_url(const char *url)
+{
+    bool in_clear = starts_with(url, "http://");
+    char authority[HOST_MAX + 8], host[HOST_MAX];
+    uint16_t port;
+
+    if (!in_clear && !starts_with(url, "https://"))
+        return false;
+    url = strchr(url, '/') + 2;
+
+    size_t len = strcspn(url, "/?#");
+
+    if (len == 0 || len >= HOST_MAX || url[strcspn(url, " \\")] != '\0')
+        return false;
+    snprintf(authority, sizeof authority, "%.*s", (int)len, url);
+    if (strchr(authority, '@') != NULL) /* a password does not belong here, nor a false host */
+        return false;
+    if (!address_split(authority, host, &port)) {
+        snprintf(authority + len, sizeof authority - len, ":443");
+        if (!address_split(authority, host, &port))
+            return false;
+    }
+    return !in_clear || is_loopback(host);
+}
+
+static bool is_loopback(const char *host)
+{
+    static const char *const networks[] = {"127.0.0.0/8", "::1"};
+    union address address;
+    struct network network;
+
+    if (strcmp(host, "localhost") == 0)
+        return true;
+    for (size_t i = 0; address_of(host, 1, &address) && i < sizeof networks / sizeof *networks; i++)
+        if (network_parse(networks[i], &network) && network_contains(&network, &address))
+            return true;
+    return false;
 }
 
 static bool check_route(struct conf_reader *reader, const struct conf *conf)

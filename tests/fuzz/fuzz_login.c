@@ -57,7 +57,8 @@ static struct conf conf = {.login = {.greeting = (char *)"ready",
                                      .max_bad_commands = 10,
                                      .max_line = 512,
                                      .max_sasl_line = 1024,
-                                     .max_literal = 64}};
+                                     .max_literal = 64},
+                           .oauth = {.keys = (char *)"keys", .discovery_url = (char *)""}};
 
 static void hear(struct play *play, const char *what, struct span detail)
 {
@@ -92,8 +93,10 @@ static void check_login(const struct play *play)
         assert(strcmp(login->method, "EXTERNAL") == 0 && has_certificate &&
                strcmp(who->user, certificate_user) == 0 && who->secret.len == 0);
     else if (strcmp(login->method, "EXTERNAL") == 0)
-        assert(who->user[0] == '\0');    /* what cannot be right */
-    assert(who->proof != AUTH_BY_TOKEN); /* not offered yet */
+        assert(who->user[0] == '\0'); /* what cannot be right */
+    if (who->proof == AUTH_BY_TOKEN)
+        assert(strstr(login->method, "OAUTH") != NULL && who->user[0] == '\0' &&
+               who->secret.len > 0);
     assert(who->login_as[0] == '\0' || strcmp(login->method, "LOGIN") != 0);
 }
 

@@ -54,7 +54,7 @@ static inline void fixture_init(struct fixture *f)
                                               .forget = 1000,
                                               .max_parallel = 100000,
                                               .max_entries = 100000};
-    f->conf.passwd.file = no_text;
+    f->conf.passwd.file = f->conf.oauth.keys = no_text;
     f->conf.passwd.max_queue = 1024;
     f->conf.ldap.ca_file = f->conf.ldap.client_certificate = f->conf.ldap.client_key = no_text;
     f->conf.ldap.bind_dn = f->conf.ldap.base = f->conf.ldap.filter = no_text;

@@ -509,7 +509,7 @@ static void networks_count_out_of_the_cache(void **state)
         login_as(&f, &login, "near", NULL, "");
         assert_int_equal(login.err.kind, ERR_CREDENTIALS);
     }
-    assert_int_equal(fakes[0].asked, 3);
+    assert_int_equal(fakes[0].asked, 4); /* at the wrong place the source is asked again */
     assert_int_equal(f.counters.auth_cache_hits, 3);
     fixture_release(&f);
 }
@@ -686,31 +686,139 @@ static void cancelled_at_each_step(void **state)
 }
 
 /* Nobody has looked at it: a token is no proof yet. */
-static void a_token_proves_nothing(void **state)
+/* --- tokens: the verifier is one of ours --- */
+
+struct token_verifier {
+    struct token_request *request;
+};
+
+static struct token_verifier verifier;
+
+struct token_verifier *token_open(const struct env *env, struct err *err)
 {
-    static const char *const names[] = {"", "ann", "help"};
+    (void)env;
+    (void)err;
+    return &verifier;
+}
+
+void token_verify(struct token_verifier *all, struct token_request *request)
+{
+    request->verifier = all;
+    all->request = request;
+}
+
+void token_cancel(struct token_request *request)
+{
+    if (request->verifier != NULL)
+        verifier.request = NULL;
+    request->verifier = NULL;
+}
+
+void token_close(struct token_verifier **all)
+{
+    *all = NULL;
+}
+
+/* The token is one of this user; with NULL it is none. */
+static void token_is_of(const char *user)
+{
+    struct token_request *request = verifier.request;
+    struct token_identity identity = {.user = ""};
+    struct err err = {0};
+
+    assert_non_null(request);
+    if (user == NULL)
+        err_set(&err, ERR_CREDENTIALS, "no good");
+    else
+        snprintf(identity.user, sizeof identity.user, "%s", user);
+    token_cancel(request);
+    request->on_answer(request, &identity, &err);
+}
+
+static void start_with_token(struct fixture *f, struct login *login, const char *as)
+{
+    setup_people(f, (struct conf_auth_cache){0});
+    auth_close(&f->auth);
+    f->conf.oauth.keys = name_letters; /* some */
+    f->auth = auth_open(&f->env, f->throttle, &f->open_err);
+    *login = (struct login){.request = {.proof = AUTH_BY_TOKEN,
+                                        .user = "",
+                                        .login_as = as,
+                                        .secret = &login->password,
+                                        .address = &login_address,
+                                        .on_answer = login_answered,
+                                        .owner = login}};
+    assert_true(secret_set(&login->password, span_of("to.ken")));
+    auth_verify(f->auth, &login->request);
+    assert_int_equal(login->answer_count, 0);
+}
+
+static void a_token_tells_who_it_is(void **state)
+{
+    static const struct {
+        const char *claim, *login_as;
+        enum err_kind answer;
+        const char *as, *master;
+    } cases[] = {
+        {"ann", "", ERR_NONE, "ann", ""},
+        {"Ann", "", ERR_NONE, "ann", ""},
+        {"al", "", ERR_NONE, "ann", ""},
+        {"ann", "ann", ERR_NONE, "ann", ""},
+        {"ann", "al", ERR_NONE, "ann", ""}, /* another name of its own */
+        {"al", "al", ERR_NONE, "ann", ""},
+        {"help", "ann", ERR_NONE, "ann", "help"},
+        {"ann", "bob", ERR_AUTHORIZATION, "", ""},
+        {"nobody", "", ERR_CREDENTIALS, "nobody", ""}, /* for the log */
+        {"near", "", ERR_CREDENTIALS, "near", ""},
+        {"off", "", ERR_ADMIN, "off", ""},
+        {"no such name", "", ERR_CREDENTIALS, "", ""},
+        {NULL, "", ERR_CREDENTIALS, "", ""},
+        {NULL, "ann", ERR_CREDENTIALS, "", ""},
+    };
 
     (void)state;
-    for (unsigned i = 0; i < 6; i++) {
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct fixture f;
-        struct login login = {.request = {.proof = AUTH_BY_TOKEN,
-                                          .user = names[i / 2],
-                                          .login_as = "",
-                                          .secret = &login.password,
-                                          .address = &login_address,
-                                          .on_answer = login_answered,
-                                          .owner = &login}};
+        struct login login;
 
-        setup_people(&f, (struct conf_auth_cache){0});
-        f.conf.auth.look_up = i % 2;
-        assert_true(secret_set(&login.password, span_of("to.ken")));
-        auth_verify(f.auth, &login.request);
-        assert_int_equal(login.answer_count, 0);
+        start_with_token(&f, &login, cases[i].login_as);
+        token_is_of(cases[i].claim);
         login_wait(&f, &login);
-        assert_int_equal(login.err.kind, ERR_CREDENTIALS);
-        assert_int_equal(fakes[0].asked, 0);
+        if (login.err.kind != cases[i].answer)
+            fail_msg("case %zu: %s", i, login.err.text);
+        if (cases[i].answer != ERR_AUTHORIZATION) {
+            assert_string_equal(login.user, cases[i].as);
+            assert_string_equal(login.master, cases[i].master);
+        }
         fixture_release(&f);
     }
+}
+
+static void a_token_that_nobody_judges(void **state)
+{
+    struct fixture f;
+    struct login login;
+
+    (void)state;
+    start_with_token(&f, &login, "");
+    login_cancel(&login);
+    assert_null(verifier.request);
+    fixture_release(&f);
+
+    start_with_token(&f, &login, "");
+    token_is_of("ann");
+    login_cancel(&login);
+    fixture_release(&f);
+
+    start_with_token(&f, &login, "");
+    login_cancel(&login);
+    f.conf.auth.timeout = 1;
+    assert_true(secret_set(&login.password, span_of("to.ken")));
+    auth_verify(f.auth, &login.request);
+    login_wait(&f, &login);
+    assert_int_equal(login.err.kind, ERR_UNAVAILABLE);
+    assert_null(verifier.request);
+    fixture_release(&f);
 }
 
 static void open_refuses(void **state)
@@ -754,7 +862,8 @@ int main(void)
         cmocka_unit_test(a_certificate_is_no_guess),
         cmocka_unit_test(deadline_of_the_second_question),
         cmocka_unit_test(cancelled_at_each_step),
-        cmocka_unit_test(a_token_proves_nothing),
+        cmocka_unit_test(a_token_tells_who_it_is),
+        cmocka_unit_test(a_token_that_nobody_judges),
         cmocka_unit_test(open_refuses),
     };
 

@@ -415,6 +415,95 @@ static void what_is_said_of_bad_files(void **state)
     }
 }
 
+/* In a line of its own, with what else a section for tokens must have. */
+#define OAUTH(more) GOOD "\noauth { issuer = i audience = a " more " }\n"
+
+static void settings_for_tokens(void **state)
+{
+    static const struct {
+        const char *text, *error;
+    } cases[] = {
+        {GOOD "oauth { keys = /dev/null audience = a }\n", ":5: \"issuer\" of oauth is not set"},
+        {GOOD "oauth { keys = /dev/null issuer = a }\n", ":5: \"audience\" of oauth is not set"},
+        {GOOD "oauth { issuer = a }\n", ":5: \"keys\" of oauth is not set"},
+        {GOOD "oauth { audience = a }\n", ":5: \"keys\" of oauth is not set"},
+        {OAUTH("keys = /dev/null user_claim = \"\""), ":6: \"user_claim\" of oauth is not set"},
+        {OAUTH("keys = /dev/null algorithms = {RS256, HS256}"),
+         ":6: setting \"algorithms\" of oauth: found \"HS256\", expected RS256, RS384, RS512, "
+         "PS256, PS384, PS512, ES256, ES384, ES512 or EdDSA"},
+        {OAUTH("keys = /dev/null algorithms = none"),
+         ":6: setting \"algorithms\" of oauth: found \"none\", expected RS256, RS384, RS512, "
+         "PS256, PS384, PS512, ES256, ES384, ES512 or EdDSA"},
+        {OAUTH("keys = /nowhere"),
+         ":6: setting \"keys\" of oauth: /nowhere: No such file or directory"},
+        {OAUTH("keys = /tmp"), ":6: setting \"keys\" of oauth: /tmp: Is a directory"},
+        {OAUTH("keys = \"https://i/\" keys_ca_file = /nowhere"),
+         ":6: setting \"keys_ca_file\" of oauth: /nowhere: No such file or directory"},
+        {OAUTH("keys = /dev/null leeway = 11m"),
+         ":6: setting \"leeway\" of oauth: found \"11m\", expected a duration from 0 to 10m"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        expect_error(cases[i].text, cases[i].error);
+}
+
+static void where_keys_for_tokens_may_be(void **state)
+{
+    static const char *const good[] = {
+        "/dev/null",
+        "https://i",
+        "https://i.example:8443/keys?a=b#c",
+        "https://[2001:db8::1]/keys",
+        "http://127.0.0.1:8080/keys",
+        "http://127.1.2.3",
+        "http://[::1]:8080/",
+        "http://localhost/keys",
+    };
+    static const char *const bad[] = {
+        "keys.json",
+        "http://i.example/keys",
+        "http://128.0.0.1/keys",
+        "http://[::2]/",
+        "http://[::ffff:192.0.2.1]/",
+        "http://localhost.example/",
+        "http://127.0.0.1@i.example/keys",
+        "http://127.0.0.1:80@i.example/keys",
+        "http://127.0.0.1.example/",
+        "http://127.0.0.1\\@i.example/",
+        "http://i.example#@127.0.0.1/",
+        "http:///keys",
+        "https://",
+        "https:///keys",
+        "https://i.example:0/",
+        "https://i.example:x/",
+        "https://user:password@i.example/keys",
+        "https://i.example/a b",
+        "ftp://127.0.0.1/keys",
+        "file:///dev/null",
+        "HTTPS://i.example/",
+    };
+    char text[512], expected[512];
+    struct err err;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        snprintf(text, sizeof text, OAUTH("keys = '%s'"), good[i]);
+        struct conf *conf = open_text(text, &err);
+        assert_string_equal(err.text, "");
+        assert_string_equal(conf->oauth.keys, good[i]);
+        conf_close(&conf);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        snprintf(text, sizeof text, OAUTH("keys = '%s'"), bad[i]);
+        snprintf(expected, sizeof expected,
+                 ":6: setting \"keys\" of oauth: found \"%s\", expected an absolute path, or "
+                 "https://host/..., or http://127.0.0.1/... and the like",
+                 bad[i]);
+        expect_error(text, expected);
+    }
+}
+
 static void a_file_that_is_not_there(void **state)
 {
     struct err err;
@@ -504,6 +593,8 @@ int main(void)
         cmocka_unit_test(paths_start_from_the_folder_of_the_file),
         cmocka_unit_test(includes),
         cmocka_unit_test(what_is_said_of_bad_files),
+        cmocka_unit_test(settings_for_tokens),
+        cmocka_unit_test(where_keys_for_tokens_may_be),
         cmocka_unit_test(a_file_that_is_not_there),
         cmocka_unit_test(printed_defaults_are_a_valid_file),
         cmocka_unit_test(the_sample_is_valid),

@@ -22,7 +22,8 @@ static struct conf conf = {.login = {.greeting = (char *)"ready",
                                      .max_bad_commands = 3,
                                      .max_line = 512,
                                      .max_sasl_line = 1024,
-                                     .max_literal = 64}};
+                                     .max_literal = 64},
+                           .oauth = {.keys = (char *)"keys", .discovery_url = (char *)""}};
 static const struct conf_listener listener = {.tls = TLS_NONE, .plaintext_login = true};
 
 struct bench {

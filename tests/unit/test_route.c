@@ -289,10 +289,10 @@ static void the_entry_tells(void **state)
     } cases[] = {
         {"ldap", "blue", "", ERR_NONE, "blue", "ann"},
         {"ldap", "green", "ann@store", ERR_NONE, "green", "ann@store"},
-        /* by the host of an address, in any case; the first shard that has it */
-        {"ldap", "mail1.example.org", "", ERR_NONE, "blue", "ann"},
-        {"ldap", "MAIL1.Example.ORG", "", ERR_NONE, "blue", "ann"},
+        /* by the host of an address, in any case; but not if two shards have it */
         {"ldap", "green.example.org", "", ERR_NONE, "green", "ann"},
+        {"ldap", "Green.Example.ORG", "", ERR_NONE, "green", "ann"},
+        {"ldap", "mail1.example.org", "", ERR_UNAVAILABLE, "", ""},
         {"ldap", "192.0.2.1", "", ERR_NONE, "blue", "ann"},
         {"ldap", "2001:db8::1", "", ERR_NONE, "green", "ann"},
         /* nothing told: the next source, which may leave the name to the entry */
