@@ -42,12 +42,27 @@ static void add_raw(struct log_line *line, const char *bytes, size_t len);
 void log_configure(enum conf_log_format format, enum conf_log_level level)
 {
     atomic_store(&current_format, (int)format);
+    log_set_level(level);
+}
+
+void log_set_level(enum conf_log_level level)
+{
     atomic_store(&current_level, (int)level);
+}
+
+enum conf_log_level log_level(void)
+{
+    return (enum conf_log_level)atomic_load_explicit(&current_level, memory_order_relaxed);
 }
 
 bool log_wants(enum conf_log_level level)
 {
-    return (int)level <= atomic_load_explicit(&current_level, memory_order_relaxed);
+    return level <= log_level();
+}
+
+const char *log_level_name(enum conf_log_level level)
+{
+    return level_names[level];
 }
 
 void log_begin(struct log_line *line, enum conf_log_level level, const char *event)

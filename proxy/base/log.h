@@ -14,7 +14,13 @@
 /* Sets format and level for the process; before it is called, logfmt at level info. */
 void log_configure(enum conf_log_format format, enum conf_log_level level);
 
+/* The level alone, at any time and from any thread. */
+void log_set_level(enum conf_log_level level);
+enum conf_log_level log_level(void);
 bool log_wants(enum conf_log_level level);
+
+/* The level's word, as in proxy.conf. */
+const char *log_level_name(enum conf_log_level level);
 
 /* A line being built; a plain value on the stack. */
 struct log_line {

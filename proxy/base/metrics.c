@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <limits.h>
-#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -80,6 +79,12 @@ static void print_metric(FILE *out, const struct metric *metric, const struct co
                 (unsigned long long)sum(list, count, metric->offset));
 }
 
+void metrics_print(FILE *out, const struct counters *const *list, size_t count)
+{
+    for (size_t i = 0; i < sizeof metrics / sizeof metrics[0]; i++)
+        print_metric(out, &metrics[i], list, count);
+}
+
 bool metrics_save(const struct counters *const *list, size_t count, const char *path,
                   struct err *err)
 {
@@ -91,8 +96,7 @@ bool metrics_save(const struct counters *const *list, size_t count, const char *
         out = fopen(temporary, "we");
     if (out == NULL)
         return err_set(err, ERR_CONFIG, "metrics: %s: %s", path, strerrordesc_np(errno));
-    for (size_t i = 0; i < sizeof metrics / sizeof metrics[0]; i++)
-        print_metric(out, &metrics[i], list, count);
+    metrics_print(out, list, count);
     bool good = ferror(out) == 0;
     good = fclose(out) == 0 && good;
     if (good && rename(temporary, path) == 0)

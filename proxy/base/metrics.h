@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 enum { HISTOGRAM_BUCKETS = 15 }; /* the last one has no upper bound */
 
@@ -44,6 +45,9 @@ static inline void gauge_add(_Atomic uint64_t *gauge, int64_t amount)
 }
 
 void histogram_add(struct histogram *histogram, uint64_t ms);
+
+/* Prints the sums over `count` workers' counters, in Prometheus' text format. */
+void metrics_print(FILE *out, const struct counters *const *list, size_t count);
 
 /*
  * Writes the sums over `count` workers' counters to the file, in Prometheus' text format; readers
