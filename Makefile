@@ -21,6 +21,7 @@ ALL_CFLAGS  = -std=c11 -D_GNU_SOURCE -DIMAPMUX_VERSION='"$(VERSION)"' -DIMAPMUX_
 ALL_LDFLAGS = -pie -Wl,-z,relro,-z,now $(SANITIZE) $(LDFLAGS)
 PACKAGE_CFLAGS := $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
 LIBS := $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -llber -lpthread
+CTL_LIBS := $(shell pkg-config --libs jansson)
 
 ASAN := CC=clang HARDEN=-O1 SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
 TSAN := CC=clang HARDEN=-O1 SANITIZE="-fsanitize=thread -fno-omit-frame-pointer"
@@ -39,14 +40,16 @@ CYRUS_DEBS := cyrus-common cyrus-imapd sasl2-bin
 export CYRUS
 
 # A layer is a folder, and an archive; tests/layers.py says who may use whom.
-LAYERS      := base imap net auth routing proxy
+LAYERS      := base imap net ctl auth routing proxy
 base_DIR    := proxy/base
 imap_DIR    := proxy/imap
 net_DIR     := proxy/net
+ctl_DIR     := proxy/ctl
 auth_DIR    := auth
 routing_DIR := routing
 proxy_DIR   := proxy
-ARCHIVES    := $(foreach l,proxy routing auth net imap base,$B/lib$l.a)
+MAINS       := proxy/main.c proxy/ctl/imapmuxctl.c
+ARCHIVES    := $(foreach l,proxy routing auth ctl net imap base,$B/lib$l.a)
 UNIT_TESTS  := $(patsubst tests/unit/%.c,$B/tests/unit/%,$(wildcard tests/unit/test_*.c))
 FUZZERS     := $(patsubst tests/fuzz/%.c,$B/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_SECONDS ?= 5
@@ -57,17 +60,20 @@ THREAD_STORIES := tests/fault/test_clients_misbehave.py tests/fault/test_many_se
                   tests/fault/test_letting_go.py tests/fault/test_guessers.py tests/fault/test_masters.py \
                   tests/fault/test_limits.py
 
-all: $B/imapmux ## Build the release: build/imapmux
+all: $B/imapmux $B/imapmuxctl ## Build the release: build/imapmux and build/imapmuxctl
 
 $B/imapmux: $B/obj/proxy/main.o $(ARCHIVES)
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+
+$B/imapmuxctl: $B/obj/proxy/ctl/imapmuxctl.o $B/libctl.a $B/libbase.a
+	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(CTL_LIBS)
 
 # With the sanitizer's runtime as a library, whose malloc tests/fault/test_no_memory.py can put another one before.
 $B/imapmux-shared: $B/obj/proxy/main.o $(ARCHIVES)
 	$(CC) $(ALL_LDFLAGS) -shared-libasan -Wl,-rpath,$$($(CC) -print-runtime-dir) -o $@ $^ $(LIBS)
 
 define archive
-$B/lib$(1).a: $$(patsubst %.c,$B/obj/%.o,$$(filter-out proxy/main.c,$$(wildcard $$($(1)_DIR)/*.c)))
+$B/lib$(1).a: $$(patsubst %.c,$B/obj/%.o,$$(filter-out $(MAINS),$$(wildcard $$($(1)_DIR)/*.c)))
 	@rm -f $$@
 	ar rcs $$@ $$^
 endef

@@ -14,7 +14,7 @@ import sys
 # Lowest first. A module may use those of its own row and of the rows before it; within a row, cycles fail.
 ROWS = [
     ["proxy/base"],
-    ["proxy/imap", "proxy/net", "auth", "routing"],
+    ["proxy/imap", "proxy/net", "proxy/ctl", "auth", "routing"],
     ["proxy/login", "proxy/store_login", "proxy/gate", "proxy/relay", "proxy/limits", "proxy/registry"],
     ["proxy/store", "proxy/backend", "proxy/admission"],
     ["proxy/lease"],
@@ -27,6 +27,8 @@ ROWS = [
     ["proxy/relaying"],
     ["proxy/session"],
     ["proxy/worker"],
+    ["proxy/ask", "proxy/control"],
+    ["proxy/admin"],
     ["proxy/main"],
 ]
 # Allowed within the second row: the language is pure, the network knows it not, the others may use both.

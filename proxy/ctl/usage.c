@@ -1,0 +1,181 @@
+/* Owns the texts of help and completion; what they say of commands comes from the table. */
+#include "proxy/ctl/usage.h"
+
+#include <ctype.h>
+
+static const char head[] = "Usage: imapmuxctl [-s SOCKET] [-j] COMMAND [ARGUMENT...]\n"
+                           "       imapmuxctl help [COMMAND]\n"
+                           "       imapmuxctl --print-completion | --version | --help\n"
+                           "\n"
+                           "Looks after an imapmux that runs.\n"
+                           "\n"
+                           "Commands:\n";
+
+static const char tail[] =
+    "\n"
+    "Options, before the command or behind it:\n"
+    "  -s, --socket SOCKET     where imapmux listens, its setting admin.socket (default: the\n"
+    "                          environment's IMAPMUX_SOCKET, else " CTL_SOCKET ")\n"
+    "  -j, --json              print results as JSON, one in a line\n"
+    "  -h, --help              print this help, or that of the command\n"
+    "  -V, --version           print the version of imapmuxctl\n"
+    "      --print-completion  print a completion for bash\n"
+    "\n"
+    "Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 no connection.\n";
+
+enum { NAME_COLUMN = 2, HELP_COLUMN = 26 };
+
+/* --- help --- */
+
+/* "USER", or "red|green". Returns the width. */
+static int print_value(FILE *out, const struct ctl_argument *row)
+{
+    int width = 0;
+
+    if (row->kind == CTL_CHOICE)
+        return fprintf(out, "%s", row->words);
+    for (const char *at = row->name; *at != '\0'; at++, width++)
+        fputc(toupper((unsigned char)*at), out);
+    return width;
+}
+
+static int print_synopsis(FILE *out, const struct ctl_command *command)
+{
+    int width = fprintf(out, "%s", command->name);
+
+    for (const struct ctl_argument *row = command->arguments; row->name != NULL; row++) {
+        bool optional = row->presence == CTL_OPTIONAL;
+
+        width += fprintf(out, optional ? " [" : " ");
+        width += print_value(out, row);
+        width += fprintf(out, optional ? "]" : "");
+    }
+    return width;
+}
+
+/* Goes to the column of helps, in the next line if this one is too long. */
+static void print_help(FILE *out, int width, const char *help)
+{
+    if (width + 2 > HELP_COLUMN) {
+        fputc('\n', out);
+        width = 0;
+    }
+    fprintf(out, "%*s%s\n", HELP_COLUMN - width, "", help);
+}
+
+static void print_line(FILE *out, const struct ctl_command *command)
+{
+    fprintf(out, "%*s", NAME_COLUMN, "");
+    print_help(out, NAME_COLUMN + print_synopsis(out, command), command->help);
+}
+
+void usage_print(FILE *out)
+{
+    fputs(head, out);
+    for (size_t i = 0; i < CTL_COMMAND_COUNT; i++)
+        print_line(out, &ctl_commands[i]);
+    fputs(tail, out);
+}
+
+void usage_print_matching(FILE *out, const char *start)
+{
+    for (size_t i = 0; i < CTL_COMMAND_COUNT; i++)
+        if (strncmp(ctl_commands[i].name, start, strlen(start)) == 0)
+            print_line(out, &ctl_commands[i]);
+}
+
+void usage_print_command(FILE *out, const struct ctl_command *command)
+{
+    fputs("Usage: imapmuxctl [OPTION...] ", out);
+    print_synopsis(out, command);
+    fprintf(out, "\n\n%s\n", command->help);
+    if (command->level == CTL_OPERATE)
+        fputs("For operators only.\n", out);
+    for (const struct ctl_argument *row = command->arguments; row->name != NULL; row++) {
+        fputs(row == command->arguments ? "\nArguments, in this order or by name:\n" : "", out);
+        int width = fprintf(out, "%*s--%s ", NAME_COLUMN, "", row->name);
+        print_help(out, width + print_value(out, row), row->help);
+        if (row->level > command->level)
+            print_help(out, 0, "For operators only.");
+    }
+}
+
+/* --- completion --- */
+
+static const char script_head[] =
+    "# Completion of imapmuxctl for bash, printed by imapmuxctl --print-completion.\n"
+    "_imapmuxctl()\n"
+    "{\n"
+    "    local word=${COMP_WORDS[COMP_CWORD]} typed= next= i\n"
+    "    case ${COMP_WORDS[COMP_CWORD - 1]} in\n"
+    "        -s | --socket) COMPREPLY=($(compgen -f -- \"$word\")); return ;;\n"
+    "    esac\n"
+    "    for ((i = 1; i < COMP_CWORD; i++)); do\n"
+    "        case ${COMP_WORDS[i]} in\n"
+    "            -s | --socket) ((i++)) ;;\n"
+    "            -*) ;;\n"
+    "            *) typed+=\"${COMP_WORDS[i]} \" ;;\n"
+    "        esac\n"
+    "    done\n"
+    "    case ${typed#help } in\n";
+
+static const char script_tail[] = "    esac\n"
+                                  "    COMPREPLY=($(compgen -W \"$next\" -- \"$word\"))\n"
+                                  "}\n"
+                                  "complete -F _imapmuxctl imapmuxctl\n";
+
+/* Is this the first command whose name begins with so many octets of its own? */
+static bool is_first(const struct ctl_command *command, size_t len)
+{
+    for (const struct ctl_command *other = ctl_commands; other < command; other++)
+        if (strncmp(other->name, command->name, len) == 0)
+            return false;
+    return true;
+}
+
+/* The words that may follow on the first `len` octets of this command's name. */
+static void print_next_words(FILE *out, const struct ctl_command *like, size_t len)
+{
+    for (size_t i = 0; i < CTL_COMMAND_COUNT; i++) {
+        const char *name = ctl_commands[i].name;
+
+        if (strncmp(name, like->name, len) != 0)
+            continue;
+        size_t word_len = strcspn(name + len, " ");
+        if (is_first(&ctl_commands[i], len + word_len + 1)) /* with the blank or the NUL behind */
+            fprintf(out, " %.*s", (int)word_len, name + len);
+    }
+}
+
+static void print_case(FILE *out, const struct ctl_command *like, size_t len)
+{
+    fprintf(out, "        \"%.*s\") next=\"", (int)len, like->name);
+    print_next_words(out, like, len);
+    fputs(len == 0 ? " help --json --socket --help\" ;;\n" : "\" ;;\n", out);
+}
+
+static void print_argument_case(FILE *out, const struct ctl_command *command)
+{
+    fprintf(out, "        \"%s \"*) next=\"", command->name);
+    for (const struct ctl_argument *row = command->arguments; row->name != NULL; row++) {
+        fprintf(out, " --%s", row->name);
+        for (const char *at = row->words; *at != '\0'; at++)
+            fprintf(out, "%s%c", at == row->words ? " " : "", *at == '|' ? ' ' : *at);
+    }
+    fputs("\" ;;\n", out);
+}
+
+void usage_print_completion(FILE *out)
+{
+    fputs(script_head, out);
+    print_case(out, ctl_commands, 0);
+    for (size_t i = 0; i < CTL_COMMAND_COUNT; i++) {
+        const struct ctl_command *command = &ctl_commands[i];
+
+        for (size_t at = 0; command->name[at] != '\0'; at++)
+            if (command->name[at] == ' ' && is_first(command, at + 1))
+                print_case(out, command, at + 1);
+        print_argument_case(out, command);
+    }
+    fputs(script_tail, out);
+}
