@@ -365,14 +365,51 @@ void workers_stop(struct workers *workers)
         workers->on_idle(workers->owner);
 }
 
-bool workers_save_metrics(const struct workers *workers, struct err *err)
+size_t workers_count(const struct workers *workers)
+{
+    return workers->count;
+}
+
+size_t workers_session_count(const struct workers *workers)
+{
+    return atomic_load(&workers->session_count);
+}
+
+void workers_post(struct workers *workers, size_t number, struct letter *letter)
+{
+    bool posted = inbox_post(&workers->list[number].home.inbox, letter);
+
+    assert(posted);
+    (void)posted;
+}
+
+/* The counters of each worker, in new memory; NULL without. */
+static const struct counters **list_counters(const struct workers *workers)
 {
     const struct counters **list = mem_array(workers->count, sizeof(struct counters *));
 
+    for (size_t i = 0; list != NULL && i < workers->count; i++)
+        list[i] = &workers->list[i].counters;
+    return list;
+}
+
+bool workers_print_metrics(const struct workers *workers, FILE *out)
+{
+    const struct counters **list = list_counters(workers);
+
+    if (list == NULL)
+        return false;
+    metrics_print(out, list, workers->count);
+    mem_free(list);
+    return true;
+}
+
+bool workers_save_metrics(const struct workers *workers, struct err *err)
+{
+    const struct counters **list = list_counters(workers);
+
     if (list == NULL)
         return err_set(err, ERR_INTERNAL, "no memory for metrics");
-    for (size_t i = 0; i < workers->count; i++)
-        list[i] = &workers->list[i].counters;
     bool saved = metrics_save(list, workers->count, workers->conf->metrics.file, err);
     mem_free(list);
     return saved;

@@ -6,6 +6,7 @@
 #define IMAPMUX_PROXY_WORKER_H
 
 #include "proxy/base/conf.h"
+#include "proxy/base/inbox.h"
 #include "proxy/net/tls.h"
 
 struct workers;
@@ -24,7 +25,21 @@ struct workers *workers_start(const struct conf *conf, const struct tls *tls,
  */
 void workers_stop(struct workers *workers);
 
-/* Writes the sums of all workers' metrics to conf->metrics.file. False with *err set. */
+size_t workers_count(const struct workers *workers);
+
+/* Client sessions of all workers, at this moment; from any thread. */
+size_t workers_session_count(const struct workers *workers);
+
+/*
+ * Posts a letter to the worker of this number, whose struct home receives it: on the worker's
+ * thread, or, if the process ends first, within workers_end. From any thread, until workers_end.
+ */
+void workers_post(struct workers *workers, size_t number, struct letter *letter);
+
+/* Prints the sums of all workers' metrics, as Prometheus reads them. False without memory. */
+bool workers_print_metrics(const struct workers *workers, FILE *out);
+
+/* Writes them to conf->metrics.file. False with *err set. */
 bool workers_save_metrics(const struct workers *workers, struct err *err);
 
 /*
