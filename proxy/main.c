@@ -1,8 +1,8 @@
 /* Owns the process: the command line, the control thread's loop, and signals. */
-#include "proxy/base/conf.h"
+#include "proxy/admin/handlers.h"
 #include "proxy/base/log.h"
+#include "proxy/control.h"
 #include "proxy/net/tls.h"
-#include "proxy/worker.h"
 
 #include <getopt.h>
 #include <signal.h>
@@ -15,14 +15,14 @@
 #define IMAPMUX_CONF "/etc/imapmux/proxy.conf"
 #endif
 
-struct control {
+struct process {
+    struct control control;
     uv_loop_t loop;
+    struct turn turn;
     uv_signal_t terminate, interrupt;
     uv_timer_t stop_deadline, metrics;
     uv_async_t idle; /* the last session has gone */
-    const struct conf *conf;
-    struct workers *workers;
-    bool stopping;
+    struct admin *admin;
     bool metrics_failed;
 };
 
@@ -44,13 +44,22 @@ static const char usage[] =
 
 /* --- the control loop --- */
 
-static void end_control(struct control *control)
+/* What workers have sent back is still delivered. */
+static void end_control(struct process *process)
 {
-    uv_close((uv_handle_t *)&control->terminate, NULL);
-    uv_close((uv_handle_t *)&control->interrupt, NULL);
-    uv_close((uv_handle_t *)&control->stop_deadline, NULL);
-    uv_close((uv_handle_t *)&control->metrics, NULL);
-    uv_close((uv_handle_t *)&control->idle, NULL);
+    struct letter *next;
+
+    for (struct letter *letter = inbox_close(&process->control.inbox); letter != NULL;
+         letter = next) {
+        next = letter->next;
+        letter->deliver(letter, &process->control);
+    }
+    turn_release(&process->turn);
+    uv_close((uv_handle_t *)&process->terminate, NULL);
+    uv_close((uv_handle_t *)&process->interrupt, NULL);
+    uv_close((uv_handle_t *)&process->stop_deadline, NULL);
+    uv_close((uv_handle_t *)&process->metrics, NULL);
+    uv_close((uv_handle_t *)&process->idle, NULL);
 }
 
 static void on_stop_deadline(uv_timer_t *timer)
@@ -62,9 +71,9 @@ static void on_stop_deadline(uv_timer_t *timer)
 /* Any thread: no session is left. */
 static void tell_idle(void *owner)
 {
-    struct control *control = owner;
+    struct process *process = owner;
 
-    uv_async_send(&control->idle);
+    uv_async_send(&process->idle);
 }
 
 static void on_idle(uv_async_t *async)
@@ -74,7 +83,8 @@ static void on_idle(uv_async_t *async)
 
 static void on_signal(uv_signal_t *handle, int signum)
 {
-    struct control *control = handle->data;
+    struct process *process = handle->data;
+    struct control *control = &process->control;
 
     if (control->stopping) {
         uv_stop(handle->loop);
@@ -82,42 +92,48 @@ static void on_signal(uv_signal_t *handle, int signum)
     }
     control->stopping = true;
     log_event(LOG_LEVEL_INFO, "stopping", "on signal %d", signum);
-    uv_timer_start(&control->stop_deadline, on_stop_deadline, control->conf->process.stop_timeout,
-                   0);
+    uv_timer_start(&process->stop_deadline, on_stop_deadline,
+                   control->env.conf->process.stop_timeout, 0);
     workers_stop(control->workers);
 }
 
 /* Now and at each interval; what goes wrong is logged once, until it goes well again. */
 static void save_metrics(uv_timer_t *timer)
 {
-    struct control *control = timer->data;
+    struct process *process = timer->data;
     struct err err = {0};
-    bool saved = workers_save_metrics(control->workers, &err);
+    bool saved = workers_save_metrics(process->control.workers, &err);
 
-    if (!saved && !control->metrics_failed)
+    if (!saved && !process->metrics_failed)
         log_event(LOG_LEVEL_ERROR, "metrics not written", "%s", err.text);
-    control->metrics_failed = !saved;
+    process->metrics_failed = !saved;
 }
 
-static void start_metrics(struct control *control)
+static void start_metrics(struct process *process, const struct conf_metrics *conf)
 {
-    if (control->conf->metrics.file[0] != '\0')
-        uv_timer_start(&control->metrics, save_metrics, 0, control->conf->metrics.interval);
+    if (conf->file[0] != '\0')
+        uv_timer_start(&process->metrics, save_metrics, 0, conf->interval);
 }
 
-static bool open_control(struct control *control, struct err *err)
+static bool open_control(struct process *process, const struct conf *conf, struct err *err)
 {
-    if (uv_loop_init(&control->loop) != 0 ||
-        uv_async_init(&control->loop, &control->idle, on_idle) != 0)
+    struct control *control = &process->control;
+
+    if (uv_loop_init(&process->loop) != 0 ||
+        uv_async_init(&process->loop, &process->idle, on_idle) != 0 ||
+        !inbox_open(&control->inbox, &process->loop, control))
         return err_set(err, ERR_INTERNAL, "no descriptors for the control loop");
-    uv_timer_init(&control->loop, &control->stop_deadline);
-    uv_timer_init(&control->loop, &control->metrics);
-    control->metrics.data = control;
-    uv_signal_init(&control->loop, &control->terminate);
-    uv_signal_init(&control->loop, &control->interrupt);
-    control->terminate.data = control->interrupt.data = control;
-    uv_signal_start(&control->terminate, on_signal, SIGTERM);
-    uv_signal_start(&control->interrupt, on_signal, SIGINT);
+    control->env = (struct env){.loop = &process->loop, .turn = &process->turn, .conf = conf};
+    control->started_ms = uv_now(&process->loop);
+    turn_init(&process->turn, &process->loop);
+    uv_timer_init(&process->loop, &process->stop_deadline);
+    uv_timer_init(&process->loop, &process->metrics);
+    process->metrics.data = process;
+    uv_signal_init(&process->loop, &process->terminate);
+    uv_signal_init(&process->loop, &process->interrupt);
+    process->terminate.data = process->interrupt.data = process;
+    uv_signal_start(&process->terminate, on_signal, SIGTERM);
+    uv_signal_start(&process->interrupt, on_signal, SIGINT);
     return true;
 }
 
@@ -138,21 +154,39 @@ static void raise_descriptor_limit(const struct conf *conf)
                   (unsigned long long)wanted);
 }
 
-static bool serve(struct control *control, const struct tls *tls, struct err *err)
+static bool open_admin(struct process *process, struct err *err)
 {
-    if (!open_control(control, err))
+    struct control *control = &process->control;
+
+    if (control->env.conf->admin.socket[0] == '\0')
+        return true;
+    process->admin = admin_open(&control->env, admin_handlers, control, err);
+    return process->admin != NULL;
+}
+
+/* Administration is there from before the first client until after the last one. */
+static bool serve(struct process *process, const struct conf *conf, const struct tls *tls,
+                  struct err *err)
+{
+    struct control *control = &process->control;
+
+    if (!open_control(process, conf, err))
         return false;
-    control->workers = workers_start(control->conf, tls, tell_idle, control, err);
+    if (open_admin(process, err))
+        control->workers = workers_start(conf, tls, tell_idle, process, err);
     if (control->workers != NULL) {
         log_event(LOG_LEVEL_INFO, "ready", "imapmux " IMAPMUX_VERSION);
-        start_metrics(control);
-        uv_run(&control->loop, UV_RUN_DEFAULT);
+        start_metrics(process, &conf->metrics);
+        uv_run(&process->loop, UV_RUN_DEFAULT);
+    }
+    admin_close(&process->admin);
+    if (control->workers != NULL) {
         workers_end(&control->workers);
         log_event(LOG_LEVEL_INFO, "stopped", "all sessions have ended");
     }
-    end_control(control);
-    uv_run(&control->loop, UV_RUN_DEFAULT);
-    uv_loop_close(&control->loop);
+    end_control(process);
+    uv_run(&process->loop, UV_RUN_DEFAULT);
+    uv_loop_close(&process->loop);
     return err->kind == ERR_NONE;
 }
 
@@ -161,7 +195,7 @@ static bool serve(struct control *control, const struct tls *tls, struct err *er
 static int run(const char *path, bool only_check)
 {
     struct err err = {0};
-    struct control control = {0};
+    struct process process = {0};
     struct conf *conf = conf_open(path, &err);
     struct tls *tls = conf == NULL ? NULL : tls_open(conf, &err);
     bool good = tls != NULL;
@@ -174,8 +208,9 @@ static int run(const char *path, bool only_check)
         /* A directory that hangs may keep threads waiting; names and hashes need some, too. */
         setenv("UV_THREADPOOL_SIZE", "32", 0);
         raise_descriptor_limit(conf);
-        control.conf = conf;
-        good = serve(&control, tls, &err);
+        if (realpath(path, process.control.conf_path) == NULL)
+            snprintf(process.control.conf_path, PATH_MAX, "%s", path);
+        good = serve(&process, conf, tls, &err);
     }
     if (!good)
         fprintf(stderr, "imapmux: %s\n", err.text);

@@ -7,12 +7,15 @@
 #include "proxy/base/address.h"
 
 #include <errno.h>
+#include <grp.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 enum { TITLE_MAX = 63, PREFIX_MAX = 255 };
 
+static bool check_admin(struct conf_reader *reader, const struct conf *conf);
 static bool check_certificates(struct conf_reader *reader, const struct conf *conf);
 static bool check_tls(struct conf_reader *reader, const struct conf *conf);
 static bool check_listeners(struct conf_reader *reader, const struct conf *conf);
@@ -46,14 +49,44 @@ static bool starts_with(const char *text, const char *prefix);
 bool conf_check(struct conf_reader *reader, const struct conf *conf)
 {
     static bool (*const checks[])(struct conf_reader * reader, const struct conf *conf) = {
-        check_certificates, check_tls,   check_listeners, check_username, check_trusted,
-        check_auth,         check_oauth, check_route,     check_redis,    check_shards,
+        check_admin,    check_certificates, check_tls,    check_listeners,
+        check_username, check_trusted,      check_auth,   check_oauth,
+        check_route,    check_redis,        check_shards,
     };
 
     for (size_t i = 0; i < sizeof checks / sizeof checks[0]; i++)
         if (!checks[i](reader, conf))
             return false;
     return true;
+}
+
+static bool check_group(struct conf_reader *reader, const char *setting, const char *name)
+{
+    return *name == '\0' || getgrnam(name) != NULL ||
+           conf_fail_in(reader, "admin", 0, "setting \"%s\" of admin: there is no group \"%.60s\"",
+                        setting, name);
+}
+
+static bool check_admin(struct conf_reader *reader, const struct conf *conf)
+{
+    const struct conf_admin *admin = &conf->admin;
+    size_t mode_len = strlen(admin->mode), path_max = sizeof((struct sockaddr_un){0}.sun_path) - 1;
+
+    if (strlen(admin->socket) > path_max)
+        return conf_fail_in(reader, "admin", 0,
+                            "setting \"socket\" of admin: %.120s: longer than %zu octets",
+                            admin->socket, path_max);
+    if (mode_len != 4 || *admin->mode != '0' || strspn(admin->mode, "01234567") != mode_len)
+        return conf_fail_in(
+            reader, "admin", 0,
+            "setting \"mode\" of admin: found \"%.60s\", expected four octal digits, as 0660",
+            admin->mode);
+    if (*admin->readers != '\0' && strchr("2367", admin->mode[3]) == NULL)
+        return conf_fail_in(reader, "admin", 0,
+                            "\"readers\" of admin is set, but its \"mode\" keeps them out: imapmux "
+                            "looks itself who somebody is, so let it be 0666");
+    return check_group(reader, "group", admin->group) &&
+           check_group(reader, "readers", admin->readers);
 }
 
 static bool check_certificates(struct conf_reader *reader, const struct conf *conf)

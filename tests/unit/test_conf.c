@@ -62,6 +62,7 @@ static void expect_error(const char *text, const char *expected)
 #define LDAP       GOOD "auth { sources = ldap }\nldap { uri = {\"ldap://h\"} base = \"dc=a\" "
 
 #define SIXTY_FOUR "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+#define FLOOR      "/run/imapmux/of/the/second/machine/on/the/fourth/floor"
 
 static int make_folder(void **state)
 {
@@ -276,6 +277,20 @@ static void what_is_said_of_bad_files(void **state)
         {"listener { }\n", ":1: missing title for section 'listener'"},
         {"include(a, b)\n", ":1: include takes the name of one file"},
         {"\ninclude(\"nothing\")\n", ":2: cannot include \"nothing\": No such file or directory"},
+        {"admin { mode = 666 }",
+         ":1: setting \"mode\" of admin: found \"666\", expected four octal "
+         "digits, as 0660"},
+        {"admin { mode = 0668 }",
+         ":1: setting \"mode\" of admin: found \"0668\", expected four octal digits, as 0660"},
+        {"\nadmin { readers = root }", ":2: \"readers\" of admin is set, but its \"mode\" keeps "
+                                       "them out: imapmux looks itself who "
+                                       "somebody is, so let it be 0666"},
+        {"admin { group = nosuch }",
+         ":1: setting \"group\" of admin: there is no group \"nosuch\""},
+        {"admin { mode = 0666 readers = nosuch }",
+         ":1: setting \"readers\" of admin: there is no group \"nosuch\""},
+        {"admin { socket = " FLOOR FLOOR " }",
+         ":1: setting \"socket\" of admin: " FLOOR FLOOR ": longer than 107 octets"},
         {"\nlistener l { tls = none }\n", ":2: listener \"l\": \"address\" is not set"},
         {"listener l {\n address = localhost:993\n}\n",
          ":1: setting \"address\" of listener \"l\": found \"localhost:993\", expected a numeric "

@@ -1,0 +1,23 @@
+/*
+ * What the control thread has, for those who work on it; header only, and owned by main. It
+ * outlives all of them.
+ */
+#ifndef IMAPMUX_PROXY_CONTROL_H
+#define IMAPMUX_PROXY_CONTROL_H
+
+#include "proxy/base/env.h"
+#include "proxy/base/inbox.h"
+#include "proxy/worker.h"
+
+#include <limits.h>
+
+struct control {
+    struct env env; /* without counters: these belong to workers */
+    struct workers *workers;
+    struct inbox inbox; /* for letters of the workers; open until they have ended */
+    char conf_path[PATH_MAX];
+    uint64_t started_ms; /* of the loop's clock */
+    bool stopping;
+};
+
+#endif
