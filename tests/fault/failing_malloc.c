@@ -5,8 +5,8 @@
  * The test and the process share a file, which the environment names in FAILING_MALLOC. The test
  * writes there which allocation shall be the first to fail, counted from now, and how many after it
  * fail, too; it reads how many there have been, and who asked for the one that failed. The thread
- * that runs main() is left in peace: it only writes metrics, at its own times, and would spoil the
- * count.
+ * that runs main() has a turn of its own: it writes metrics, at its own times, and would spoil the
+ * count of the others.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -30,8 +30,9 @@ enum { FRAMES_MAX = 24 };
 struct control {
     _Atomic uint64_t first; /* the number of the first that fails; 0: nothing is counted */
     _Atomic uint64_t in_a_row;
-    _Atomic uint64_t own_only; /* only what the program itself asks for, and not its libraries */
-    _Atomic uint64_t count;    /* since `first` was set; the test sets it to 0 before */
+    _Atomic uint64_t own_only;  /* only what the program itself asks for, and not its libraries */
+    _Atomic uint64_t main_only; /* only the thread that runs main(), else only the others */
+    _Atomic uint64_t count;     /* since `first` was set; the test sets it to 0 before */
     _Atomic uint64_t failed;
     void *asked[FRAMES_MAX]; /* return addresses of the first that failed, the innermost first */
 };
@@ -39,8 +40,8 @@ struct control {
 static struct control *control;
 static uintptr_t program_start, program_end; /* where the program itself lies */
 
-/* 0: not yet asked; 1: the main thread, or one that looks at its own stack; 2: another one. */
-static _Thread_local int thread_kind __attribute__((tls_model("initial-exec")));
+enum thread_kind { NOT_YET_ASKED, MAIN, OTHER, LOOKS_AT_ITS_STACK };
+static _Thread_local enum thread_kind thread_kind __attribute__((tls_model("initial-exec")));
 
 static void *(*real_malloc)(size_t size);
 static void *(*real_calloc)(size_t count, size_t size);
@@ -113,9 +114,10 @@ static bool fails(const void *caller)
 
     if (control == NULL || atomic_load_explicit(&control->first, memory_order_relaxed) == 0)
         return false;
-    if (thread_kind == 0)
-        thread_kind = getpid() == gettid() ? 1 : 2;
-    if (thread_kind == 1 || (atomic_load(&control->own_only) != 0 && !own))
+    if (thread_kind == NOT_YET_ASKED)
+        thread_kind = getpid() == gettid() ? MAIN : OTHER;
+    if (thread_kind != (atomic_load(&control->main_only) != 0 ? MAIN : OTHER) ||
+        (atomic_load(&control->own_only) != 0 && !own))
         return false;
     uint64_t number = atomic_fetch_add(&control->count, 1) + 1;
     uint64_t first = atomic_load(&control->first);
@@ -123,9 +125,11 @@ static bool fails(const void *caller)
     if (first == 0 || number < first || number >= first + atomic_load(&control->in_a_row))
         return false;
     if (atomic_fetch_add(&control->failed, 1) == 0) {
-        thread_kind = 1;
+        enum thread_kind kind = thread_kind;
+
+        thread_kind = LOOKS_AT_ITS_STACK;
         remember_who_asked();
-        thread_kind = 2;
+        thread_kind = kind;
     }
     errno = ENOMEM;
     return true;

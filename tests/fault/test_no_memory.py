@@ -9,11 +9,13 @@ Under the address sanitizer what an unlucky path forgets to free is found, too.
 """
 import base64
 import contextlib
+import json
 import mmap
 import os
 import pathlib
 import random
 import re
+import socket
 import ssl
 import struct
 import subprocess
@@ -67,7 +69,7 @@ BULK = random.Random(7).randbytes(192 * 1024)
 class Control:
     """The file that failing_malloc.c shares: which allocations fail, how many there were, who asked."""
 
-    words = struct.Struct("=5Q24Q")
+    words = struct.Struct("=6Q24Q")
 
     def __init__(self, path):
         self.path = path
@@ -75,17 +77,17 @@ class Control:
         with open(path, "r+b") as file:
             self.memory = mmap.mmap(file.fileno(), mmap.PAGESIZE)
 
-    def arm(self, first, own_only, in_a_row=1):
-        self.words.pack_into(self.memory, 0, 0, in_a_row, own_only, 0, 0, *[0] * 24)
+    def arm(self, first, own_only, in_a_row=1, main_only=False):
+        self.words.pack_into(self.memory, 0, 0, in_a_row, own_only, main_only, 0, 0, *[0] * 24)
         struct.pack_into("=Q", self.memory, 0, first)
 
     def failed(self):
-        return self.words.unpack_from(self.memory, 0)[4]
+        return self.words.unpack_from(self.memory, 0)[5]
 
     def disarm(self):
         """Returns how many allocations there were, how many failed, and who asked for the first of those."""
         struct.pack_into("=Q", self.memory, 0, 0)
-        _, _, _, count, failed, *asked = self.words.unpack_from(self.memory, 0)
+        _, _, _, _, count, failed, *asked = self.words.unpack_from(self.memory, 0)
         return count, failed, [address for address in asked if address]
 
 
@@ -175,7 +177,8 @@ class Site:
         self.proxy = Starving(self.folder / f"no-memory-{self.count}", shim=self.shim, control=self.control,
                               shards=shards, certificate=self.certificate, log="debug",
                               pool=f"warm = 0 park_per_user = 1 park_time = {PARK_SECONDS}s",
-                              sources=directory_and_redis(self.directory.port, self.redis.port), more=f"{REMEMBER} {COUNT}")
+                              sources=directory_and_redis(self.directory.port, self.redis.port),
+                              more=f'{REMEMBER} {COUNT} admin {{ socket = "admin.sock" }}\n')
         for _ in range(2):
             self.recover()
             for story in STORIES.values():
@@ -265,8 +268,24 @@ def exchange(site):
     session(site, "bob", "plain", FAREWELL, login=b"AUTHENTICATE LOGIN\r\n" + name + b"\r\n" + password)
 
 
+def administration(site):
+    """Each command, octet by octet; one that fails says so, or the connection ends."""
+    with socket.socket(socket.AF_UNIX) as peer, contextlib.suppress(ConnectionError):
+        peer.settimeout(ANSWER_SECONDS)
+        peer.connect(str(site.proxy.folder / "admin.sock"))
+        answers = peer.makefile("rb")
+        for command in ("version", "status", "metrics", "cache flush", "log level", "sing"):
+            for octet in json.dumps({"command": command}).encode() + b"\n":
+                peer.sendall(bytes([octet]))
+            line = answers.readline()
+            if not line:
+                break
+            answer = json.loads(line)
+            assert answer["error"] if not answer["ok"] else command != "sing" and "result" in answer, answer
+
+
 STORIES = {"session": a_session, "exchange": exchange, "pieces": pieces, "bulk": bulk, "directory": directory_connects,
-           "redis": redis_connects}
+           "redis": redis_connects, "administration": administration}
 
 
 @pytest.fixture(scope="module")
@@ -279,13 +298,13 @@ class Trial:
     """Plays a story again and again, with each n-th allocation failing in turn, and collects what went wrong."""
 
     def __init__(self, site, story, own_only):
-        self.site, self.story, self.own_only = site, story, own_only
+        self.site, self.story, self.own_only, self.main_only = site, story, own_only, story is administration
         self.known, self.wrong, self.tried = [], [], 0
         self.last_asked = []
 
     def count(self):
         """How many allocations the story makes; a few more or less each time."""
-        self.site.control.arm(NEVER, self.own_only)
+        self.site.control.arm(NEVER, self.own_only, main_only=self.main_only)
         self.story(self.site)
         return self.site.control.disarm()[0]
 
@@ -301,7 +320,7 @@ class Trial:
 
     def play(self, first):
         site, lines, asked = self.site, len(self.site.proxy.lines), []
-        site.control.arm(first, self.own_only, IN_A_ROW)
+        site.control.arm(first, self.own_only, IN_A_ROW, self.main_only)
         try:
             self.story(site)
             _, failed, asked = site.control.disarm()
