@@ -193,7 +193,11 @@ layers: all ## Check that no layer uses one above it, by include and by symbol
 
 install: all ## Install under PREFIX, with DESTDIR before it
 	install -D -m 755 $B/imapmux $(DESTDIR)$(PREFIX)/sbin/imapmux
+	install -D -m 755 $B/imapmuxctl $(DESTDIR)$(PREFIX)/bin/imapmuxctl
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	$B/imapmuxctl --print-completion >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/imapmuxctl
 	install -D -m 644 docs/imapmux.8 $(DESTDIR)$(PREFIX)/share/man/man8/imapmux.8
+	install -D -m 644 docs/imapmuxctl.8 $(DESTDIR)$(PREFIX)/share/man/man8/imapmuxctl.8
 	install -D -m 644 docs/proxy.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5/proxy.conf.5
 	install -D -m 640 proxy.conf $(DESTDIR)$(SYSCONF)/proxy.conf.sample
 

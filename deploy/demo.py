@@ -32,6 +32,7 @@ auth {{ sources = {{ldap}} }}
 ldap {{ uri = {{"{ldap}"}} base = "ou=people,dc=example,dc=org" filter = "(uid=%{{user}})" }}
 route {{ sources = {{redis}} }}
 redis {{ address = "{redis}" }}
+admin {{ socket = "admin.sock" }}
 shard blue  {{ address = {{"{blue}"}}  tls = none }}
 shard green {{ address = {{"{green}"}} tls = none }}
 """
@@ -232,6 +233,7 @@ def print_addresses(printer, stage):
   files      {stage.proxy.folder.parent} (proxy.conf is in imapmux/)
 
   openssl s_client -quiet -crlf -connect {servers.HOST}:{stage.imaps}
+  {stage.proxy.binary.with_name('imapmuxctl')} -s {stage.proxy.folder / 'admin.sock'} status
   curl --cacert {stage.chain} -u {ANN}:{PASSWORD} 'imaps://localhost:{stage.imaps}/INBOX;MAILINDEX=1'""", flush=True)
 
 

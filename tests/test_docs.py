@@ -48,7 +48,15 @@ def test_metrics_are_explained():
     assert len(names) > 30 and [name for name in names if f"| `{name}`" not in page] == []
 
 
-@pytest.mark.parametrize("page", ["imapmux.8", "proxy.conf.5"])
+def test_commands_are_explained():
+    commands = re.findall(r'^    X\(\w+, "([^"]+)"', (TOP / "proxy/ctl/commands.def").read_text(), re.MULTILINE)
+    page = (TOP / "docs/imapmuxctl.8").read_text()
+    assert len(commands) >= 5 and commands == list(dict.fromkeys(commands))
+    explained = re.findall(r"^\.It Ic (\w+(?: [a-z]\w*)*)(?: Op| Ar| Cm|$)", page, re.MULTILINE)
+    assert explained == sorted(commands)
+
+
+@pytest.mark.parametrize("page", ["imapmux.8", "imapmuxctl.8", "proxy.conf.5"])
 def test_man_pages(page):
     assert shutil.which("mandoc"), "make deps installs it"
     checked = subprocess.run(["mandoc", "-T", "lint", "-W", "warning", TOP / "docs" / page], capture_output=True, text=True)
