@@ -1,5 +1,6 @@
 """A directory that says what a test wants: LDAP messages (RFC 4511) taken apart and made by hand."""
 import contextlib
+import socket
 import threading
 
 from stage import Gone, Store
@@ -134,6 +135,12 @@ class Directory(Store):
                 self.on_bind(peer, request)
             elif request.kind == SEARCH:
                 self.on_search(peer, request)
+
+    def cut_off(self):
+        """All connections end."""
+        for peer in self.peers:
+            with contextlib.suppress(OSError):
+                peer.socket.shutdown(socket.SHUT_RDWR)
 
     def count(self, kind):
         with self.changed:

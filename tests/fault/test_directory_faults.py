@@ -9,6 +9,7 @@ import time
 import pytest
 
 import servers
+from crowd import wait_for_metrics
 from directory import (BIND, INVALID_CREDENTIALS, SEARCH, SERVICE, SERVICE_PASSWORD, SUCCESS, UNWILLING, Directory,
                        Request, bound, close, control, done, encoded, found, hang, message, number, read_message,
                        referred, result, text)
@@ -36,6 +37,7 @@ class Site:
         settings = {"uri": f"ldap://{servers.HOST}:{self.directory.port}", "bind_dn": SERVICE.decode(),
                     "bind_password_file": folder / "service.password", "base": "dc=example", "timeout": LIMIT,
                     "connect_timeout": LIMIT, **settings}
+        settings = {name: value for name, value in settings.items() if value != ""}
         self.proxy = kind(folder / name, shards=shard("store", self.store.port), certificate=certificate,
                           sources=directory_settings(**settings))
         stack.callback(self.proxy.stop)
@@ -46,6 +48,9 @@ class Site:
             answer = wire.command(f"LOGIN {user} {password}".encode(), tag=b"in")
             assert time.monotonic() - started < SLOW_SECONDS
             return answer
+
+    def timeouts(self):
+        return self.proxy.metrics()["imapmux_ldap_timeouts_total"]
 
     def recovers(self):
         self.directory.behave()
@@ -130,19 +135,22 @@ def flood(peer, request):
 FAULTS = (hang, close, half_and_close, half_and_hang, garbage, other_ids, other_kind, notice, huge, flood)
 
 
+LATE = (hang, half_and_hang, other_ids)  # only time tells; all else is noticed at once
+
+
 @pytest.mark.parametrize("step", ["service", "search", "bind"])
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda function: function.__name__)
 def test_fault_at_step(broken_site, step, fault):
     site = broken_site
-    if step == "service":  # the connection that is there knows nothing of it
-        site.directory.on_search = close
-        assert re.match(UNAVAILABLE, site.login())
-    before = site.proxy.resident_bytes()
+    if step == "service":
+        site.directory.cut_off()
+        wait_for_metrics(site.proxy, **{'ldap_connections{kind="search"}': 0})
+    timeouts, lines = site.timeouts(), len(site.proxy.lines)
     setattr(site.directory, f"on_{step}", fault)
     answer = site.login()
     assert re.match(UNAVAILABLE, answer), answer
-    if not site.proxy.sanitized:
-        assert site.proxy.resident_bytes() - before < 4 * 1024 * 1024
+    timed_out = site.timeouts() > timeouts or any("Timed out" in line for line in site.proxy.lines[lines:])
+    assert timed_out == (fault in LATE)
 
 
 def handshake(peer):
@@ -164,6 +172,21 @@ def test_silence_before_the_account(folder, certificate, scheme, script, step):
         assert re.match(UNAVAILABLE, site.login())
         detail = site.proxy.wait_for_event("ldap connect failed")["detail"]
         assert f"cannot {step}: Timed out" in detail
+
+
+def test_silence_keeps_one_thread_waiting(folder, certificate):
+    """However many want to log in, before anything was heard there is one attempt: others need the threads, too."""
+    with contextlib.ExitStack() as stack:
+        silent = stack.enter_context(Directory())
+        silent.on_connect = hang
+        site = Site(stack, folder, certificate, "threads", uri=f"ldaps://{servers.HOST}:{silent.port}", base="",
+                    bind_dn="", bind_password_file="", dn_template="uid=%{user}", connect_timeout="2s")
+        wires = [stack.enter_context(site.proxy.wire()) for _ in range(10)]
+        for wire in wires:
+            wire.send(b"in LOGIN alice secret\r\n")
+        for wire in wires:
+            assert re.match(UNAVAILABLE, wire.read_tagged(b"in"))
+        assert len(silent.peers) <= 2  # and a probe, perhaps
 
 
 # What a bind's answer says beside yes and no
