@@ -169,6 +169,7 @@ static void begin(struct ldap_operation *operation)
     operation->entry = NULL;
     operation->entry_count = 0;
     operation->url_count = 0;
+    operation->urls_lost = false;
 }
 
 /*
@@ -343,13 +344,16 @@ static const char *take_entry(struct ldap_operation *operation, LDAPMessage *mes
 /* Of several URLs for the same thing, the first. */
 static void note_url(struct ldap_operation *operation, char *const *urls)
 {
-    char *copy;
+    char *copy = NULL;
 
-    if (urls == NULL || urls[0] == NULL || operation->url_count == LDAP_URLS_MAX)
+    if (urls == NULL || urls[0] == NULL)
         return;
-    copy = mem_copy_text(urls[0], strlen(urls[0]));
+    if (operation->url_count < LDAP_URLS_MAX)
+        copy = mem_copy_text(urls[0], strlen(urls[0]));
     if (copy != NULL)
         operation->urls[operation->url_count++] = copy;
+    else
+        operation->urls_lost = true;
 }
 
 static void take_reference(struct ldap_handle *handle, struct ldap_operation *operation,
@@ -357,9 +361,12 @@ static void take_reference(struct ldap_handle *handle, struct ldap_operation *op
 {
     char **urls = NULL;
 
-    if (handle->env->conf->ldap.referrals &&
-        ldap_parse_reference(handle->ldap, message, &urls, NULL, 0) == LDAP_SUCCESS)
-        note_url(operation, urls);
+    if (handle->env->conf->ldap.referrals) {
+        if (ldap_parse_reference(handle->ldap, message, &urls, NULL, 0) == LDAP_SUCCESS)
+            note_url(operation, urls);
+        else
+            operation->urls_lost = true;
+    }
     ldap_memvfree((void **)urls);
     ldap_msgfree(message);
 }
@@ -395,6 +402,7 @@ static const char *take_result(struct ldap_handle *handle, struct ldap_operation
     answer.entry_count = pieces.entry_count;
     answer.urls = pieces.urls;
     answer.url_count = pieces.url_count;
+    answer.urls_lost = pieces.urls_lost;
     answer.diagnostic = diagnostic != NULL ? diagnostic : "";
     handle->events->on_answer(handle, operation, &answer);
     forget_pieces(&pieces);

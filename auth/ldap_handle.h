@@ -27,7 +27,7 @@ enum ldap_handle_state {
 
 enum {
     LDAP_ENTRIES_MAX = 2, /* of one search: enough to see that a user is not unique */
-    LDAP_URLS_MAX = 4     /* that one search refers to; more are not looked at */
+    LDAP_URLS_MAX = 8     /* that one search refers to */
 };
 
 /*
@@ -42,6 +42,7 @@ struct ldap_operation {
     unsigned entry_count;
     char *urls[LDAP_URLS_MAX]; /* where the directory says that there is more */
     size_t url_count;
+    bool urls_lost; /* there were more, or there was no memory for them */
 };
 
 struct ldap_query {
@@ -61,6 +62,7 @@ struct ldap_answer {
     const char *diagnostic; /* never NULL */
     char *const *urls;      /* references, and where a referral leads (RFC 4511 4.1.10, 4.5.3) */
     size_t url_count;
+    bool urls_lost; /* not all of them */
 };
 
 struct ldap_handle;

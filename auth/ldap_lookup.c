@@ -30,6 +30,7 @@ struct lookup {
     int scope;
     char *urls[LDAP_URLS_MAX]; /* where to look next */
     size_t url_count, url_index;
+    bool urls_lost;                /* not all of them are known */
     struct ldap_referral referral; /* the one that is followed */
     bool referred;
     struct auth_facts *facts; /* of the entry, once it was read */
@@ -249,6 +250,10 @@ static void not_found(struct lookup *lookup)
 
     if (follow_next(lookup))
         return;
+    if (lookup->urls_lost) {
+        unavailable(lookup, "more referrals than can be followed");
+        return;
+    }
     if (!source->mask_unknown || lookup->question->password == NULL) {
         finish(lookup, AUTH_UNKNOWN_USER, NULL);
         return;
@@ -290,13 +295,16 @@ static bool keep_urls(struct lookup *lookup, const struct ldap_answer *answer)
 {
     if (!lookup->source->env->conf->ldap.referrals || lookup->referred)
         return false;
+    lookup->urls_lost = answer->urls_lost;
     for (size_t i = 0; i < answer->url_count; i++) {
         char *copy = mem_copy_text(answer->urls[i], strlen(answer->urls[i]));
 
         if (copy != NULL)
             lookup->urls[lookup->url_count++] = copy;
+        else
+            lookup->urls_lost = true;
     }
-    return lookup->url_count > 0;
+    return lookup->url_count > 0 || lookup->urls_lost;
 }
 
 /* Goes on to where the search was led to, if there is anything left; then the look-up may be gone.

@@ -193,8 +193,8 @@ index objectClass,uid eq
                  f"dn: ou=people,{base}\nobjectClass: organizationalUnit\nou: people\n"]
         texts += [f"dn: uid={name},ou=people,{base}\nobjectClass: inetOrgPerson\nuid: {name}\ncn: {name}\n"
                   f"sn: {name}\nuserPassword: {password}\n" for name, password in users.items()]
-        subprocess.run(["/usr/sbin/slapadd", "-q", "-f", str(self._conf())], input="\n".join([*texts, entries]).encode(),
-                       check=True, capture_output=True)
+        subprocess.run(["/usr/sbin/slapadd", "-q", "-f", str(self._conf())], check=True, capture_output=True,
+                       input="\n".join([*texts, entries]).encode())
 
     def _conf(self):
         return self.folder / "slapd.conf"

@@ -281,10 +281,14 @@ def test_referrals_end(folder, certificate):
                     b"ldap://h" + b"o" * 400):
             site.directory.on_search = refer(url)
             assert re.match(UNAVAILABLE, site.login()), url
-        many = [f"ldap://{servers.HOST}:1/dc=x,dc={number}".encode() for number in range(9)]
-        site.directory.on_search = lambda peer, request: peer.send(
-            b"".join(referred(request.id, url) for url in many) + done(request.id))
-        assert re.match(UNAVAILABLE, site.login())
+        here = f"ldap://{servers.HOST}:{site.directory.port}/dc=%s".encode()
+        for count, expected in (8, REFUSED), (9, UNAVAILABLE):  # nobody anywhere; and perhaps somewhere
+            site.directory.on_search = lambda peer, request: peer.send(
+                b"".join(referred(request.id, here % str(number).encode()) for number in range(count)
+                         if request.name == b"dc=example") + done(request.id))
+            searches = site.directory.count(SEARCH)
+            assert re.match(expected, site.login())
+            assert site.directory.count(SEARCH) == searches + 1 + 8
 
 
 def test_entry_without_name(site):
