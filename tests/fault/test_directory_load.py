@@ -85,6 +85,24 @@ def test_operations_of_first_logins(site, settings, searches, binds):
     assert metrics["imapmux_ldap_waiting"] == metrics["imapmux_ldap_operations_in_flight"] == 0
 
 
+def test_the_directory_does_not_hear_of_the_next_logins(site):
+    """Who was verified before is in the cache."""
+    proxy = site.proxy(base=BASE, more="auth_cache { ttl = 1h }\n")
+    operations = []
+    for _ in range(3):
+        started = time.monotonic()
+        for start in range(0, USERS, TOGETHER):
+            batch = site.people[start:start + TOGETHER]
+            assert site.log_in(proxy, batch) == len(batch)
+        seconds = time.monotonic() - started
+        operations.append([site.slapd.operations(kind) for kind in ("Search", "Bind")])
+    print(f"\n{USERS} cached logins within {seconds:.1f} s: {USERS / seconds:.0f} a second")
+    assert operations[2][0] - operations[1][0] == operations[2][1] - operations[1][1] == 2  # of these questions
+    metrics = proxy.metrics()
+    assert metrics["imapmux_ldap_searches_total"] == metrics["imapmux_ldap_binds_total"] == USERS
+    assert metrics['imapmux_auth_cache_total{result="hit"}'] == 2 * USERS
+
+
 def test_connections_are_limited(site):
     """However many log in together; the connections of both kinds are used."""
     proxy, most = site.proxy(base=BASE), []
