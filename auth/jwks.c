@@ -34,17 +34,16 @@ static const struct {
                           [KEY_ED25519] = {"OKP", "Ed25519"}};
 
 static const struct algorithm {
-    const char *name;
+    const char *name, *digest; /* NULL where the algorithm has its own */
+    size_t ecdsa_len;          /* of r and s side by side (RFC 7518 3.4); 0: it is not ECDSA */
     enum key_type type;
-    const char *digest; /* NULL where the algorithm has its own */
-    size_t ecdsa_len;   /* of r and s side by side (RFC 7518 3.4); 0: it is not ECDSA */
     bool is_pss;
 } algorithms[] = {
-    {"RS256", KEY_RSA, "SHA256", 0, false},    {"RS384", KEY_RSA, "SHA384", 0, false},
-    {"RS512", KEY_RSA, "SHA512", 0, false},    {"PS256", KEY_RSA, "SHA256", 0, true},
-    {"PS384", KEY_RSA, "SHA384", 0, true},     {"PS512", KEY_RSA, "SHA512", 0, true},
-    {"ES256", KEY_P256, "SHA256", 64, false},  {"ES384", KEY_P384, "SHA384", 96, false},
-    {"ES512", KEY_P521, "SHA512", 132, false}, {"EdDSA", KEY_ED25519, NULL, 0, false},
+    {"RS256", "SHA256", 0, KEY_RSA, false},    {"RS384", "SHA384", 0, KEY_RSA, false},
+    {"RS512", "SHA512", 0, KEY_RSA, false},    {"PS256", "SHA256", 0, KEY_RSA, true},
+    {"PS384", "SHA384", 0, KEY_RSA, true},     {"PS512", "SHA512", 0, KEY_RSA, true},
+    {"ES256", "SHA256", 64, KEY_P256, false},  {"ES384", "SHA384", 96, KEY_P384, false},
+    {"ES512", "SHA512", 132, KEY_P521, false}, {"EdDSA", NULL, 0, KEY_ED25519, false},
 };
 
 struct key {
@@ -316,7 +315,7 @@ static struct span ecdsa_der(struct span signature, unsigned char out[ECDSA_DER_
         BN_free(s);
     }
     ECDSA_SIG_free(pair);
-    return len < 0 ? (struct span){0} : (struct span){(const char *)out, (size_t)len};
+    return (struct span){len < 0 ? NULL : (const char *)out, len < 0 ? 0 : (size_t)len};
 }
 
 /* Does OpenSSL say so, among what it says? */

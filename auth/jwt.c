@@ -5,7 +5,6 @@
 #include "auth/jwt.h"
 
 #include "auth/sasl.h"
-
 #include "proxy/base/mem.h"
 
 #include <inttypes.h>
