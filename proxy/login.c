@@ -104,7 +104,7 @@ static bool can_work(const struct login *l, const char *name)
         return client_certificate_user(conn_tls(l->client), &l->conf->tls, user, sizeof user);
     if (strcmp(name, "OAUTHBEARER") == 0 || strcmp(name, "XOAUTH2") == 0)
         return l->conf->oauth.keys[0] != '\0';
-    return true;
+    return l->conf->auth.sources.count > 0;
 }
 
 static bool is_offered(const struct login *l, const char *name)

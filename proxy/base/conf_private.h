@@ -8,6 +8,7 @@
 #include "proxy/base/conf.h"
 
 #include <limits.h>
+#include <string.h>
 
 struct cfg_t;
 
@@ -121,5 +122,17 @@ bool conf_fail_in(struct conf_reader *reader, const char *section, size_t index,
 
 /* What concerns several settings, or the outside world. */
 bool conf_check(struct conf_reader *reader, const struct conf *conf);
+
+static inline bool conf_starts_with(const char *text, const char *prefix)
+{
+    return strncmp(text, prefix, strlen(prefix)) == 0;
+}
+
+/* Its part about who may log in. */
+bool conf_check_login(struct conf_reader *reader, const struct conf *conf);
+
+/* Is it there, is it a file, may we read it? What is in it is for its reader to say. */
+bool conf_check_file(struct conf_reader *reader, const char *section, size_t index,
+                     const char *setting, const char *path);
 
 #endif

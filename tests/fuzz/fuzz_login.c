@@ -58,7 +58,8 @@ static struct conf conf = {.login = {.greeting = (char *)"ready",
                                      .max_line = 512,
                                      .max_sasl_line = 1024,
                                      .max_literal = 64},
-                           .oauth = {.keys = (char *)"keys", .discovery_url = (char *)""}};
+                           .oauth = {.keys = (char *)"keys", .discovery_url = (char *)""},
+                           .auth = {.sources = {.count = 1}}};
 
 static void hear(struct play *play, const char *what, struct span detail)
 {

@@ -21,7 +21,7 @@ CONF = """
 log {{ level = debug }}
 process {{ workers = 2 }}
 listener plain {{ address = {{"127.0.0.1:{port}"}} tls = none plaintext_login = yes {listener} }}
-auth {{ sources = {{passwd}} master_users = {{helpdesk}} }}
+auth {{ {auth} master_users = {{helpdesk}} }}
 oauth {{
     keys = "{issuer.file}"
     issuer = "{issuer.name}"
@@ -54,13 +54,13 @@ username_attribute = sub
 class TokenProxy(servers.Imapmux):
     """imapmux that takes tokens of `issuer`, before one Dovecot."""
 
-    def prepare(self, store, issuer, shard="", listener=""):
+    def prepare(self, store, issuer, shard="", listener="", auth="sources = {passwd}"):
         self.port = servers.free_port()
         (self.folder / "passwd").write_text(password_lines(USERS))
         (self.folder / "passwd").chmod(0o600)
         (self.folder / "master").write_text(servers.MASTER_PASSWORD)
         (self.folder / "routes").write_text("* store\n")
-        super().prepare(CONF.format(port=self.port, issuer=issuer, store=store, shard=shard, listener=listener,
+        super().prepare(CONF.format(port=self.port, issuer=issuer, store=store, shard=shard, listener=listener, auth=auth,
                                     discovery=DISCOVERY), [self.port])
 
     def wire(self):
@@ -196,6 +196,14 @@ def test_only_tokens(folder, store, issuer):
             assert b" LOGINDISABLED AUTH=OAUTHBEARER]" in wire.greeting
             assert b" NO [CANNOT] " in wire.command(b"LOGIN alice x")
             assert b" NO [CANNOT] " in wire.command(b"AUTHENTICATE XOAUTH2")
+
+
+def test_nobody_but_the_issuer_knows_users(folder, store, issuer):
+    with TokenProxy(folder / "no-source", store=store, issuer=issuer, shard=f"forward_token = no {MASTER}",
+                    auth="sources = {} look_up = no") as proxy:
+        with proxy.wire() as wire:
+            assert b" LOGINDISABLED AUTH=OAUTHBEARER AUTH=XOAUTH2]" in wire.greeting
+            assert_in(wire, log_in(wire, "XOAUTH2", issuer.token("alice"), "alice@example.org"), "alice")
 
 
 def test_no_token_is_logged(proxy, mastered, issuer):

@@ -23,7 +23,8 @@ static struct conf conf = {.login = {.greeting = (char *)"ready",
                                      .max_line = 512,
                                      .max_sasl_line = 1024,
                                      .max_literal = 64},
-                           .oauth = {.keys = (char *)"keys", .discovery_url = (char *)""}};
+                           .oauth = {.keys = (char *)"keys", .discovery_url = (char *)""},
+                           .auth = {.sources = {.count = 1}}};
 static const struct conf_listener listener = {.tls = TLS_NONE, .plaintext_login = true};
 
 struct bench {
