@@ -136,6 +136,10 @@ static bool check_mechanisms(struct conf_reader *reader, const struct conf *conf
                 reader, "listener", index,
                 "listener \"%.63s\" offers EXTERNAL, but \"client_ca_file\" of tls is not set",
                 listener->title);
+        if (strcasestr(name, "OAUTH") != NULL && *conf->oauth.keys == '\0')
+            return conf_fail_in(reader, "listener", index,
+                                "listener \"%.63s\" offers %s, but \"keys\" of oauth is not set",
+                                listener->title, name);
     }
     return true;
 }

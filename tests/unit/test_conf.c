@@ -303,6 +303,8 @@ static void what_is_said_of_bad_files(void **state)
          "EXTERNAL, OAUTHBEARER or XOAUTH2"},
         {"listener l { address = 127.0.0.1:143 tls = none mechanisms = {PLAIN, external} }\n",
          ":1: listener \"l\" offers EXTERNAL, but \"client_ca_file\" of tls is not set"},
+        {"listener l { address = 127.0.0.1:143 tls = none mechanisms = {PLAIN, xoauth2} }\n",
+         ":1: listener \"l\" offers xoauth2, but \"keys\" of oauth is not set"},
         {"listener l { address = 127.0.0.1:993 proxy_protocol = {10.0.0.0/8, x/9} }\n",
          ":1: setting \"proxy_protocol\" of listener \"l\": found \"x/9\", expected a network, as "
          "in 192.0.2.0/24"},
