@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <uv.h>
 
@@ -154,6 +155,15 @@ static void raise_descriptor_limit(const struct conf *conf)
                   (unsigned long long)wanted);
 }
 
+/* Nobody but root shall look into the memory of this process, while it lives or after a crash. */
+static void forbid_core_dumps(void)
+{
+    const struct rlimit none = {0, 0};
+
+    (void)setrlimit(RLIMIT_CORE, &none);
+    (void)prctl(PR_SET_DUMPABLE, 0); /* which also counts where cores are piped to a program */
+}
+
 static bool open_admin(struct process *process, struct err *err)
 {
     struct control *control = &process->control;
@@ -197,6 +207,10 @@ static int run(const char *path, bool only_check)
     struct err err = {0};
     struct process process = {0};
     struct conf *conf = conf_open(path, &err);
+
+    if (conf != NULL && !conf->process.core_dumps)
+        forbid_core_dumps();
+
     struct tls *tls = conf == NULL ? NULL : tls_open(conf, &err);
     bool good = tls != NULL;
 

@@ -172,7 +172,9 @@ class Store:
 
 
 CONFIGURATION = """
-process {{ workers = {workers}  stop_timeout = {stop_timeout}  max_sessions = {max_sessions} }}
+process {{
+    workers = {workers}  stop_timeout = {stop_timeout}  max_sessions = {max_sessions}  core_dumps = {core_dumps}
+}}
 log {{ level = {log} }}
 metrics {{ file = "{metrics}" interval = 100ms }}
 pool {{ check_after = {check_after} {pool} }}
@@ -236,7 +238,8 @@ class Proxy(servers.Imapmux):
 
     def prepare(self, shards, certificate, users=("alice", "bob"), routes=(), passwords=(), more="", workers=1,
                 stop_timeout="10s", max_sessions=16384, pool="warm = 0 park_time = 0s", check_after="0s",
-                throttle=EXEMPT, sources=FILES, metrics="metrics.prom", log="info", **others):
+                throttle=EXEMPT, sources=FILES, metrics="metrics.prom", log="info", core_dumps=servers.CORE_DUMPS,
+                **others):
         self.port = {name: servers.free_port() for name in ("plain", "starttls", "tls")}
         own = dict(passwords)
         line = password_line("USER")
@@ -250,7 +253,7 @@ class Proxy(servers.Imapmux):
                                              stop_timeout=stop_timeout, max_sessions=max_sessions,
                                              pool=pool, check_after=check_after, throttle=throttle, sources=sources,
                                              more=more + shards, host=self.host, metrics=metrics, log=log,
-                                             **self.port)
+                                             core_dumps=core_dumps, **self.port)
         super().prepare(configuration, list(self.port.values()), **others)
 
     def wire(self, listener="plain", **options):

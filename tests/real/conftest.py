@@ -19,7 +19,7 @@ PEOPLE = [f"user{number:02}" for number in range(1, 21)]
 FRESH = [f"fresh{number:03}" for number in range(300)]
 
 PROXY_CONF = """
-process {{ workers = 2  stop_timeout = 10s }}
+process {{ workers = 2  stop_timeout = 10s  core_dumps = {dumps} }}
 log {{ level = debug }}
 certificate main {{ chain = "{chain}" key = "{key}" }}
 listener plain {{ address = {{"127.0.0.1:{plain_port}"}} tls = none plaintext_login = yes }}
@@ -65,7 +65,8 @@ def write_proxy_conf(chain, key, ldap_uri, redis_address, shards):
     """The text of a proxy.conf with three listeners on free ports, and these ports by name."""
     ports = {name: servers.free_port() for name in ("plain", "starttls", "tls")}
     text = PROXY_CONF.format(chain=chain, key=key, ldap_uri=ldap_uri, redis_address=redis_address, shards=shards,
-                             plain_port=ports["plain"], starttls_port=ports["starttls"], tls_port=ports["tls"])
+                             dumps=servers.CORE_DUMPS, plain_port=ports["plain"], starttls_port=ports["starttls"],
+                             tls_port=ports["tls"])
     return text, ports
 
 

@@ -25,7 +25,7 @@ WORKERS = 2
 
 # Short times, for much to happen in little of it: what is kept expires, what is lost is told soon.
 CONFIGURATION = """
-process {{ workers = {workers}  stop_timeout = 20s  max_sessions = 2000 }}
+process {{ workers = {workers}  stop_timeout = 20s  max_sessions = 2000  core_dumps = {dumps} }}
 log {{ level = info }}
 metrics {{ file = "metrics.prom" interval = 250ms }}
 certificate main {{ chain = "{chain}" key = "{key}" }}
@@ -116,7 +116,7 @@ class Town:
         master_file.chmod(0o600)
         return CONFIGURATION.format(chain=certificate[0], key=certificate[1], ldap=self.slapd.uri, workers=WORKERS,
                                     redis=self.redis.address, blue=self.stores["blue"].address, limits=LIMITS,
-                                    green=self.stores["green"].address, master=servers.MASTER_USER,
+                                    dumps=servers.CORE_DUMPS, green=self.stores["green"].address, master=servers.MASTER_USER,
                                     master_file=master_file, **self.ports)
 
     def import_routes(self):
