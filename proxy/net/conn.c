@@ -424,6 +424,12 @@ static void step_handshake(struct conn *c)
     c->events->on_open(c->owner);
 }
 
+void conn_end_secrecy(struct conn *conn)
+{
+    if (conn->socket.tls != NULL)
+        SSL_clear_options(conn->socket.tls, SSL_OP_CLEANSE_PLAINTEXT);
+}
+
 SSL *conn_tls(const struct conn *conn)
 {
     return conn->socket.tls;

@@ -77,6 +77,12 @@ SSL *conn_tls(const struct conn *conn);
 enum { CONN_AGAIN = 0, CONN_EOF = -1, CONN_BROKEN = -2 };
 ssize_t conn_read(struct conn *conn, char *bytes, size_t size);
 
+/*
+ * No password is to come any more: OpenSSL need not wipe what it has decrypted and handed over, as
+ * it does after conn_start_tls_server.
+ */
+void conn_end_secrecy(struct conn *conn);
+
 /* Reading is on after conn_open. Off, no on_readable comes. */
 void conn_want_read(struct conn *conn, bool on);
 

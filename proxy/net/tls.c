@@ -94,7 +94,8 @@ static SSL_CTX *server_context(struct tls *tls, const struct conf_certificate *c
         return NULL;
     }
     set_common(context);
-    SSL_CTX_set_options(context, SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA);
+    SSL_CTX_set_options(context, SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA |
+                                     SSL_OP_CLEANSE_PLAINTEXT);
     SSL_CTX_set_alpn_select_cb(context, choose_alpn, NULL);
     SSL_CTX_set_tlsext_servername_callback(context, choose_certificate);
     SSL_CTX_set_tlsext_servername_arg(context, tls);
