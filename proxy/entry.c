@@ -88,10 +88,10 @@ enum phase_id entry_read_command(struct session *s)
     if (count < 0)
         return phase_gone(s, count == CONN_EOF ? "closed by client before login"
                                                : conn_failure(s->client));
-    if (conn_queued(s->client) > UNREAD_MAX)
-        return phase_gone(s, "client does not read");
     bool kept = login_feed(&s->entry->login, (struct span){home->scratch, (size_t)count});
     secret_wipe(home->scratch, (size_t)count);
+    if (conn_queued(s->client) > UNREAD_MAX)
+        return phase_gone(s, "client does not read");
     return kept ? handle_commands(s) : phase_gone(s, "too much input before login");
 }
 

@@ -142,6 +142,8 @@ enum phase_id relaying_enter(struct session *s)
     relay->owner = s;
     s->relaying = s->relayed = true;
 
+    conn_end_secrecy(s->client);
+
     struct buf from_client = *login_rest(&s->entry->login);
     buf_init(login_rest(&s->entry->login), LOGIN_INPUT_MAX);
     entry_release(s);
@@ -227,6 +229,8 @@ enum phase_id relaying_enter_linger(struct session *s)
         conn_set_owner(s->client, &phase_client_events, s);
     }
     admission_leave(s->home->admission, &s->place);
+    if (s->entry != NULL)
+        login_release(&s->entry->login); /* what it has said is over, passwords and all */
     conn_finish(s->client);
     return P_LINGER;
 }

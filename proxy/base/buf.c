@@ -1,5 +1,6 @@
 /*
- * Owns the memory of byte queues. Every growth wipes the old block: login data passes through here.
+ * Owns the memory of byte queues. What is left behind is wiped at once: login data passes through
+ * here.
  */
 #include "proxy/base/buf.h"
 
@@ -58,6 +59,7 @@ char *buf_reserve(struct buf *buf, size_t count)
     if (buf->capacity - buf->end < count) {
         if (buf->capacity >= len + count) {
             memmove(buf->bytes, buf->bytes + buf->start, len);
+            secret_wipe(buf->bytes + len, buf->start);
             buf->start = 0;
             buf->end = (uint32_t)len;
         } else if (!grow(buf, len + count)) {
@@ -110,7 +112,10 @@ bool buf_printf(struct buf *buf, const char *format, ...)
 void buf_consume(struct buf *buf, size_t count)
 {
     assert(count <= buf_len(buf));
-    buf->start += (uint32_t)count;
-    if (buf->start == buf->end)
+    if (count == buf_len(buf)) {
         buf_release(buf);
+        return;
+    }
+    secret_wipe(buf->bytes + buf->start, count);
+    buf->start += (uint32_t)count;
 }

@@ -42,7 +42,10 @@ bool buf_printf(struct buf *buf, const char *format, ...) __attribute__((format(
 char *buf_reserve(struct buf *buf, size_t count);
 void buf_commit(struct buf *buf, size_t count);
 
-/* Drops `count` bytes (at most buf_len) from the front; the memory goes when the last byte does. */
+/*
+ * Wipes and drops `count` bytes (at most buf_len) from the front; the memory goes when the last
+ * byte does.
+ */
 void buf_consume(struct buf *buf, size_t count);
 
 static inline size_t buf_len(const struct buf *buf)

@@ -69,6 +69,31 @@ static void the_ceiling_holds(void **state)
     buf_release(&buf);
 }
 
+/* Looks behind the content, and before it. */
+static void nothing_is_left_behind(void **state)
+{
+    struct buf buf;
+    size_t left = 0;
+
+    (void)state;
+    buf_init(&buf, 1000);
+    assert_non_null(buf_reserve(&buf, 200));
+    for (size_t i = 0; i < 200; i++)
+        assert_true(buf_append_text(&buf, "x"));
+    buf_consume(&buf, 150); /* leaves 50 at the end of 256 */
+    for (size_t i = 0; i < 150; i++)
+        left += buf.bytes[i] != '\0';
+    assert_int_equal(left, 0);
+    assert_true(buf_append(
+        &buf, (struct span){"yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy", 60}));
+    assert_int_equal(buf.start, 0); /* it was moved, as there was no room behind it */
+    assert_int_equal(buf.capacity, 256);
+    for (size_t i = buf.end; i < buf.capacity; i++)
+        left += buf.bytes[i] != '\0';
+    assert_int_equal(left, 0);
+    buf_release(&buf);
+}
+
 static void reserve_and_commit(void **state)
 {
     struct buf buf;
@@ -104,6 +129,7 @@ int main(void)
         cmocka_unit_test(bytes_come_out_as_they_went_in),
         cmocka_unit_test(an_empty_one_holds_no_memory),
         cmocka_unit_test(the_ceiling_holds),
+        cmocka_unit_test(nothing_is_left_behind),
         cmocka_unit_test(reserve_and_commit),
         cmocka_unit_test(formatted),
     };
