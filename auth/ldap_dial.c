@@ -2,6 +2,7 @@
 #include "auth/ldap_dial.h"
 
 #include "auth/ldap_deadline.h"
+#include "auth/ldap_socket.h"
 
 #include <assert.h>
 #include <string.h>
@@ -154,7 +155,7 @@ static int connect_and_start_tls(struct attempt *attempt)
     code = ldap_connect(attempt->ldap);
     if (code != LDAP_SUCCESS)
         return code;
-    if (!limit_messages(attempt->ldap))
+    if (!limit_messages(attempt->ldap) || !ldap_socket_wipe_requests(attempt->ldap))
         return LDAP_LOCAL_ERROR;
     if (!needs_start_tls(attempt->target))
         return LDAP_SUCCESS;
