@@ -155,7 +155,9 @@ class Site:
         self.in_directory = {f"{store}-ldap": self.passwords.new("right") for store in STORES}
         self.users = {**self.in_file, **self.in_directory}
         self.unlucky = {f"{store}-file": self.passwords.new("right") for store in BAD_STORES}
-        self.slapd = stack.enter_context(servers.Slapd(folder, users=self.in_directory, certificate=certificate))
+        self.slapd = stack.enter_context(servers.Slapd(
+            folder, users=self.in_directory,
+            settings="TLSCertificateFile {}\nTLSCertificateKeyFile {}".format(*certificate)))
         self.directory = stack.enter_context(Passage(self.slapd.port))
         scripts = {name: Host(able, None if tls == "none" else over_tls(certificate, tls))
                    for name, (tls, able) in STORES.items()}
