@@ -119,7 +119,7 @@ static bool name_all(struct session *s, struct err *err)
          !username_normalise(conf, span_of(who->user), entry->user)) ||
         (who->login_as[0] != '\0' &&
          !username_normalise(conf, span_of(who->login_as), entry->login_as)))
-        return err_set(err, ERR_CREDENTIALS, "no such name is allowed");
+        return err_set(err, ERR_CREDENTIALS, "no name that is allowed, or a malformed message");
     if (strcmp(entry->login_as, entry->user) == 0)
         entry->login_as[0] = '\0';
     return true;

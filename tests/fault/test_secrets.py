@@ -22,6 +22,7 @@ import memory
 import servers
 from host import Host, over_tls
 from imapwire import Wire, quoted, random_chunks, single_bytes, whole
+from issuer import Issuer
 from passage import Passage
 from stage import CAPABILITIES, Proxy, Store, reset, shard
 
@@ -34,6 +35,7 @@ STORES = {  # how to speak TLS with them, and what they can do
     "implicit": ("implicit", CAPABILITIES),
     "starttls": ("starttls", CAPABILITIES),
     "master": ("none", CAPABILITIES),
+    "tokens": ("none", CAPABILITIES + b" AUTH=OAUTHBEARER"),
 }
 
 
@@ -63,6 +65,7 @@ auth {{ sources = {{passwd, ldap}} }}
 passwd {{ file = "passwd" }}
 ldap {{ uri = {{"ldap://{host}:{port}"}} {ldap} }}
 route {{ sources = {{file}} file = "routes" }}
+oauth {{ keys = "{issuer.file}" issuer = "{issuer.name}" audience = imap }}
 """
 COUNTED = "free_failures = 16 max_delay = 0s max_user_delay = 0s max_parallel = 100000"
 PEOPLE = "ou=people,dc=example,dc=org"
@@ -81,15 +84,24 @@ class Passwords:
 
     def __init__(self):
         self.mark = "".join(secrets.choice(string.ascii_letters) for _ in range(MARK_LENGTH))
-        self.given = {}  # to what it was for
+        self.given, self.tokens = {}, {}  # to what it was for
 
     def new(self, purpose, odd=""):
         password = odd + f"{len(self.given):05}{self.mark}" * 3
         self.given[password] = purpose
         return password
 
+    def keep_token(self, token, purpose):
+        """A token has its mark in its end, which is of its signature."""
+        self.tokens[token[-3 * MARK_LENGTH:]] = purpose
+        return token
+
     def found_in(self, octets):
         """Of all that is there: in which form, and the purpose."""
+        for end, purpose in self.tokens.items():
+            for form, pattern in forms(end).items():
+                if pattern in octets:
+                    yield form, purpose
         for form, pattern in forms(self.mark).items():
             for match in re.finditer(re.escape(pattern), octets):
                 yield form, self._purpose(octets[max(0, match.start() - 60):match.end() + 60])
@@ -159,6 +171,7 @@ class Site:
             folder, users=self.in_directory,
             settings="TLSCertificateFile {}\nTLSCertificateKeyFile {}".format(*certificate)))
         self.directory = stack.enter_context(Passage(self.slapd.port))
+        self.issuer = Issuer(folder / "issuer")
         scripts = {name: Host(able, None if tls == "none" else over_tls(certificate, tls))
                    for name, (tls, able) in STORES.items()}
         self.stores = {name: stack.enter_context(Store(script)) for name, script in {**scripts, **BAD_STORES}.items()}
@@ -166,7 +179,8 @@ class Site:
                          for name, store in self.stores.items())
         self.proxy = start(shards, binary=RELEASE, users=(), passwords={**self.in_file, **self.unlucky}, log="debug",
                            routes={user: user.partition("-")[0] for user in {**self.users, **self.unlucky}},
-                           sources=SOURCES.format(host=servers.HOST, port=self.directory.port, ldap=ldap), workers=2,
+                           sources=SOURCES.format(host=servers.HOST, port=self.directory.port, ldap=ldap,
+                                                  issuer=self.issuer), workers=2,
                            **options)
         self.kept = []
 
@@ -224,6 +238,34 @@ def test_logins(site):
         assert log_in(wire, way, user, site.passwords.new(f"wrong, {way}")).startswith(b"a NO [AUTHENTICATIONFAILED]")
         assert b"a OK" in log_in(wire, way, user, right)
         wire.command(b"NOOP")
+    site.assert_clean()
+    for wire in site.kept:
+        wire.command(b"LOGOUT")
+    site.end_all()
+    site.assert_clean()
+
+
+# The ways to log in with a token.
+BEARERS = {
+    "OAUTHBEARER": lambda token: [b"a AUTHENTICATE OAUTHBEARER\r\n", encoded(f"n,,\1auth=Bearer {token}\1\1") + b"\r\n"],
+    "OAUTHBEARER at once": lambda token: [
+        b"a AUTHENTICATE OAUTHBEARER " + encoded(f"n,,\1auth=Bearer {token}\1\1") + b"\r\n"],
+    "XOAUTH2 at once": lambda token: [b"a AUTHENTICATE XOAUTH2 " + encoded(f"user=\1auth=Bearer {token}\1\1") + b"\r\n"],
+}
+
+
+def test_tokens(site):
+    """Passed on to the store, or not; good, late, and none at all."""
+    for way, listener, user in itertools.product(BEARERS, LISTENERS, ("tokens-file", "master-ldap", "store-file")):
+        wire = site.keep(site.proxy.wire(listener))
+        bad = [site.passwords.keep_token(site.issuer.token(user, exp=1), f"late, {way}"),
+               site.passwords.new(f"no token, {way}")]
+        for token in bad:
+            assert say(wire, [*BEARERS[way](token), b"AQ==\r\n"]) is None  # after it has heard why
+            assert wire.read_tagged(b"a").startswith(b"a NO [AUTHENTICATIONFAILED]")
+        good = site.passwords.keep_token(site.issuer.token(user), f"good, {way}")
+        answer = say(wire, BEARERS[way](good)) or wire.read_tagged(b"a")
+        assert answer.startswith(b"a NO [CONTACTADMIN]") if user == "store-file" else b"a OK" in answer
     site.assert_clean()
     for wire in site.kept:
         wire.command(b"LOGOUT")
