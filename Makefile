@@ -45,7 +45,7 @@ base_DIR    := proxy/base
 imap_DIR    := proxy/imap
 net_DIR     := proxy/net
 ctl_DIR     := proxy/ctl
-auth_DIR    := auth
+auth_DIR    := auth auth/ldap auth/passwd auth/token
 routing_DIR := routing
 proxy_DIR   := proxy
 admin_DIR   := proxy/admin
@@ -74,7 +74,7 @@ $B/imapmux-shared: $B/obj/proxy/main.o $(ARCHIVES)
 	$(CC) $(ALL_LDFLAGS) -shared-libasan -Wl,-rpath,$$($(CC) -print-runtime-dir) -o $@ $^ $(LIBS)
 
 define archive
-$B/lib$(1).a: $$(patsubst %.c,$B/obj/%.o,$$(filter-out $(MAINS),$$(wildcard $$($(1)_DIR)/*.c)))
+$B/lib$(1).a: $$(patsubst %.c,$B/obj/%.o,$$(filter-out $(MAINS),$$(wildcard $$(addsuffix /*.c,$$($(1)_DIR)))))
 	@rm -f $$@
 	ar rcs $$@ $$^
 endef

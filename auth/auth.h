@@ -11,7 +11,7 @@
 
 #include "auth/shared_throttle.h"
 #include "auth/source.h"
-#include "auth/token.h"
+#include "auth/token/token.h"
 
 struct auth; /* one worker's */
 

@@ -1,6 +1,6 @@
 /* No name may end the value it is put into; libldap must read the DN as one, with the name as its
  * value. */
-#include "auth/ldap_escape.h"
+#include "auth/ldap/escape.h"
 
 #include <assert.h>
 #include <ldap.h>

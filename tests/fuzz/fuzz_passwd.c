@@ -10,7 +10,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "auth/passwd_table.h"
+#include "auth/passwd/table.h"
 #include "auth/username.h"
 #include "proxy/base/span.h"
 

@@ -6,7 +6,7 @@
 #include <assert.h>
 #include <rhonabwy.h>
 
-#include "auth/jwt.h"
+#include "auth/token/jwt.h"
 #include "auth/sasl.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

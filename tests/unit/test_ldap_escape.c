@@ -1,5 +1,5 @@
 /* User names in filters and DNs. */
-#include "auth/ldap_escape.h"
+#include "auth/ldap/escape.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "auth/passwd_table.h"
+#include "auth/passwd/table.h"
 #include "proxy/base/span.h"
 
 #include <stdio.h>

@@ -5,8 +5,8 @@
 #ifndef IMAPMUX_TESTS_TOKEN_FIXTURE_H
 #define IMAPMUX_TESTS_TOKEN_FIXTURE_H
 
-#include "auth/jwks.h"
-#include "auth/token.h"
+#include "auth/token/jwks.h"
+#include "auth/token/token.h"
 #include "proxy/base/mem.h"
 
 #include <arpa/inet.h>
