@@ -103,6 +103,20 @@ void admission_cancel(struct admission_request *request)
     limits_leave(request->admission->limits, &request->place->here);
 }
 
+bool admission_await(struct admission *admission, struct limits_place *place,
+                     const union address *address)
+{
+    if (limits_await(admission->limits, place, address))
+        return true;
+    counter_add(&admission->env->counters->limit_before_login_refusals, 1);
+    return false;
+}
+
+void admission_await_no_more(struct admission *admission, struct limits_place *place)
+{
+    limits_leave(admission->limits, place);
+}
+
 void admission_leave(struct admission *admission, struct admission_place *place)
 {
     limits_leave(admission->limits, &place->here);

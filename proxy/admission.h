@@ -49,6 +49,11 @@ enum admission_answer admission_enter(struct admission *admission,
 /* After this the request does not answer, and nothing is counted. Harmless on one that is done. */
 void admission_cancel(struct admission_request *request);
 
+/* A connection that has not logged in: as limits_await, limits_leave. */
+bool admission_await(struct admission *admission, struct limits_place *place,
+                     const union address *address);
+void admission_await_no_more(struct admission *admission, struct limits_place *place);
+
 /* The session has ended. Harmless on an empty place. */
 void admission_leave(struct admission *admission, struct admission_place *place);
 

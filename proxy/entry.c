@@ -16,6 +16,19 @@ enum { UNREAD_MAX = 32 * 1024 }; /* answers before login that the client has not
 const char *const entry_lease_kinds[] = {
     [LEASE_NEW] = "new", [LEASE_WARM] = "warm", [LEASE_PARKED] = "parked", [LEASE_RESET] = "reset"};
 
+/* One address shall not take the places of all. TLS is too dear to tell it why. */
+enum phase_id entry_first(struct session *s)
+{
+    static const char bye[] = "* BYE [LIMIT] Too many connections from your address are open.\r\n";
+    bool implicit_tls = s->listener->tls == TLS_IMPLICIT;
+
+    if (admission_await(s->home->admission, &s->entry->waiting, &s->peer))
+        return implicit_tls ? P_TLS : P_COMMAND;
+    if (!implicit_tls)
+        conn_write(s->client, span_of(bye));
+    return phase_gone(s, "too many of its address have not logged in");
+}
+
 /* --- proxy header --- */
 
 enum phase_id entry_read_proxy_header(struct session *s)
@@ -32,7 +45,7 @@ enum phase_id entry_read_proxy_header(struct session *s)
                 s->peer = header.source;
                 s->entry->local = header.destination;
             }
-            return s->listener->tls == TLS_IMPLICIT ? P_TLS : P_COMMAND;
+            return entry_first(s);
         }
         if (missing <= 0)
             return phase_gone(s, "no valid PROXY protocol header");
@@ -455,6 +468,7 @@ void entry_release(struct session *s)
 {
     if (s->entry == NULL)
         return;
+    admission_await_no_more(s->home->admission, &s->entry->waiting);
     login_release(&s->entry->login);
     mem_free(s->entry);
     s->entry = NULL;

@@ -7,6 +7,8 @@
 
 #include "proxy/phase.h"
 
+/* The first phase of a client whose address is known. */
+enum phase_id entry_first(struct session *s);
 enum phase_id entry_read_proxy_header(struct session *s);
 
 enum phase_id entry_enter_tls(struct session *s);

@@ -16,7 +16,9 @@ enum { NAME_MAX_BYTES = 255, KEY_MAX = 1 + ADDRESS_TEXT_MAX + 1 + NAME_MAX_BYTES
 struct limits_entry {
     UT_hash_handle hh;
     uint32_t count;
-    char key[]; /* "u" and a user, "a" and an address, or "p" and a pair: "address user" */
+    /* "u" and a user, "a" and an address, "p" and a pair: "address user"; "w" and an address from
+       which somebody has not logged in yet */
+    char key[];
 };
 
 struct limits {
@@ -185,6 +187,22 @@ bool limits_enter(struct limits *limits, struct limits_place *place, const char 
     }
     uv_mutex_unlock(&limits->lock);
     return entered;
+}
+
+bool limits_await(struct limits *limits, struct limits_place *place, const union address *address)
+{
+    uint32_t max = (uint32_t)limits->conf->before_login;
+    char text[ADDRESS_TEXT_MAX], key[KEY_MAX];
+
+    *place = (struct limits_place){0};
+    if (max == 0 || networks_contain(&limits->trusted, address))
+        return true;
+    address_origin_text(address, text);
+    snprintf(key, sizeof key, "w%s", text);
+    uv_mutex_lock(&limits->lock);
+    place->address = hold(limits, key, max, ERR_ADDRESS_LIMIT, NULL);
+    uv_mutex_unlock(&limits->lock);
+    return place->address != NULL;
 }
 
 void limits_leave(struct limits *limits, struct limits_place *place)

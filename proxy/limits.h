@@ -31,6 +31,12 @@ void limits_close(struct limits **limits);
 bool limits_enter(struct limits *limits, struct limits_place *place, const char *user,
                   const union address *address, struct err *err);
 
+/*
+ * Counts a connection that has not logged in, apart from sessions. False, and it is not counted,
+ * when that would be too many of its address, or memory is short.
+ */
+bool limits_await(struct limits *limits, struct limits_place *place, const union address *address);
+
 /* Counts it no more, and zeroes the place. Harmless on one that is not counted. */
 void limits_leave(struct limits *limits, struct limits_place *place);
 

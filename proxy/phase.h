@@ -43,6 +43,7 @@ struct phase {
 struct entry {
     struct login login;
     struct auth_request verify;
+    struct limits_place waiting; /* among those of its address that have not logged in */
     struct admission_request admit;
     struct route_request route;
     struct lease_request lease;

@@ -80,10 +80,7 @@ static void start(struct session *s, const union address *peer)
     s->entry->login_started_ms = uv_now(s->home->env.loop);
     login_init(&s->entry->login, s->home->env.conf, s->listener, s->client);
     s->phase = PHASE_COUNT; /* none yet */
-    if (comes_with_proxy_header(s->listener, peer))
-        phase_move(s, P_PROXY_HEADER);
-    else
-        phase_move(s, s->listener->tls == TLS_IMPLICIT ? P_TLS : P_COMMAND);
+    phase_move(s, comes_with_proxy_header(s->listener, peer) ? P_PROXY_HEADER : entry_first(s));
 }
 
 bool session_accept(struct home *home, int fd, const union address *peer,

@@ -9,6 +9,7 @@ import itertools
 import os
 import signal
 import socket
+import ssl
 import subprocess
 
 import pytest
@@ -161,6 +162,28 @@ def exactly(redis, sessions):
 
 
 # Each limit
+
+def test_who_does_not_log_in(proxies):
+    """Those of one address only; whoever logs in, or leaves, makes room; over TLS there is not even a handshake."""
+    proxy = proxies("before_login = 3")
+    waiting = [proxy.wire(), proxy.wire("starttls"), proxy.wire("tls")]
+    with proxy.wire(greeting=False) as late:
+        assert late.read_to_end() == b"* BYE [LIMIT] Too many connections from your address are open.\r\n"
+    with pytest.raises((ssl.SSLError, OSError)):
+        proxy.wire("tls")
+    with proxy.wire(source=OTHERS[0]), proxy.wire("tls", source=OTHERS[0]):
+        pass
+    assert proxy.metrics()['imapmux_limit_refusals_total{limit="before_login"}'] == 2
+    assert waiting[0].command(f"LOGIN user00 {PASSWORD}".encode(), tag=b"in").startswith(b"in OK")
+    waiting += [proxy.wire()]
+    for wire in waiting:
+        wire.close()
+
+    def is_greeted():
+        with proxy.wire() as wire:
+            return wire.greeting.startswith(b"* OK ")
+    servers.wait_for(is_greeted, "room for one more")
+
 
 def test_a_user(proxies):
     proxy = proxies("per_user = 2")

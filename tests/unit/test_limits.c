@@ -130,6 +130,31 @@ static void a_user_from_an_address(void **state)
 }
 
 /* Names that look like other keys of the table. */
+/* Apart from sessions; who is trusted does not wait. */
+static void who_has_not_logged_in(void **state)
+{
+    static const char *const from[] = {"192.0.2.1", "192.0.2.1", "192.0.2.2", "198.51.100.7"};
+    struct conf_limits conf = {.per_address = 1, .before_login = 2, .trusted = {trusted, 1}};
+    struct limits *limits = limits_open(&conf, NULL);
+    struct limits_place session = {0}, waiting[4] = {0}, more = {0};
+    union address address;
+
+    (void)state;
+    assert_int_equal(enter(limits, &session, "ann", "192.0.2.1"), ERR_NONE);
+    for (size_t i = 0; i < 4; i++) {
+        assert_true(address_of(from[i], 1, &address));
+        assert_true(limits_await(limits, &waiting[i], &address));
+    }
+    assert_true(address_of("192.0.2.1", 1, &address));
+    assert_false(limits_await(limits, &more, &address));
+    limits_leave(limits, &more);
+    limits_leave(limits, &waiting[1]);
+    assert_true(limits_await(limits, &more, &address));
+    limits_leave(limits, &more);
+    limits_leave(limits, &session);
+    leave_all(limits, waiting, 4);
+}
+
 static void names_may_hold_anything(void **state)
 {
     static const char *const names[] = {"a", "192.0.2.1", "192.0.2.1 a", "a b", "p", "u", ""};
@@ -255,6 +280,7 @@ int main(void)
         cmocka_unit_test(a_user),
         cmocka_unit_test(an_address),
         cmocka_unit_test(a_user_from_an_address),
+        cmocka_unit_test(who_has_not_logged_in),
         cmocka_unit_test(names_may_hold_anything),
         cmocka_unit_test(the_settings_as_they_hold),
         cmocka_unit_test(a_network_that_is_none),
