@@ -115,10 +115,20 @@ test: deps ## Set up and run all tests: unit, real and fault under ASan+UBSan, t
 	@$(MAKE) --no-print-directory asan
 	@$(MAKE) --no-print-directory tsan
 	@$(MAKE) --no-print-directory fuzz
-	IMAPMUX=build-tsan/imapmux $(PYTHON) -m pytest -q -p no:cacheprovider $(THREAD_STORIES)
-	IMAPMUX=build-asan/imapmux $(PYTHON) -m pytest -q -p no:cacheprovider --durations=5 tests
+	@$(MAKE) --no-print-directory --output-sync=target test-faults test-threads test-others
 
-# pytest runs the unit tests, too (tests/test_unit.py), so that its last line counts everything.
+# They wait more than they compute, and run side by side; each is shown when it is done. pytest runs the unit tests, too
+# (tests/test_unit.py), so that its last lines count everything.
+PYTEST := $(PYTHON) -m pytest -q -p no:cacheprovider --durations=5
+test-faults:
+	IMAPMUX=build-asan/imapmux $(PYTEST) tests/fault
+
+test-threads:
+	IMAPMUX=build-tsan/imapmux $(PYTEST) $(THREAD_STORIES)
+
+test-others:
+	IMAPMUX=build-asan/imapmux $(PYTEST) --ignore=tests/fault tests
+
 asan: ## Build everything with address and undefined-behaviour sanitizers in build-asan
 	@$(MAKE) --no-print-directory B=build-asan $(ASAN) all unit-tests build-asan/imapmux-shared
 
@@ -212,6 +222,6 @@ help: ## Print this
 comma := ,
 -include $(shell find $B -name '*.d' 2>/dev/null)
 
-.PHONY: all deps cyrus demo test asan tsan unit-tests fuzz fuzz-run fuzz-merge fuzz-merge-run bench bench-tools \
+.PHONY: all deps cyrus demo test test-faults test-threads test-others asan tsan unit-tests fuzz fuzz-run fuzz-merge fuzz-merge-run bench bench-tools \
         bench-deps bench-quick soak lint layers install clean help
 .SECONDARY:

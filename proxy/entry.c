@@ -420,8 +420,8 @@ static struct store_client store_client_of(const struct session *s)
         .token = itself && who->proof == AUTH_BY_TOKEN ? &who->secret : NULL,
         .master = itself ? NULL : entry->master,
         .session_id = s->id,
-        .id = buf_span(&entry->login.id),
-        .proxy_ttl = entry->login.proxy_ttl,
+        .id = buf_span(&entry->login.id.fields),
+        .proxy_ttl = entry->login.id.proxy_ttl,
         .tls_version = tls == NULL ? NULL : SSL_get_version(tls),
         .tls_cipher = tls == NULL ? NULL : SSL_get_cipher_name(tls),
         .address = s->peer,
@@ -433,7 +433,7 @@ enum phase_id entry_enter_lease(struct session *s)
     struct lease_request *lease = &s->entry->lease;
     struct err err = {0};
 
-    if (s->entry->login.proxy_ttl == 0) {
+    if (s->entry->login.id.proxy_ttl == 0) {
         err_set(&err, ERR_CONFIG, "too many proxies in a row: does shard %s lead back here?",
                 s->shard->title);
         return refuse(s, &err);

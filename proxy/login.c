@@ -8,13 +8,11 @@
 #include "proxy/base/mem.h"
 #include "proxy/imap/args.h"
 #include "proxy/net/client_certificate.h"
+#include "proxy/offer.h"
 
 #include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
-
-enum { CAPABILITIES_MAX = 256 };
 
 struct command {
     const char *name;
@@ -49,10 +47,9 @@ static void begin_command(struct login *l)
 void login_init(struct login *login, const struct conf *conf, const struct conf_listener *listener,
                 struct conn *client)
 {
-    *login = (struct login){
-        .conf = conf, .listener = listener, .client = client, .proxy_ttl = LOGIN_PROXY_TTL};
+    *login = (struct login){.conf = conf, .listener = listener, .client = client};
     buf_init(&login->input, LOGIN_INPUT_MAX);
-    buf_init(&login->id, LOGIN_ID_MAX);
+    client_id_init(&login->id);
     begin_command(login);
 }
 
@@ -60,7 +57,7 @@ void login_release(struct login *login)
 {
     secret_release(&login->who.secret);
     buf_release(&login->input);
-    buf_release(&login->id);
+    client_id_release(&login->id);
 }
 
 /* --- writing --- */
@@ -80,70 +77,32 @@ static bool say(struct login *l, const char *format, ...)
     return conn_write(l->client, (struct span){line, (size_t)len});
 }
 
-/* --- what is offered --- */
+static struct offer offer_of(const struct login *l)
+{
+    return (struct offer){.conf = l->conf, .listener = l->listener, .tls = conn_tls(l->client)};
+}
 
-/* Whether the connection is one on which passwords and tokens may be sent. */
+static bool is_offered(const struct login *l, const char *mechanism)
+{
+    const struct offer offer = offer_of(l);
+
+    return offer_has(&offer, mechanism);
+}
+
 static bool is_private(const struct login *l)
 {
-    return conn_tls(l->client) != NULL || l->listener->plaintext_login;
-}
+    const struct offer offer = offer_of(l);
 
-static bool is_listed(const struct conf_words *mechanisms, const char *name)
-{
-    for (size_t i = 0; i < mechanisms->count; i++)
-        if (strcasecmp(mechanisms->items[i], name) == 0)
-            return true;
-    return mechanisms->count == 0;
-}
-
-static bool can_work(const struct login *l, const char *name)
-{
-    char user[SASL_NAME_MAX];
-
-    if (strcmp(name, "EXTERNAL") == 0)
-        return client_certificate_user(conn_tls(l->client), &l->conf->tls, user, sizeof user);
-    if (strcmp(name, "OAUTHBEARER") == 0 || strcmp(name, "XOAUTH2") == 0)
-        return l->conf->oauth.keys[0] != '\0';
-    return l->conf->auth.sources.count > 0;
-}
-
-static bool is_offered(const struct login *l, const char *name)
-{
-    return is_private(l) && is_listed(&l->listener->mechanisms, name) && can_work(l, name);
-}
-
-/* The LOGIN command is as good as the mechanisms that send a password. */
-static bool takes_passwords(const struct login *l)
-{
-    return is_offered(l, "PLAIN") || is_offered(l, "LOGIN");
-}
-
-/*
- * What may be promised before the store is known: what any store worth the name has, and our own.
- */
-static const char *capabilities(const struct login *l, char text_out[CAPABILITIES_MAX])
-{
-    static const char *const mechanisms[] = {"PLAIN", "LOGIN", "EXTERNAL", "OAUTHBEARER",
-                                             "XOAUTH2"};
-    bool starttls = l->listener->tls == TLS_STARTTLS && conn_tls(l->client) == NULL;
-    size_t len = 0;
-    char auth[CAPABILITIES_MAX / 2] = "";
-
-    for (size_t i = 0; i < sizeof mechanisms / sizeof mechanisms[0]; i++)
-        if (is_offered(l, mechanisms[i]))
-            len += (size_t)snprintf(auth + len, sizeof auth - len, " AUTH=%s", mechanisms[i]);
-    snprintf(text_out, CAPABILITIES_MAX, "IMAP4rev1%s LITERAL- ID ENABLE IDLE%s%s%s",
-             len > 0 ? " SASL-IR" : "", starttls ? " STARTTLS" : "",
-             takes_passwords(l) ? "" : " LOGINDISABLED", auth);
-    return text_out;
+    return offer_is_private(&offer);
 }
 
 bool login_greet(struct login *login)
 {
-    char text[CAPABILITIES_MAX];
+    const struct offer offer = offer_of(login);
+    char text[OFFER_CAPABILITIES_MAX];
 
-    return say(login, "* OK [CAPABILITY %s] %.200s\r\n", capabilities(login, text),
-               login->conf->login.greeting);
+    offer_capabilities(&offer, text);
+    return say(login, "* OK [CAPABILITY %s] %.200s\r\n", text, login->conf->login.greeting);
 }
 
 void login_bye(struct login *login, const char *code, const char *text)
@@ -332,8 +291,7 @@ enum login_outcome login_run(struct login *login)
 void login_restart(struct login *login)
 {
     buf_release(&login->input);
-    buf_release(&login->id);
-    login->proxy_ttl = LOGIN_PROXY_TTL;
+    client_id_release(&login->id);
     login->asked_capability = false;
     begin_command(login);
 }
@@ -362,12 +320,14 @@ static enum login_outcome run_command(struct login *l, struct span command)
 
 static enum login_outcome do_capability(struct login *l, struct args *args)
 {
-    char text[CAPABILITIES_MAX];
+    const struct offer offer = offer_of(l);
+    char text[OFFER_CAPABILITIES_MAX];
 
     if (!args_end(args))
         return bad(l, "CAPABILITY takes no arguments.");
     l->asked_capability = true;
-    say(l, "* CAPABILITY %s\r\n%s OK CAPABILITY completed.\r\n", capabilities(l, text), l->tag);
+    offer_capabilities(&offer, text);
+    say(l, "* CAPABILITY %s\r\n%s OK CAPABILITY completed.\r\n", text, l->tag);
     return LOGIN_MORE;
 }
 
@@ -388,73 +348,9 @@ static enum login_outcome do_logout(struct login *l, struct args *args)
     return LOGIN_OVER;
 }
 
-/* Adds `"text"` with what must be escaped escaped; false if it cannot stand in a quoted string. */
-static bool add_quoted(struct buf *out, const char *text, size_t len)
-{
-    if (!buf_append_text(out, "\""))
-        return false;
-    for (size_t i = 0; i < len; i++) {
-        if ((unsigned char)text[i] < ' ' || (unsigned char)text[i] > '~')
-            return false;
-        if ((text[i] == '"' || text[i] == '\\') && !buf_append_text(out, "\\"))
-            return false;
-        if (!buf_append(out, (struct span){text + i, 1}))
-            return false;
-    }
-    return buf_append_text(out, "\"");
-}
-
-/*
- * The client is a proxy itself, and tells how many may follow it: one less may follow us. Whoever
- * lies about it only locks itself out.
- */
-static void note_proxy_ttl(struct login *l, const char *text)
-{
-    unsigned long told = strtoul(text, NULL, 10);
-
-    if (told <= LOGIN_PROXY_TTL)
-        l->proxy_ttl = told == 0 ? 0 : (unsigned)told - 1;
-}
-
-/*
- * Keeps one field for the store, unless it would pretend to be ours or does not fit (RFC 2971 3.3:
- * 30 and 1024 octets).
- */
-static void keep_id_field(struct login *l, const struct arg *name, const struct arg *value)
-{
-    char key[31], text[1025];
-    struct buf quoted;
-
-    if (value->kind == ARG_NIL || name->value_len >= sizeof key || value->value_len >= sizeof text)
-        return;
-    arg_copy(name, key, sizeof key);
-    arg_copy(value, text, sizeof text);
-    if (strcasecmp(key, "x-proxy-ttl") == 0)
-        note_proxy_ttl(l, text);
-    if (strncasecmp(key, "x-", 2) == 0)
-        return;
-    buf_init(&quoted, LOGIN_ID_MAX);
-    if (add_quoted(&quoted, key, name->value_len) && buf_append_text(&quoted, " ") &&
-        add_quoted(&quoted, text, value->value_len) &&
-        buf_len(&quoted) + 1 + buf_len(&l->id) <= l->id.ceiling) {
-        if (buf_len(&l->id) > 0)
-            buf_append_text(&l->id, " ");
-        buf_append(&l->id, buf_span(&quoted));
-    }
-    buf_release(&quoted);
-}
-
 static enum login_outcome do_id(struct login *l, struct args *args)
 {
-    struct arg name, value;
-    enum args_id more = ARGS_ID_BAD;
-
-    buf_release(&l->id);
-    if (args_space(args))
-        for (bool started = false; (more = args_id(args, started, &name, &value)) == ARGS_ID_PAIR;
-             started = true)
-            keep_id_field(l, &name, &value);
-    if (more == ARGS_ID_BAD || !args_end(args))
+    if (!client_id_read(&l->id, args))
         return bad(l, "ID takes a list of strings, or NIL.");
     say(l, "* ID (\"name\" \"imapmux\")\r\n%s OK ID completed.\r\n", l->tag);
     return LOGIN_MORE;
@@ -517,6 +413,7 @@ static bool keep_password(struct login *l, const struct arg *password)
 
 static enum login_outcome do_login(struct login *l, struct args *args)
 {
+    const struct offer offer = offer_of(l);
     struct arg user, password;
 
     if (!args_space(args) || !args_astring(args, &user) || !args_space(args) ||
@@ -524,7 +421,7 @@ static enum login_outcome do_login(struct login *l, struct args *args)
         return bad(l, "LOGIN takes a user name and a password.");
     if (!check_privacy(l))
         return LOGIN_MORE;
-    if (!takes_passwords(l)) {
+    if (!offer_takes_passwords(&offer)) {
         say(l, "%s NO [CANNOT] Logging in with a password is disabled.\r\n", l->tag);
         return LOGIN_MORE;
     }

@@ -8,6 +8,7 @@
 #define IMAPMUX_PROXY_LOGIN_H
 
 #include "auth/sasl_server.h"
+#include "proxy/client_id.h"
 #include "proxy/imap/scan.h"
 #include "proxy/net/conn.h"
 
@@ -18,12 +19,7 @@ enum login_outcome {
     LOGIN_OVER /* the client said LOGOUT, or broke a limit and was told BYE; `over` says why */
 };
 
-enum {
-    LOGIN_TAG_MAX = 128,
-    LOGIN_ID_MAX = 2048,
-    LOGIN_PROXY_TTL = 4,
-    LOGIN_INPUT_MAX = 192 * 1024
-};
+enum { LOGIN_TAG_MAX = 128, LOGIN_INPUT_MAX = 192 * 1024 };
 
 struct login {
     /* Set by login_init. */
@@ -35,8 +31,7 @@ struct login {
     struct sasl_credentials who; /* user is "" for what cannot be right */
     const char *method;          /* the mechanism, "LOGIN" for the command, too */
     char tag[LOGIN_TAG_MAX + 1]; /* of the current command */
-    struct buf id;               /* its ID fields but x-*, as `"name" "value" ...`, for the store */
-    unsigned proxy_ttl; /* how many proxies may follow: by its x-proxy-ttl, else LOGIN_PROXY_TTL */
+    struct client_id id;
     bool asked_capability;
     const char *over;
 

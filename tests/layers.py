@@ -15,7 +15,8 @@ import sys
 ROWS = [
     ["proxy/base"],
     ["proxy/imap", "proxy/net", "proxy/ctl", "auth", "routing"],
-    ["proxy/login", "proxy/store_login", "proxy/gate", "proxy/relay", "proxy/limits", "proxy/registry"],
+    ["proxy/offer", "proxy/client_id", "proxy/store_login", "proxy/gate", "proxy/relay", "proxy/limits", "proxy/registry"],
+    ["proxy/login"],
     ["proxy/store", "proxy/backend", "proxy/admission"],
     ["proxy/lease"],
     ["proxy/pooled"],

@@ -110,7 +110,7 @@ static void hear_login(struct play *play)
     hear(play, "user ", span_of(who->user));
     hear(play, "as ", span_of(who->login_as));
     hear(play, "secret ", secret_span(&who->secret));
-    hear(play, "id ", buf_span(&play->login.id));
+    hear(play, "id ", buf_span(&play->login.id.fields));
 }
 
 /* What the session does; false when the client is let go, or TLS would start. */
