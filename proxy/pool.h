@@ -6,8 +6,8 @@
  * time.
  *
  * One session never sees anything of another: a connection is kept only if the relay vouches that
- * it is clean (dialog_is_clean), and lent again only to the same user, verified anew with the same
- * password.
+ * it is clean (dialog_is_clean), and lent again only to the same user, verified anew by the same
+ * proof.
  */
 #ifndef IMAPMUX_PROXY_POOL_H
 #define IMAPMUX_PROXY_POOL_H
