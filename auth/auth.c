@@ -78,7 +78,7 @@ static void end(struct auth_request *request, enum throttle_outcome outcome)
 
     shared_throttle_cancel(&request->shared);
     token_cancel(&request->token);
-    if (request->counted && request->auth->shared != NULL)
+    if (request->counted && request->auth->shared != NULL && !request->known)
         shared_throttle_report(request->auth->shared, request->address, request->user,
                                request->secret, outcome);
     if (request->counted)
@@ -90,15 +90,23 @@ static void end(struct auth_request *request, enum throttle_outcome outcome)
         uv_close((uv_handle_t *)timer, timer_closed);
 }
 
-/* The password of one who may not log in as another was right. */
-static enum throttle_outcome outcome_of(enum err_kind kind)
+/*
+ * Where nobody has decided, the cache may still know that it was a guess. The password of one who
+ * may not log in as another was right.
+ */
+static enum throttle_outcome outcome_of(const struct auth_request *request)
 {
-    switch (kind) {
+    const struct auth_question *question = &request->question;
+
+    switch (request->err.kind) {
     case ERR_NONE:
     case ERR_AUTHORIZATION:
         return THROTTLE_VERIFIED;
     case ERR_CREDENTIALS:
         return THROTTLE_REFUSED;
+    case ERR_UNAVAILABLE:
+        return question->key.contradicted || question->stood_in ? THROTTLE_REFUSED
+                                                                : THROTTLE_UNKNOWN;
     default:
         return THROTTLE_UNKNOWN;
     }
@@ -115,8 +123,9 @@ static void answer(struct turn_task *task)
 
     memcpy(who, request->who[0] != '\0' ? request->who : request->claimed, sizeof who);
     memcpy(master, request->master, sizeof master);
+    enum throttle_outcome outcome = outcome_of(request);
     chain_cancel(&request->question);
-    end(request, outcome_of(err.kind));
+    end(request, outcome);
 
     struct auth_identity identity = {
         .user = who,
@@ -141,9 +150,11 @@ void auth_cancel(struct auth_request *request)
 {
     if (!request->active)
         return;
+    /* Whoever gives up because no OK comes at once has learned something. */
+    bool guessed = request->question.key.contradicted;
     chain_cancel(&request->question);
     turn_cancel(request->auth->env->turn, &request->task);
-    end(request, THROTTLE_UNKNOWN);
+    end(request, guessed ? THROTTLE_REFUSED : THROTTLE_UNKNOWN);
 }
 
 /* --- the time that it takes --- */
@@ -195,15 +206,24 @@ static void ask(struct auth_request *request)
 
 /* --- proof --- */
 
+/* The throttle has let it pass. */
+static void go_on(struct auth_request *request)
+{
+    if (request->known)
+        on_decided(&request->question);
+    else
+        ask(request);
+}
+
 static void delay_over(uv_timer_t *timer)
 {
-    ask(timer->data);
+    go_on(timer->data);
 }
 
 static void wait_or_ask(struct auth_request *request)
 {
     if (request->delay_ms == 0) {
-        ask(request);
+        go_on(request);
     } else if (open_timer(request)) {
         counter_add(&request->auth->env->counters->throttle_delays, 1);
         uv_timer_start(request->timer, delay_over, request->delay_ms, 0);
@@ -222,19 +242,23 @@ static void on_shared_delay(struct shared_throttle_request *shared, uint64_t del
     wait_or_ask(request);
 }
 
-/* Goes on at once, or after a while, or is refused. */
+/*
+ * Goes on at once, or after a while, or is refused. Who is known to be right is not kept waiting by
+ * those who guess elsewhere; but a guesser must not learn from a quick OK, so who has failed at
+ * this very address counts in any case.
+ */
 static void pass_throttle(struct auth_request *request)
 {
     const struct auth *auth = request->auth;
 
-    request->counted =
-        throttle_begin(auth->throttle, &request->attempt, request->address, request->user,
-                       request->secret, clock_ms(), &request->delay_ms);
+    request->counted = throttle_begin(auth->throttle, &request->attempt, request->address,
+                                      request->known ? NULL : request->user, request->secret,
+                                      clock_ms(), &request->delay_ms);
     if (!request->counted) {
         counter_add(&auth->env->counters->throttle_refusals, 1);
         err_set(&request->err, ERR_LIMIT, "throttle: too many logins at once");
         answer_later(request);
-    } else if (auth->shared == NULL) {
+    } else if (auth->shared == NULL || request->known) {
         wait_or_ask(request);
     } else {
         request->shared = (struct shared_throttle_request){.address = request->address,
@@ -256,17 +280,12 @@ static bool begin_question(struct auth_request *request, const char *user,
     return chain_recall(request->auth->chain, &request->question) == CACHE_VERIFIED;
 }
 
-/*
- * Who is known to be right is not kept waiting by those who guess. But whoever has a right password
- * at a wrong place must not hear so from a quick answer.
- */
+/* Whoever has a right password at a wrong place must not hear so from a quick answer. */
 static void check_password(struct auth_request *request)
 {
-    if (begin_question(request, request->user, request->secret) &&
-        auth_facts_allow(request->question.facts, request->address))
-        on_decided(&request->question);
-    else
-        pass_throttle(request);
+    request->known = begin_question(request, request->user, request->secret) &&
+                     auth_facts_allow(request->question.facts, request->address);
+    pass_throttle(request);
 }
 
 /* What the sources know of one who was proven otherwise. */
@@ -318,7 +337,7 @@ void auth_verify(struct auth *auth, struct auth_request *request)
     request->task = (struct turn_task){0};
     request->err = (struct err){0};
     request->claimed[0] = request->who[0] = request->master[0] = '\0';
-    request->counted = false;
+    request->counted = request->known = false;
     request->active = true;
     switch (request->proof) {
     case AUTH_BY_PASSWORD:
@@ -368,6 +387,8 @@ static bool is_master(const struct conf *conf, const char *user)
 static void look_up_other(struct auth_request *request)
 {
     memcpy(request->master, request->who, sizeof request->master);
+    /* Who is no master must not learn from the time it takes who is remembered. */
+    request->question.uncached = !is_master(request->auth->env->conf, request->master);
     look_up(request, request->login_as);
 }
 
@@ -391,7 +412,8 @@ static void decide_user(struct auth_request *request)
 {
     if (request->err.kind == ERR_NONE &&
         !auth_facts_allow(request->question.facts, request->address))
-        err_set(&request->err, ERR_CREDENTIALS, "the user may not come from this address");
+        err_set(&request->err, request->question.stood_in ? ERR_UNAVAILABLE : ERR_CREDENTIALS,
+                "the user may not come from this address");
     if (request->err.kind != ERR_NONE || !take_name(request) || request->login_as[0] == '\0' ||
         strcmp(request->login_as, request->who) == 0)
         answer_later(request);

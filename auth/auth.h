@@ -51,6 +51,7 @@ struct auth_request {
     char who[USERNAME_MAX + 1];     /* the canonical name that `question` has led to */
     char master[USERNAME_MAX + 1];  /* who logs in as `who`; "": the user itself */
     bool counted;                   /* `attempt` has begun */
+    bool known;                     /* the cache knows the password to be right */
     bool active;
 };
 

@@ -124,8 +124,8 @@ static struct entry *find_key(struct table *table, const struct cache_key *key)
     return entry;
 }
 
-enum cache_verdict auth_cache_find(struct auth_cache *cache, const struct cache_key *key,
-                                   uint64_t now_ms, struct auth_facts **facts_out)
+enum cache_verdict auth_cache_find(struct auth_cache *cache, struct cache_key *key, uint64_t now_ms,
+                                   struct auth_facts **facts_out)
 {
     const struct table *table = positive(cache, key);
     const struct entry *entry = find_key(positive(cache, key), key);
@@ -137,6 +137,8 @@ enum cache_verdict auth_cache_find(struct auth_cache *cache, const struct cache_
     }
     if (key->by_name)
         return CACHE_UNKNOWN;
+    entry = find(&cache->verified, key->user);
+    key->contradicted = entry != NULL && now_ms - entry->decided_ms < table->kept_ms;
     entry = find_key(&cache->refused, key);
     if (entry != NULL && now_ms - entry->decided_ms < cache->refused.kept_ms)
         return CACHE_REFUSED;

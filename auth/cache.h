@@ -16,7 +16,8 @@
 struct cache_key {
     const char *user; /* borrowed */
     unsigned char digest[KEYED_HASH_SIZE];
-    bool by_name; /* without a password */
+    bool by_name;      /* without a password */
+    bool contradicted; /* auth_cache_find: it knows another password to be right */
     bool usable;
 };
 
@@ -43,8 +44,8 @@ bool auth_cache_key(struct auth_cache *cache, const char *user, const struct sec
  * What is known at `now_ms`, on a clock that only goes forward. With VERIFIED and STALE come the
  * user's facts, held for the caller; they may be NULL.
  */
-enum cache_verdict auth_cache_find(struct auth_cache *cache, const struct cache_key *key,
-                                   uint64_t now_ms, struct auth_facts **facts_out);
+enum cache_verdict auth_cache_find(struct auth_cache *cache, struct cache_key *key, uint64_t now_ms,
+                                   struct auth_facts **facts_out);
 
 /*
  * A source has decided. A verified password takes the place of the one before, which has been

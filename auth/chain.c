@@ -107,10 +107,11 @@ enum cache_verdict chain_recall(struct chain *chain, struct auth_question *quest
     question->chain = chain;
     question->source_index = 0;
     question->err = (struct err){0};
+    question->stood_in = false;
     question->task = (struct turn_task){0};
     question->operation = NULL;
     question->key = (struct cache_key){0};
-    if (chain->cache != NULL &&
+    if (chain->cache != NULL && !question->uncached &&
         auth_cache_key(chain->cache, question->user, question->password, &question->key)) {
         verdict =
             auth_cache_find(chain->cache, &question->key, uv_now(env->loop), &question->facts);
@@ -148,6 +149,7 @@ static void consult_cache(struct auth_question *question)
         if (question->cached != CACHE_STALE)
             break;
         question->err = (struct err){0};
+        question->stood_in = true;
         counter_add(&chain->env->counters->auth_cache_stale, 1);
         break;
     default:
@@ -246,8 +248,11 @@ void chain_give_up(struct auth_question *question)
                            ? chain->entries[question->source_index].source->name
                            : "chain";
 
+    bool decided = question->task.link != NULL && question->task.run == answer;
+
     stop(question);
-    err_set(&question->err, ERR_UNAVAILABLE, "%s: no answer within auth.timeout", name);
+    if (!decided) /* what was about to be told still counts */
+        err_set(&question->err, ERR_UNAVAILABLE, "%s: no answer within auth.timeout", name);
     consult_cache(question);
 }
 

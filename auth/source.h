@@ -21,12 +21,14 @@ struct auth_question {
     const char *user;              /* normalised name, NUL-terminated */
     const struct secret *password; /* not empty; NULL: only whether there is such a user, who has
                                       been proven otherwise, and may log in */
+    bool uncached; /* what is remembered does not count, and the answer is not remembered */
     void (*on_answer)(struct auth_question *question);
     void *owner;
 
     /* The answer, while and after on_answer; `facts` are released by the next question or
        chain_cancel. */
     struct err err; /* ERR_NONE: yes */
+    bool stood_in;  /* yes, but only because nobody could be asked */
     struct auth_facts *facts;
 
     /* Private to the chain. */

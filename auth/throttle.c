@@ -224,7 +224,7 @@ static bool begin(struct throttle *throttle, struct throttle_attempt *attempt,
         return false;
     }
     attempt->address = from;
-    attempt->user = hold_user(throttle, user);
+    attempt->user = user == NULL ? NULL : hold_user(throttle, user);
 
     uint64_t of_address = delay_of(throttle, from, conf->max_delay, now_ms);
     uint64_t of_user = delay_of(throttle, attempt->user, conf->max_user_delay, now_ms);
@@ -243,7 +243,7 @@ bool throttle_begin(struct throttle *throttle, struct throttle_attempt *attempt,
     if (networks_contain(&throttle->trusted, address))
         return true;
     uv_mutex_lock(&throttle->lock);
-    attempt->guess = guess_of(throttle, user, password);
+    attempt->guess = user == NULL ? 0 : guess_of(throttle, user, password);
     may = begin(throttle, attempt, address, user, now_ms, delay_ms_out);
     uv_mutex_unlock(&throttle->lock);
     return may;

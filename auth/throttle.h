@@ -33,7 +33,7 @@ struct throttle *throttle_open(const struct conf_throttle *conf, struct err *err
 void throttle_close(struct throttle **throttle);
 
 /*
- * An attempt begins. *delay_ms_out is how long it is to wait before the password is looked at.
+ * An attempt begins. `user` is NULL where only the address counts. *delay_ms_out is how long it is to wait before the password is looked at.
  * False when too many of its address are under way: it is refused, and has not begun. Each one that
  * has begun ends with throttle_end. Times are of a clock that only goes forward, the same for all
  * workers.

@@ -167,7 +167,10 @@ static void source_verify(void *state, struct auth_question *question)
         start_check(source, question, check);
         return;
     }
-    auth_source_answer(question, check->user_known ? AUTH_VERIFIED : AUTH_UNKNOWN_USER, NULL, NULL);
+    auth_source_answer(question,
+                       question->password == NULL && check->user_known ? AUTH_VERIFIED
+                                                                       : AUTH_UNKNOWN_USER,
+                       NULL, NULL);
     free_check(check);
 }
 

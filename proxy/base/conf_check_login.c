@@ -103,6 +103,11 @@ static bool check_ldap(struct conf_reader *reader, const struct conf *conf)
     if (ldap->uri.count == 0)
         return conf_fail_in(reader, "ldap", 0,
                             "auth asks the source \"ldap\", but \"uri\" of ldap is not set");
+    if (*ldap->networks_attribute != '\0' && conf->auth_cache.negative_ttl > 0)
+        return conf_fail_in(reader, "ldap", 0,
+                            "\"networks_attribute\" of ldap goes with no \"negative_ttl\" of "
+                            "auth_cache: wrong passwords that are refused from memory would tell "
+                            "a right one at a wrong place");
     for (size_t i = 0; i < ldap->uri.count; i++)
         if (!check_ldap_uri(reader, ldap, ldap->uri.items[i]))
             return false;

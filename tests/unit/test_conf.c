@@ -335,6 +335,10 @@ static void what_is_said_of_bad_files(void **state)
          ":6: neither \"base\" nor \"dn_template\" of ldap is set"},
         {GOOD "auth { sources = ldap }\nldap { uri = {http://h} }\n",
          ":6: setting \"uri\" of ldap: found \"http://h\", expected ldap://, ldaps:// or ldapi://"},
+        {LDAP "networks_attribute = net }\nauth_cache { negative_ttl = 1s }\n",
+         ":6: \"networks_attribute\" of ldap goes with no \"negative_ttl\" of auth_cache: wrong "
+         "passwords "
+         "that are refused from memory would tell a right one at a wrong place"},
         {LDAP "bind_dn = \"cn=a\" }\n",
          ":6: \"bind_dn\" of ldap is set, but \"bind_password\" is not"},
         {LDAP "bind_password = a }\n",
