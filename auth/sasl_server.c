@@ -46,6 +46,11 @@ const char *sasl_mechanism_name(struct span name)
     return mechanism == NULL ? NULL : mechanism->name;
 }
 
+const char *sasl_mechanism_at(size_t index)
+{
+    return index < sizeof mechanisms / sizeof mechanisms[0] ? mechanisms[index].name : NULL;
+}
+
 /* --- what comes --- */
 
 /* A name that does not fit or holds a NUL cannot exist: it becomes "". */

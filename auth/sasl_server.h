@@ -35,6 +35,9 @@ enum sasl_outcome {
 /* "PLAIN", ...; NULL for a name that no mechanism has. Any case. */
 const char *sasl_mechanism_name(struct span name);
 
+/* All of them, in the order in which they are offered; NULL after the last. */
+const char *sasl_mechanism_at(size_t index);
+
 /*
  * Begins an exchange; `name` is one of sasl_mechanism_name. With EXTERNAL, who->user is already the
  * name of the client's certificate. The first challenge, for a client that has sent no initial

@@ -45,15 +45,14 @@ bool offer_takes_passwords(const struct offer *offer)
 /* What any store worth the name has, and our own. */
 void offer_capabilities(const struct offer *offer, char text_out[OFFER_CAPABILITIES_MAX])
 {
-    static const char *const mechanisms[] = {"PLAIN", "LOGIN", "EXTERNAL", "OAUTHBEARER",
-                                             "XOAUTH2"};
     bool starttls = offer->listener->tls == TLS_STARTTLS && offer->tls == NULL;
     char auth[OFFER_CAPABILITIES_MAX / 2] = "";
+    const char *name;
     size_t len = 0;
 
-    for (size_t i = 0; i < sizeof mechanisms / sizeof mechanisms[0]; i++)
-        if (offer_has(offer, mechanisms[i]))
-            len += (size_t)snprintf(auth + len, sizeof auth - len, " AUTH=%s", mechanisms[i]);
+    for (size_t i = 0; (name = sasl_mechanism_at(i)) != NULL; i++)
+        if (offer_has(offer, name))
+            len += (size_t)snprintf(auth + len, sizeof auth - len, " AUTH=%s", name);
     snprintf(text_out, OFFER_CAPABILITIES_MAX, "IMAP4rev1%s LITERAL- ID ENABLE IDLE%s%s%s",
              len > 0 ? " SASL-IR" : "", starttls ? " STARTTLS" : "",
              offer_takes_passwords(offer) ? "" : " LOGINDISABLED", auth);

@@ -12,6 +12,7 @@ import servers
 from authority import Authority
 from conftest import PASSWORD
 from imapwire import Closed, Wire, is_tagged, last_line_start, unverified_context
+from mailboxes import mark, whose
 from pooling import ProxyLog, StoreLog, log_out, password_lines
 
 USERS = ("alice", "bob", "carol", "dave", "erin", "helpdesk", "second")
@@ -83,11 +84,6 @@ def plain(wire, user, login_as="", password=PASSWORD):
     return wire.command(b"AUTHENTICATE PLAIN " + in_base64(f"{login_as}\0{user}\0{password}"))
 
 
-def whose(wire):
-    """Whose mailbox it is."""
-    return re.findall(rb'"?mine-of-(\w+)', wire.command(b'LIST "" mine-of-*'))
-
-
 def assert_in(wire, answer, user):
     assert re.search(rb"^t\d+ OK ", last_line_start(answer)), answer
     assert whose(wire) == [user.encode()]
@@ -100,10 +96,7 @@ def assert_refused(answer, code):
 @pytest.fixture(scope="module")
 def store(folder, certificate):
     with servers.Dovecot(folder / "sasl-store", users={user: PASSWORD for user in (*USERS, "stranger")}) as server:
-        for user in USERS:
-            with Wire(servers.HOST, server.port) as wire:
-                wire.login(user, PASSWORD)
-                assert b" OK " in wire.command(b"CREATE mine-of-" + user.encode())
+        mark(server, USERS)
         yield server
 
 

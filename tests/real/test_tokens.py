@@ -12,6 +12,7 @@ import servers
 from conftest import PASSWORD
 from imapwire import Wire, last_line_start
 from issuer import Issuer
+from mailboxes import mark, whose
 from pooling import password_lines
 
 USERS = ("alice", "bob", "helpdesk")
@@ -81,10 +82,7 @@ def store(folder, issuer):
     conf.write_text(STORE_TOKENS.format(keys=folder / "store-keys"))
     with servers.Dovecot(folder / "token-store", users={user: PASSWORD for user in USERS},
                          more=STORE.format(conf=conf)) as server:
-        for user in USERS:
-            with Wire(servers.HOST, server.port) as wire:
-                wire.login(user, PASSWORD)
-                assert b" OK " in wire.command(b"CREATE mine-of-" + user.encode())
+        mark(server, USERS)
         yield server
 
 
@@ -115,7 +113,7 @@ def log_in(wire, mechanism, token, user=None):
 
 def assert_in(wire, answer, user):
     assert re.search(rb"^t\d+ OK ", last_line_start(answer)), answer
-    assert re.findall(rb'"?mine-of-(\w+)', wire.command(b'LIST "" mine-of-*')) == [user.encode()]
+    assert whose(wire) == [user.encode()]
 
 
 def hear_reason(wire, mechanism, token, user=None):
