@@ -12,7 +12,7 @@
 #include <limits.h>
 
 struct control {
-    struct env env; /* without counters: these belong to workers */
+    struct env env; /* with counters and a connection to Redis of its own */
     struct workers *workers;
     struct inbox inbox; /* for letters of the workers; open until they have ended */
     char conf_path[PATH_MAX];

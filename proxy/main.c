@@ -2,6 +2,7 @@
 #include "proxy/admin/handlers.h"
 #include "proxy/base/log.h"
 #include "proxy/control.h"
+#include "proxy/net/redis_link.h"
 #include "proxy/net/tls.h"
 
 #include <getopt.h>
@@ -20,6 +21,7 @@ struct process {
     struct control control;
     uv_loop_t loop;
     struct turn turn;
+    struct counters counters;
     uv_signal_t terminate, interrupt;
     uv_timer_t stop_deadline, metrics;
     uv_async_t idle; /* the last session has gone */
@@ -45,7 +47,7 @@ static const char usage[] =
 
 /* --- the control loop --- */
 
-/* What workers have sent back is still delivered. */
+/* What workers have sent back is still delivered. Then the loop runs out. */
 static void end_control(struct process *process)
 {
     struct letter *next;
@@ -55,12 +57,16 @@ static void end_control(struct process *process)
         next = letter->next;
         letter->deliver(letter, &process->control);
     }
-    turn_release(&process->turn);
+    redis_link_close(&process->control.env.redis);
     uv_close((uv_handle_t *)&process->terminate, NULL);
     uv_close((uv_handle_t *)&process->interrupt, NULL);
     uv_close((uv_handle_t *)&process->stop_deadline, NULL);
     uv_close((uv_handle_t *)&process->metrics, NULL);
     uv_close((uv_handle_t *)&process->idle, NULL);
+    uv_run(&process->loop, UV_RUN_DEFAULT);
+    turn_release(&process->turn);
+    uv_run(&process->loop, UV_RUN_DEFAULT);
+    uv_loop_close(&process->loop);
 }
 
 static void on_stop_deadline(uv_timer_t *timer)
@@ -124,7 +130,10 @@ static bool open_control(struct process *process, const struct conf *conf, struc
         uv_async_init(&process->loop, &process->idle, on_idle) != 0 ||
         !inbox_open(&control->inbox, &process->loop, control))
         return err_set(err, ERR_INTERNAL, "no descriptors for the control loop");
-    control->env = (struct env){.loop = &process->loop, .turn = &process->turn, .conf = conf};
+    control->env = (struct env){.loop = &process->loop,
+                                .turn = &process->turn,
+                                .conf = conf,
+                                .counters = &process->counters};
     control->started_ms = uv_now(&process->loop);
     turn_init(&process->turn, &process->loop);
     uv_timer_init(&process->loop, &process->stop_deadline);
@@ -164,6 +173,14 @@ static void forbid_core_dumps(void)
     (void)prctl(PR_SET_DUMPABLE, 0); /* which also counts where cores are piped to a program */
 }
 
+static bool open_redis(struct control *control, struct err *err)
+{
+    if (!conf_uses_redis(control->env.conf))
+        return true;
+    control->env.redis = redis_link_open(&control->env, err);
+    return control->env.redis != NULL;
+}
+
 static bool open_admin(struct process *process, struct err *err)
 {
     struct control *control = &process->control;
@@ -182,8 +199,8 @@ static bool serve(struct process *process, const struct conf *conf, const struct
 
     if (!open_control(process, conf, err))
         return false;
-    if (open_admin(process, err))
-        control->workers = workers_start(conf, tls, tell_idle, process, err);
+    if (open_redis(control, err) && open_admin(process, err))
+        control->workers = workers_start(conf, tls, &process->counters, tell_idle, process, err);
     if (control->workers != NULL) {
         log_event(LOG_LEVEL_INFO, "ready", "imapmux " IMAPMUX_VERSION);
         start_metrics(process, &conf->metrics);
@@ -195,8 +212,6 @@ static bool serve(struct process *process, const struct conf *conf, const struct
         log_event(LOG_LEVEL_INFO, "stopped", "all sessions have ended");
     }
     end_control(process);
-    uv_run(&process->loop, UV_RUN_DEFAULT);
-    uv_loop_close(&process->loop);
     return err->kind == ERR_NONE;
 }
 

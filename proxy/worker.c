@@ -30,6 +30,7 @@ struct workers {
     struct store *stores;
     struct throttle *throttle;
     struct limits *limits;
+    const struct counters *control; /* of the thread that starts them */
     struct worker *list;
     size_t count;
     size_t listener_count; /* addresses of all listener sections */
@@ -333,7 +334,8 @@ static bool open_shared(struct workers *all, const struct conf *conf, size_t wor
 }
 
 struct workers *workers_start(const struct conf *conf, const struct tls *tls,
-                              void (*on_idle)(void *owner), void *owner, struct err *err)
+                              const struct counters *control, void (*on_idle)(void *owner),
+                              void *owner, struct err *err)
 {
     struct workers *all = mem_new(sizeof *all);
     size_t count = worker_count(conf);
@@ -343,6 +345,7 @@ struct workers *workers_start(const struct conf *conf, const struct tls *tls,
         mem_free(all);
         return NULL;
     }
+    all->control = control;
     all->on_idle = on_idle;
     all->owner = owner;
     for (size_t i = 0; i < conf->listener_count; i++)
@@ -383,13 +386,15 @@ void workers_post(struct workers *workers, size_t number, struct letter *letter)
     (void)posted;
 }
 
-/* The counters of each worker, in new memory; NULL without. */
+/* The counters of each thread, one more than workers, in new memory; NULL without. */
 static const struct counters **list_counters(const struct workers *workers)
 {
-    const struct counters **list = mem_array(workers->count, sizeof(struct counters *));
+    const struct counters **list = mem_array(workers->count + 1, sizeof(struct counters *));
 
     for (size_t i = 0; list != NULL && i < workers->count; i++)
         list[i] = &workers->list[i].counters;
+    if (list != NULL)
+        list[workers->count] = workers->control;
     return list;
 }
 
@@ -399,7 +404,7 @@ bool workers_print_metrics(const struct workers *workers, FILE *out)
 
     if (list == NULL)
         return false;
-    metrics_print(out, list, workers->count);
+    metrics_print(out, list, workers->count + 1);
     mem_free(list);
     return true;
 }
@@ -410,7 +415,7 @@ bool workers_save_metrics(const struct workers *workers, struct err *err)
 
     if (list == NULL)
         return err_set(err, ERR_INTERNAL, "no memory for metrics");
-    bool saved = metrics_save(list, workers->count, workers->conf->metrics.file, err);
+    bool saved = metrics_save(list, workers->count + 1, workers->conf->metrics.file, err);
     mem_free(list);
     return saved;
 }

@@ -7,6 +7,7 @@
 
 #include "proxy/base/conf.h"
 #include "proxy/base/inbox.h"
+#include "proxy/base/metrics.h"
 #include "proxy/net/tls.h"
 
 struct workers;
@@ -14,10 +15,12 @@ struct workers;
 /*
  * Binds every listener once for each worker, opens what the workers need, and starts their threads.
  * NULL with *err set, and nothing left running. `on_idle` is called, from any thread, whenever the
- * last session of a stopping process has gone.
+ * last session of a stopping process has gone. `control` are the control thread's own metrics, for
+ * the sums.
  */
 struct workers *workers_start(const struct conf *conf, const struct tls *tls,
-                              void (*on_idle)(void *owner), void *owner, struct err *err);
+                              const struct counters *control, void (*on_idle)(void *owner),
+                              void *owner, struct err *err);
 
 /*
  * Begins the orderly stop: listeners close, clients are told BYE. on_idle follows when all have
@@ -36,7 +39,7 @@ size_t workers_session_count(const struct workers *workers);
  */
 void workers_post(struct workers *workers, size_t number, struct letter *letter);
 
-/* Prints the sums of all workers' metrics, as Prometheus reads them. False without memory. */
+/* Prints the sums of all threads' metrics, as Prometheus reads them. False without memory. */
 bool workers_print_metrics(const struct workers *workers, FILE *out);
 
 /* Writes them to conf->metrics.file. False with *err set. */

@@ -1,0 +1,18 @@
+/*
+ * How far this process may trust what it remembers of routes. One for the process, written by the
+ * control thread, which hears the events of Redis, and read by every worker's router. All times are
+ * of uv_hrtime, in ms; zeroed, nothing is to be trusted.
+ */
+#ifndef IMAPMUX_ROUTING_FRESHNESS_H
+#define IMAPMUX_ROUTING_FRESHNESS_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+struct freshness {
+    _Atomic uint64_t complete_since_ms; /* of changes since then all have been heard */
+    _Atomic uint64_t events_until_ms;   /* until then it is certain that changes are heard */
+    _Atomic uint64_t fence_ms; /* until then last known routes serve while Redis is away */
+};
+
+#endif
