@@ -171,10 +171,11 @@ static bool open_listeners(struct worker *w, struct err *err)
 }
 
 /* What sessions ask, and the connection to Redis that it shares. */
-static bool open_services(struct worker *w, struct err *err)
+static bool open_services(struct worker *w, size_t worker_count, struct err *err)
 {
     struct home *home = &w->home;
     const struct conf *conf = home->env.conf;
+    const struct router_view view = {.worker_count = worker_count};
 
     if (conf_uses_redis(conf)) {
         home->env.redis = redis_link_open(&home->env, err);
@@ -190,7 +191,7 @@ static bool open_services(struct worker *w, struct err *err)
     if (home->admission == NULL)
         return err_set(err, ERR_INTERNAL, "no memory for a worker");
     home->auth = auth_open(&home->env, w->all->throttle, err);
-    home->router = home->auth == NULL ? NULL : router_open(&home->env, err);
+    home->router = home->auth == NULL ? NULL : router_open(&home->env, &view, err);
     return home->router != NULL;
 }
 
@@ -233,7 +234,7 @@ static bool open_worker(struct worker *w, struct workers *all, size_t worker_cou
     home->pool = pool_open(&home->env, tls, all->stores, (size_t)(w - all->list), worker_count);
     if (home->pool == NULL)
         return err_set(err, ERR_INTERNAL, "no memory for a pool");
-    return open_services(w, err) && bind_listeners(w, err) && open_listeners(w, err);
+    return open_services(w, worker_count, err) && bind_listeners(w, err) && open_listeners(w, err);
 }
 
 /* Sessions that were on their way to a worker that has ended: they arrive, only to be cut off. */

@@ -38,8 +38,9 @@ static const struct conf_shard *find(const struct conf *conf, const char *name)
     return count == 1 ? shard : NULL;
 }
 
-static void *attribute_open(const struct env *env, struct err *err)
+static void *attribute_open(const struct env *env, const struct router_view *view, struct err *err)
 {
+    (void)view;
     (void)err;
     return (void *)(uintptr_t)env;
 }

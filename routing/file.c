@@ -42,13 +42,14 @@ static bool add_entry(struct file *file, char *words[WORDS_MAX], const struct pl
 static struct entry *entry_find(struct file *file, const char *name);
 static void file_close(void *state);
 
-static void *file_open(const struct env *env, struct err *err)
+static void *file_open(const struct env *env, const struct router_view *view, struct err *err)
 {
     struct place place = {.env = env, .path = env->conf->route.file};
     struct file *file = NULL;
     FILE *stream;
     bool ok = false;
 
+    (void)view;
     if (place.path == NULL || place.path[0] == '\0') {
         err_set(err, ERR_CONFIG, "route: the source file needs the setting \"file\"");
         return NULL;

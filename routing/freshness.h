@@ -12,7 +12,12 @@
 struct freshness {
     _Atomic uint64_t complete_since_ms; /* of changes since then all have been heard */
     _Atomic uint64_t events_until_ms;   /* until then it is certain that changes are heard */
-    _Atomic uint64_t fence_ms; /* until then last known routes serve while Redis is away */
+    _Atomic uint64_t fence_ms;          /* until then last known routes serve while Redis is away */
+    /*
+     * Routes read before this are gone for good: for a while Redis did not know of this process (or
+     * of the one whose snapshot it has read), so a user may have been moved without it.
+     */
+    _Atomic uint64_t known_since_ms;
 };
 
 #endif

@@ -2,9 +2,9 @@
  * The source `redis`: a user's route is the hash
  *     <prefix>user:{<name>}    shard state target backend_user epoch
  * read with one HMGET. Without `shard` the user is unknown; `state` is active (also when absent),
- * moving or disabled; `epoch` is a decimal number, 0 when absent. `target` belongs to whoever moves
- * the user and is not used here. Whatever does not look like this is a failure, never "unknown":
- * what Redis says is checked for type, length and octets.
+ * moving, committed or disabled; `epoch` is a decimal number, 0 when absent; `target` is the shard
+ * that a user goes to who is moving or committed. Whatever does not look like this is a failure,
+ * never "unknown": what Redis says is checked for type, length and octets.
  *
  * The name is one argument of the command and may hold any octet. (A } in it ends Redis Cluster's
  * hash tag early, which changes the slot, not the key.)
@@ -35,8 +35,9 @@ static bool read_epoch(struct span value, uint64_t *epoch_out, struct err *err);
 static void log_bad_reply(const struct route_request *request, const struct err *err);
 
 /* The link is the worker's; the state is where to find it. */
-static void *redis_open(const struct env *env, struct err *err)
+static void *redis_open(const struct env *env, const struct router_view *view, struct err *err)
 {
+    (void)view;
     if (env->redis == NULL)
         err_set(err, ERR_INTERNAL, "redis: no connection was opened");
     return env->redis == NULL ? NULL : (void *)env;
@@ -109,7 +110,8 @@ static enum route_verdict read_reply(const redisReply *reply, struct route *rout
         !read_state(fields[FIELD_STATE], &route_out->state, err) ||
         !read_epoch(fields[FIELD_EPOCH], &route_out->epoch, err) ||
         !read_text(fields[FIELD_BACKEND_USER], "backend_user", route_out->backend_user,
-                   BACKEND_USER_MAX, err))
+                   BACKEND_USER_MAX, err) ||
+        !read_text(fields[FIELD_TARGET], "target", route_out->target, SHARD_NAME_MAX, err))
         return ROUTE_FAILED;
     /* Whoever is disabled must not fall through to a default. */
     if (fields[FIELD_SHARD].ptr == NULL)
@@ -163,8 +165,10 @@ static bool read_text(struct span value, const char *field, char *text_out, size
 
 static bool read_state(struct span value, enum route_state *state_out, struct err *err)
 {
-    static const char *const words[] = {
-        [ROUTE_ACTIVE] = "active", [ROUTE_MOVING] = "moving", [ROUTE_DISABLED] = "disabled"};
+    static const char *const words[] = {[ROUTE_ACTIVE] = "active",
+                                        [ROUTE_MOVING] = "moving",
+                                        [ROUTE_COMMITTED] = "committed",
+                                        [ROUTE_DISABLED] = "disabled"};
 
     *state_out = ROUTE_ACTIVE;
     if (value.ptr == NULL)
@@ -175,7 +179,8 @@ static bool read_state(struct span value, enum route_state *state_out, struct er
         *state_out = (enum route_state)i;
         return true;
     }
-    return err_set(err, ERR_UNAVAILABLE, "redis: state is none of active, moving, disabled");
+    return err_set(err, ERR_UNAVAILABLE,
+                   "redis: state is none of active, moving, committed, disabled");
 }
 
 static bool read_epoch(struct span value, uint64_t *epoch_out, struct err *err)

@@ -9,31 +9,55 @@
 
 #include "proxy/base/env.h"
 #include "proxy/base/err.h"
+#include "routing/freshness.h"
 
 enum { SHARD_NAME_MAX = 63, BACKEND_USER_MAX = 255 };
 
-enum route_state { ROUTE_ACTIVE, ROUTE_MOVING, ROUTE_DISABLED };
+enum route_state {
+    ROUTE_ACTIVE,
+    ROUTE_MOVING,    /* logins are held; the user is, or was, at `shard` */
+    ROUTE_COMMITTED, /* the same, but there is no way back to `shard` */
+    ROUTE_DISABLED,
+    ROUTE_GONE /* never in an answer; of router_learn: Redis has no hash of the user any more */
+};
 
 struct route {
     char shard[SHARD_NAME_MAX + 1];
     char backend_user[BACKEND_USER_MAX + 1]; /* the name at the store; never empty in an answer */
+    char target[SHARD_NAME_MAX + 1];         /* where it goes, of MOVING and COMMITTED; else "" */
     enum route_state state;
-    uint64_t epoch;
+    uint64_t epoch;     /* raised by each change of the route in Redis; else 0 */
+    const char *source; /* which one knew it; a constant */
+    uint64_t age_ms;    /* since that source was asked; 0: just now */
+    bool stale;         /* Redis does not answer, and this is what it said last */
 };
 
 struct router; /* the chain of one worker */
+
+/* What a router is shown of the process around it. */
+struct router_view {
+    struct freshness *freshness; /* NULL: nothing remembered is ever to be trusted */
+    /*
+     * How many of the new users the shard conf->shards[shard_index] shall take, in relation to
+     * others; 0: none. NULL: as in the configuration.
+     */
+    uint32_t (*ring_weight)(void *owner, size_t shard_index);
+    void *owner;
+    size_t worker_count; /* among whom conf->route.max_known is divided; 0 counts as 1 */
+};
 
 struct route_request {
     /* Set by the owner; borrowed until the answer. */
     const char *user;              /* normalised, NUL-terminated */
     const char *told_shard;        /* by the user's directory entry; "": nothing */
     const char *told_backend_user; /* the same; counts where the route names none */
+    bool look_only;                /* nothing is written to Redis, nothing remembered */
     /*
      * err->kind ERR_NONE: *route is valid during the call. ADMIN: nobody knows the user, or the
      * user is disabled. UNAVAILABLE: a source did not answer (an error never falls through to the
-     * next source), the user is being moved, or what a source said makes no sense (logged as an
-     * error). *route is also valid, and its state tells, for a user who is disabled or being moved;
-     * else it is NULL.
+     * next source), the user is being moved (also when that is committed), or what a source said
+     * makes no sense (logged as an error). *route is also valid, and its state tells, for a user
+     * who is disabled or being moved; else it is NULL.
      */
     void (*on_answer)(struct route_request *request, const struct route *route,
                       const struct err *err);
@@ -47,20 +71,48 @@ struct route_request {
     struct err err;
     struct turn_task task;
     bool active;
-    bool known; /* `route` holds what a source has said */
+    bool found; /* `route` holds what a source has said */
 
     /* Private to the source that is being asked. */
     void *operation;
 };
 
 /*
- * The sources of conf->route.sources; NULL with *err set. `env` is borrowed until the end of
- * router_close.
+ * The sources of conf->route.sources; NULL with *err set. `env`, and what *view points to, are
+ * borrowed until the end of router_close; *view itself is copied.
  */
-struct router *router_open(const struct env *env, struct err *err);
+struct router *router_open(const struct env *env, const struct router_view *view, struct err *err);
 void router_find(struct router *router, struct route_request *request);
 void router_cancel(struct route_request *request);
 void router_close(struct router **router);
+
+/*
+ * What an event has told of a user's route. What is remembered of it counts no more unless it is
+ * the same, and an answer of Redis that is older, under way now or later, is asked for again.
+ */
+void router_learn(struct router *router, const char *user, uint64_t epoch, enum route_state state);
+
+/* A user's active route as it is remembered; the texts are borrowed. */
+struct known_route {
+    const char *user, *shard;
+    const char *backend_user; /* "": Redis names none */
+    uint64_t epoch;
+    uint64_t age_ms; /* since Redis was asked */
+};
+
+/*
+ * All that may serve while Redis is away, on the worker's thread. Snapshots are made of it:
+ * snapshot.h.
+ */
+void router_known_each(const struct router *router,
+                       void (*visit)(void *owner, const struct known_route *route), void *owner);
+
+/*
+ * Remembers what a process before this one has known (source "snapshot"): it serves only while
+ * Redis is away. Before the worker's thread runs, or on it. What is known better stays; what does
+ * not fit (no such shard, no memory, route.max_known) is left out.
+ */
+void router_know(struct router *router, const struct known_route *route);
 
 /*
  * A source: const struct, one file, one word in proxy.conf. The chain defers answers given inside
@@ -68,7 +120,7 @@ void router_close(struct router **router);
  */
 struct route_source {
     const char *name;
-    void *(*open)(const struct env *env, struct err *err);
+    void *(*open)(const struct env *env, const struct router_view *view, struct err *err);
     void (*find)(void *state, struct route_request *request);
     void (*cancel)(void *state, struct route_request *request);
     void (*close)(void *state);

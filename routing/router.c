@@ -19,6 +19,7 @@ struct link {
 
 struct router {
     const struct env *env;
+    struct router_view view;
     size_t active_count; /* requests under way */
     size_t count;
     struct link links[];
@@ -27,7 +28,7 @@ struct router {
 static const struct route_source *const known_sources[] = {
     &route_source_redis, &route_source_attribute, &route_source_file};
 
-static bool open_link(struct link *link, const char *name, const struct env *env, struct err *err);
+static bool open_link(struct router *router, const char *name, struct err *err);
 static bool arm_deadline(struct route_request *request);
 static void on_deadline(uv_timer_t *timer);
 static void timer_closed(uv_handle_t *handle);
@@ -43,7 +44,7 @@ static struct route_request *request_of(struct turn_task *task)
     return (struct route_request *)((char *)task - offsetof(struct route_request, task));
 }
 
-struct router *router_open(const struct env *env, struct err *err)
+struct router *router_open(const struct env *env, const struct router_view *view, struct err *err)
 {
     const struct conf_words *names = &env->conf->route.sources;
     struct router *router;
@@ -58,23 +59,27 @@ struct router *router_open(const struct env *env, struct err *err)
         return NULL;
     }
     router->env = env;
+    router->view = *view;
     for (size_t i = 0; i < names->count; i++) {
-        if (!open_link(&router->links[i], names->items[i], env, err)) {
+        if (!open_link(router, names->items[i], err)) {
             router_close(&router);
             return NULL;
         }
-        router->count++;
     }
     return router;
 }
 
-static bool open_link(struct link *link, const char *name, const struct env *env, struct err *err)
+static bool open_link(struct router *router, const char *name, struct err *err)
 {
+    struct link *link = &router->links[router->count];
+
     for (size_t i = 0; i < sizeof known_sources / sizeof known_sources[0]; i++) {
         if (strcmp(known_sources[i]->name, name) != 0)
             continue;
         link->source = known_sources[i];
-        link->state = link->source->open(env, err);
+        link->state = link->source->open(router->env, &router->view, err);
+        if (link->state != NULL)
+            router->count++;
         return link->state != NULL;
     }
     return err_set(err, ERR_CONFIG, "route: there is no source \"%s\"", name);
@@ -89,7 +94,7 @@ void router_find(struct router *router, struct route_request *request)
     request->err = (struct err){0};
     request->task = (struct turn_task){0};
     request->active = true;
-    request->known = false;
+    request->found = false;
     router->active_count++;
     if (arm_deadline(request))
         post(request, ask_source);
@@ -122,6 +127,30 @@ void router_close(struct router **router)
     mem_free(r);
 }
 
+/* Nothing is remembered yet. */
+
+void router_learn(struct router *router, const char *user, uint64_t epoch, enum route_state state)
+{
+    (void)router;
+    (void)user;
+    (void)epoch;
+    (void)state;
+}
+
+void router_known_each(const struct router *router,
+                       void (*visit)(void *owner, const struct known_route *route), void *owner)
+{
+    (void)router;
+    (void)visit;
+    (void)owner;
+}
+
+void router_know(struct router *router, const struct known_route *route)
+{
+    (void)router;
+    (void)route;
+}
+
 void route_source_answer(struct route_request *request, enum route_verdict verdict,
                          const struct route *route, const struct err *err)
 {
@@ -148,7 +177,8 @@ static void judge(struct route_request *request, const struct route *found)
     struct log_line line;
 
     *route = *found;
-    request->known = true;
+    route->source = request->router->links[request->source_index].source->name;
+    request->found = true;
     if (route->backend_user[0] == '\0' &&
         (size_t)snprintf(route->backend_user, sizeof route->backend_user, "%s",
                          request->told_backend_user[0] != '\0'
@@ -161,7 +191,7 @@ static void judge(struct route_request *request, const struct route *found)
         err_set(&request->err, ERR_ADMIN, "route: the user is disabled");
         return;
     }
-    if (route->state == ROUTE_MOVING) {
+    if (route->state == ROUTE_MOVING || route->state == ROUTE_COMMITTED) {
         err_set(&request->err, ERR_UNAVAILABLE, "route: the user is being moved");
         return;
     }
@@ -203,7 +233,7 @@ static void give_answer(struct turn_task *task)
     struct route_request *request = request_of(task);
     struct route route = request->route; /* copies: the owner may reuse or free the request */
     struct err err = request->err;
-    bool tells = err.kind == ERR_NONE || (request->known && route.state != ROUTE_ACTIVE);
+    bool tells = err.kind == ERR_NONE || (request->found && route.state != ROUTE_ACTIVE);
 
     leave(request);
     request->on_answer(request, tells ? &route : NULL, &err);

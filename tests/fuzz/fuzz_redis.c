@@ -143,13 +143,15 @@ static bool is_printable(struct span text, size_t max)
 /* By the fields in the order of the command; a NULL ptr is one that is not there. */
 static enum err_kind expected_kind(const struct span fields[FIELD_COUNT])
 {
-    struct span shard = fields[0], state = fields[1], backend_user = fields[3], epoch = fields[4];
+    struct span shard = fields[0], state = fields[1], target = fields[2], backend_user = fields[3],
+                epoch = fields[4];
     bool disabled = state.ptr != NULL && span_equal(state, span_of("disabled"));
-    bool moving = state.ptr != NULL && span_equal(state, span_of("moving"));
+    bool moving = state.ptr != NULL &&
+                  (span_equal(state, span_of("moving")) || span_equal(state, span_of("committed")));
     bool active = state.ptr == NULL || span_equal(state, span_of("active"));
 
     if ((!disabled && !moving && !active) || (epoch.ptr != NULL && !is_number(epoch)) ||
-        !is_printable(backend_user, BACKEND_USER_MAX))
+        !is_printable(backend_user, BACKEND_USER_MAX) || !is_printable(target, SHARD_NAME_MAX))
         return ERR_UNAVAILABLE;
     if (shard.ptr == NULL)
         return ERR_ADMIN; /* unknown, or disabled */
@@ -241,7 +243,7 @@ static void bench_open(struct bench *bench)
                               .counters = &bench->counters};
     bench->env.redis = redis_link_open(&bench->env, &err);
     assert(bench->env.redis != NULL);
-    bench->router = router_open(&bench->env, &err);
+    bench->router = router_open(&bench->env, &(struct router_view){0}, &err);
     assert(bench->router != NULL);
     look_up(bench, &bench->ann, "ann");
     look_up(bench, &bench->bob, "bob");

@@ -146,7 +146,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     turn_init(&turn, &loop);
 
     bool good = read_table(&table, (struct span){(const char *)data, size});
-    struct router *router = router_open(&env, &err);
+    struct router *router = router_open(&env, &(struct router_view){0}, &err);
 
     assert((router != NULL) == good && (good || err.kind == ERR_CONFIG));
     for (size_t i = 0; good && i < table.count; i++)

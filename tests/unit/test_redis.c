@@ -62,7 +62,7 @@ static void bench_open(struct bench *b)
 
     b->env.redis = redis_link_open(&b->env, &err);
     assert_non_null(b->env.redis);
-    b->router = router_open(&b->env, &err);
+    b->router = router_open(&b->env, &(struct router_view){0}, &err);
     assert_non_null(b->router);
 }
 
@@ -167,6 +167,7 @@ static void states_are_obeyed(void **state)
 
     (void)state;
     admin("HSET t:user:{moving} shard blue state moving target green");
+    admin("HSET t:user:{committed} shard blue state committed target green epoch 7");
     admin("HSET t:user:{disabled} shard blue state disabled");
     admin("HSET t:user:{bare} state disabled");
     admin("HSET t:user:{lost} epoch 3");
@@ -174,6 +175,13 @@ static void states_are_obeyed(void **state)
     bench_init(&b);
     bench_open(&b);
     assert_int_equal(ask(&b, &a, "moving"), ERR_UNAVAILABLE);
+    assert_int_equal(a.route.state, ROUTE_MOVING);
+    assert_string_equal(a.route.target, "green");
+    assert_int_equal(ask(&b, &a, "committed"), ERR_UNAVAILABLE);
+    assert_int_equal(a.route.state, ROUTE_COMMITTED);
+    assert_int_equal(a.route.epoch, 7);
+    assert_string_equal(a.route.target, "green");
+    assert_string_equal(a.route.source, "redis");
     assert_int_equal(ask(&b, &a, "disabled"), ERR_ADMIN);
     assert_non_null(strstr(a.err.text, "disabled"));
     assert_int_equal(ask(&b, &a, "bare"), ERR_ADMIN);

@@ -82,7 +82,7 @@ static void bench_init(struct bench *b, const char *sources, const char *text, s
     b->env = (struct env){
         .loop = &b->loop, .turn = &b->turn, .conf = &b->conf, .counters = &b->counters};
     b->env.redis = redis_link_open(&b->env, &b->open_err);
-    b->router = router_open(&b->env, &b->open_err);
+    b->router = router_open(&b->env, &(struct router_view){0}, &b->open_err);
 }
 
 static void bench_release(struct bench *b)
@@ -242,10 +242,10 @@ static void a_missing_file_is_refused(void **state)
     bench_init(&b, "file", TEXT(""));
     router_close(&b.router);
     b.conf.route.file = (char *)"/nonexistent/routes";
-    assert_null(router_open(&b.env, &b.open_err));
+    assert_null(router_open(&b.env, &(struct router_view){0}, &b.open_err));
     assert_int_equal(b.open_err.kind, ERR_CONFIG);
     b.conf.route.file = (char *)"";
-    assert_null(router_open(&b.env, &b.open_err));
+    assert_null(router_open(&b.env, &(struct router_view){0}, &b.open_err));
     bench_release(&b);
 }
 
