@@ -12,6 +12,7 @@
 
 struct phase;
 struct session;
+struct users;
 
 /* All of it outlives the session, and is used on the worker's thread only. */
 struct home {
@@ -30,11 +31,14 @@ struct home {
     char *scratch;
     size_t scratch_size;
     struct session *sessions; /* list of those at home here */
+    struct users *users;      /* the same by name, once they are verified */
     bool stopping;
 
     struct home *(*home_of)(struct home *home,
                             const char *user);  /* the worker that serves this user */
     void (*on_session_gone)(struct home *home); /* after its memory was freed */
+    /* A user who is held has no connection to a store any more; see users_hold. May be NULL. */
+    void (*on_held)(struct home *home, const char *user, uint64_t epoch);
 };
 
 #endif
