@@ -7,11 +7,15 @@
 #include "auth/username.h"
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
+#include "proxy/users.h"
 
 #include <assert.h>
 #include <stdio.h>
 
-enum { UNREAD_MAX = 32 * 1024 }; /* answers before login that the client has not read yet */
+enum {
+    UNREAD_MAX = 32 * 1024, /* answers before login that the client has not read yet */
+    HELD_LOOK_MS = 1000     /* whoever is held looks again this often, whatever it hears */
+};
 
 const char *const entry_lease_kinds[] = {
     [LEASE_NEW] = "new", [LEASE_WARM] = "warm", [LEASE_PARKED] = "parked", [LEASE_RESET] = "reset"};
@@ -269,12 +273,14 @@ void entry_log(struct session *s, enum conf_log_level level, const char *event,
 static enum phase_id refuse(struct session *s, const struct err *err)
 {
     bool ours = err->kind == ERR_UNAVAILABLE || err->kind == ERR_BUSY || err->kind == ERR_FULL ||
-                err->kind == ERR_CONFIG || err->kind == ERR_INTERNAL;
+                err->kind == ERR_MOVING || err->kind == ERR_CONFIG || err->kind == ERR_INTERNAL;
 
     counter_add(&s->home->env.counters->logins_refused, 1);
     entry_log(s, ours ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO, "login refused", err);
     s->shard = NULL;
+    users_leave(s);
     admission_leave(s->home->admission, &s->place);
+    s->entry->held_since_ms = 0;
     s->entry->login_started_ms = uv_now(s->home->env.loop);
     if (!login_refuse(&s->entry->login, err))
         return entry_finish(s, "too many failed logins");
@@ -367,10 +373,18 @@ static void on_route(struct route_request *request, const struct route *route,
 {
     struct session *s = request->owner;
 
-    if (route != NULL && route->state != ROUTE_ACTIVE)
+    if (route != NULL && route->state == ROUTE_MOVING) {
+        users_hold(s->home, s->entry->user, route->epoch); /* this session, too */
+        return;
+    }
+    if (route != NULL && route->state == ROUTE_DISABLED)
         pool_forget_user(s->home->pool, s->entry->user);
     if (err->kind != ERR_NONE) {
         phase_move(s, refuse(s, err));
+        return;
+    }
+    if (!users_may_go_on(s, route->epoch)) {
+        phase_move(s, P_HELD);
         return;
     }
     s->shard = conf_find_shard(s->home->env.conf, route->shard); /* the router has checked */
@@ -382,7 +396,12 @@ static void on_route(struct route_request *request, const struct route *route,
 enum phase_id entry_enter_route(struct session *s)
 {
     struct route_request *route = &s->entry->route;
+    struct err err = {0};
 
+    if (!users_join(s, s->entry->user)) {
+        err_set(&err, ERR_INTERNAL, "no memory for a user");
+        return refuse(s, &err);
+    }
     route->user = s->entry->user;
     route->told_shard = s->entry->told_shard;
     route->told_backend_user = s->entry->told_backend_user;
@@ -450,6 +469,42 @@ enum phase_id entry_enter_lease(struct session *s)
     return pool_lease(s->home->pool, lease, s->shard, &err) ? P_LEASE : refuse(s, &err);
 }
 
+/* --- held: the user's mailbox is being moved --- */
+
+static uint64_t held_ms(const struct session *s)
+{
+    return uv_now(s->home->env.loop) - s->entry->held_since_ms;
+}
+
+/* cutover.hold_timeout counts all the time since this login was held for the first time. */
+enum phase_id entry_enter_held(struct session *s)
+{
+    uint64_t limit = s->home->env.conf->cutover.hold_timeout;
+
+    if (s->home->stopping) {
+        conn_write(s->client, span_of(phase_stopping_bye));
+        return entry_finish(s, "shutdown");
+    }
+    s->shard = NULL;
+    if (s->entry->held_since_ms == 0)
+        s->entry->held_since_ms = uv_now(s->home->env.loop);
+
+    uint64_t left = held_ms(s) < limit ? limit - held_ms(s) : 0;
+
+    phase_arm_for(s, left < HELD_LOOK_MS ? left : HELD_LOOK_MS);
+    return P_HELD;
+}
+
+enum phase_id entry_held_overdue(struct session *s)
+{
+    struct err err = {0};
+
+    if (held_ms(s) < s->home->env.conf->cutover.hold_timeout)
+        return P_ROUTE;
+    err_set(&err, ERR_MOVING, "the user is being moved, for longer than cutover.hold_timeout");
+    return refuse(s, &err);
+}
+
 /*
  * The client has closed its half while it is being logged in. It may still want the answers to what
  * it has sent; but in a line before a store that is short of places it only stands in the way, for
@@ -457,7 +512,7 @@ enum phase_id entry_enter_lease(struct session *s)
  */
 enum phase_id entry_hear_end(struct session *s)
 {
-    if (s->phase == P_LEASE && pool_waits(&s->entry->lease))
+    if (s->phase == P_HELD || (s->phase == P_LEASE && pool_waits(&s->entry->lease)))
         return phase_gone(s, "closed by client while it waited");
     return s->phase;
 }

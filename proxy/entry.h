@@ -25,6 +25,10 @@ enum phase_id entry_enter_admit(struct session *s);
 enum phase_id entry_enter_route(struct session *s);
 enum phase_id entry_enter_lease(struct session *s);
 
+/* The user's mailbox is being moved. */
+enum phase_id entry_enter_held(struct session *s);
+enum phase_id entry_held_overdue(struct session *s);
+
 /* The client has closed its half while it is being logged in. */
 enum phase_id entry_hear_end(struct session *s);
 

@@ -18,7 +18,7 @@ struct pooled *idle_take_warm(struct pool_shard *at);
 
 /*
  * Drops what is parked for a user but does not fit `identity` at this shard: of another password,
- * shard or name there. With `at` NULL all of it.
+ * shard or name there.
  */
 void idle_purge(struct pool *pool, const char *user, const struct pool_shard *at,
                 const struct lease_identity *identity);

@@ -16,6 +16,7 @@ enum lease_kind { LEASE_NEW, LEASE_WARM, LEASE_PARKED, LEASE_RESET };
 enum lease_end {
     LEASE_CLEAN,          /* nothing of it is left at the store */
     LEASE_CLEAN_SELECTED, /* but a selected mailbox */
+    LEASE_DONE,           /* clean, but it shall not be used again */
     LEASE_UNCLEAN,
     LEASE_LOST /* the store has ended it */
 };

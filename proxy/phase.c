@@ -101,16 +101,22 @@ static void on_deadline(uv_timer_t *timer)
     phase_move(s, row->overdue != NULL ? row->overdue(s) : phase_gone(s, "time-out"));
 }
 
-/* While clients in IDLE are to hear of us the timer comes more often, a little early at random. */
+/*
+ * While clients in IDLE are to hear of us the timer comes more often, a little early at random; and
+ * in time for a relay that is to end.
+ */
 void phase_arm_for(struct session *s, uint64_t timeout)
 {
     uint64_t notify = s->home->env.conf->session.idle_notify;
+    uint64_t now = uv_now(s->home->env.loop);
 
     if (s->phase == P_RELAY && notify > 0) {
         uint64_t jittered = notify - uv_hrtime() % (notify / 4 + 1);
 
         timeout = timeout < jittered ? timeout : jittered;
     }
+    if (s->phase == P_RELAY && s->end_ms > 0 && s->end_ms < now + timeout)
+        timeout = s->end_ms > now ? s->end_ms - now : 0;
     uv_timer_start(&s->deadline, on_deadline, timeout, 0);
 }
 

@@ -11,6 +11,8 @@
 #include "proxy/net/proxyproto.h"
 #include "proxy/relay.h"
 
+struct user;
+
 enum phase_id {
     P_PROXY_HEADER,
     P_TLS,
@@ -20,6 +22,7 @@ enum phase_id {
     P_ADMIT,
     P_ROUTE,
     P_LEASE,
+    P_HELD,
     P_RELAY,
     P_STRANDED,
     P_LINGER,
@@ -57,6 +60,7 @@ struct entry {
     char proxy_header[PROXYPROTO_MAX];
     size_t proxy_header_len;
     uint64_t login_started_ms; /* the time for it counts from here */
+    uint64_t held_since_ms;    /* 0: this login has not been held */
     union address local;       /* where the client has connected to */
     struct session *session;
     struct letter letter;   /* carries the session to its next home */
@@ -68,8 +72,9 @@ struct session {
     struct session *next, **link; /* in home->sessions; link is NULL on the way between two homes */
     struct conn *client;
     struct entry *entry; /* NULL once relayed */
-    char *user;          /* normalised name, once verified */
-    char *master;        /* who has logged in for the user; NULL: the user itself */
+    struct user *user;   /* on its way to a store and from then on: who it is (see users.h) */
+    struct session *user_next, **user_link; /* her other sessions */
+    char *master; /* who has logged in for the user; NULL: the user itself */
     const struct conf_listener *listener;
     const struct conf_shard *shard;
     struct pooled *connection;    /* to the store, while leased */
@@ -80,6 +85,7 @@ struct session {
     const char *method;
     union address peer, store;
     uint64_t accepted_ms; /* uv_hrtime */
+    uint64_t end_ms;      /* relayed: when it is to be told to end, or to be cut off; 0: never */
     char id[24];
     uint8_t phase;
     uint8_t handles_open;
@@ -87,6 +93,7 @@ struct session {
     uint8_t lease_kind;
     bool client_ended; /* lingering: it sends no more, and still reads */
     bool lingering;    /* one side of the relay has left: the deadline counts from then */
+    bool told_to_end;  /* not by its own side; it is cut off at end_ms */
     bool relaying;     /* relay_start was called, relay_release not yet */
     bool relayed;      /* it was called at all */
 };

@@ -233,7 +233,15 @@ static void identify(struct lease_request *request)
 
 void pool_forget_user(struct pool *pool, const char *user)
 {
-    idle_purge(pool, user, NULL, NULL);
+    struct pooled *next;
+
+    for (struct pooled *p = pool->all; p != NULL; p = next) {
+        next = p->all_next;
+        if ((p->state == POOLED_LEAVING || p->state == POOLED_PARKED ||
+             p->state == POOLED_RESETTING) &&
+            (user == NULL || strcmp(p->user_name, user) == 0))
+            pooled_drop(p, &pool->env->counters->drops_purged);
+    }
 }
 
 /* --- a request --- */
@@ -590,7 +598,7 @@ void pool_return(struct pooled **connection, enum lease_end end)
         pooled_drop(p, &counters->drops_lost);
     } else if (end == LEASE_UNCLEAN) {
         pooled_drop(p, &counters->drops_unclean);
-    } else if (!pool_would_keep(p)) {
+    } else if (end == LEASE_DONE || !pool_would_keep(p)) {
         backend_log_out(p->backend);
         pooled_drop(p, &counters->drops_limit);
     } else {

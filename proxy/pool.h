@@ -42,7 +42,10 @@ bool pool_would_keep(const struct pooled *connection);
 /* Gives a connection back, and nulls the pointer. A clean one may be kept. Harmless on NULL. */
 void pool_return(struct pooled **connection, enum lease_end end);
 
-/* Ends what is parked for this user: kicked, moved, disabled. */
+/*
+ * Ends what is logged in as this user (NULL: as anybody) and belongs to no session: parked, or on
+ * its way there or from there.
+ */
 void pool_forget_user(struct pool *pool, const char *user);
 
 /* A descriptor was given out: a high number means that they run short, and an idle one must go. */

@@ -24,6 +24,7 @@ static void client_broken(void *owner);
 static void backend_readable(void *owner);
 static void backend_drained(void *owner);
 static void backend_broken(void *owner);
+static void update_client_reading(struct relay *r);
 
 static const struct conn_events client_events = {client_open, client_readable, client_drained,
                                                  client_broken};
@@ -139,11 +140,17 @@ static void leave_client(struct relay *r)
     r->on_linger(r->owner);
 }
 
-/* Whether the client waits for nothing: nothing of a command is under way, or it idles. */
-static bool client_rests(const struct relay *r)
+/* No command is under way, or it is IDLE: the next one may have begun, but not for the store. */
+static bool client_is_answered(const struct relay *r)
 {
     return (dialog_open_count(&r->dialog) == 0 || dialog_client_idles(&r->dialog)) &&
-           buf_len(&r->client_held) == 0 && buf_len(&r->own) == 0 && buf_len(&r->logout) == 0;
+           buf_len(&r->own) == 0 && buf_len(&r->logout) == 0;
+}
+
+/* Whether the client waits for nothing. */
+static bool client_rests(const struct relay *r)
+{
+    return client_is_answered(r) && buf_len(&r->client_held) == 0;
 }
 
 /* Whether it can be told to go, too. */
@@ -215,11 +222,38 @@ bool relay_say_still_here(struct relay *relay)
     return true;
 }
 
+/* Ends if it was asked to, and a command boundary is reached. False when the relay has ended. */
+static bool end_if_asked(struct relay *r)
+{
+    bool between = buf_len(&r->client_held) == 0 || dialog_client_at_start(&r->dialog);
+
+    if (r->bye == NULL || r->backend_left || !between || !client_is_answered(r) ||
+        !dialog_server_at_line_start(&r->dialog))
+        return true;
+    if (r->client_left) { /* it has had its answers: no word more */
+        leave_backend(r, RELAY_ASKED, NULL);
+        return false;
+    }
+    conn_write(r->client, span_of(r->bye)); /* a failure is met on reading */
+    return end(r, RELAY_ASKED);
+}
+
 void relay_end_politely(struct relay *relay, const char *bye)
 {
     relay->bye = bye;
-    if (!relay->backend_left && at_rest(relay))
-        leave_backend(relay, RELAY_ASKED, bye);
+    if (end_if_asked(relay))
+        update_client_reading(relay);
+}
+
+void relay_interject(struct relay *relay, const char *bye)
+{
+    if (!relay->client_left && !relay->backend_left && dialog_server_at_line_start(&relay->dialog))
+        conn_write(relay->client, span_of(bye));
+}
+
+bool relay_has_left_store(const struct relay *relay)
+{
+    return relay->backend_left;
 }
 
 /* --- from the client to the store --- */
@@ -259,7 +293,7 @@ static bool pass_from_client(struct relay *r, struct span in)
 
 /*
  * Reads the client, but not while the store or the client itself lags, or the client's next bytes
- * cannot be judged.
+ * cannot be judged, or it would begin a command that shall not begin.
  */
 static void update_client_reading(struct relay *r)
 {
@@ -271,7 +305,8 @@ static void update_client_reading(struct relay *r)
     } else {
         conn_want_read(r->client, conn_queued(r->backend) < QUEUE_HIGH &&
                                       conn_queued(r->client) < QUEUE_HIGH &&
-                                      buf_len(&r->logout) == 0);
+                                      buf_len(&r->logout) == 0 &&
+                                      (r->bye == NULL || !dialog_client_at_start(&r->dialog)));
     }
 }
 
@@ -417,12 +452,8 @@ static void update_backend_reading(struct relay *r)
 /* After bytes of the store: everything that they may have changed. */
 static void settle(struct relay *r)
 {
-    if (!release_client(r) || !finish_logout(r))
+    if (!release_client(r) || !finish_logout(r) || !end_if_asked(r))
         return;
-    if (r->bye != NULL && at_rest(r)) {
-        leave_backend(r, RELAY_ASKED, r->bye);
-        return;
-    }
     update_client_reading(r);
     update_backend_reading(r);
 }

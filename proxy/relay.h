@@ -76,8 +76,17 @@ bool relay_leaves_clean(const struct relay *relay);
  */
 struct span relay_last_words(const struct relay *relay);
 
-/* Says `bye` (a constant, whole line) to the client at the next command boundary, and ends. */
+/*
+ * Says `bye` (a constant, whole line) to the client at the next command boundary, and ends. What is
+ * under way is answered before; no further command is begun.
+ */
 void relay_end_politely(struct relay *relay, const char *bye);
+
+/* Says it now if the client is between two responses. The owner ends the relay then. */
+void relay_interject(struct relay *relay, const char *bye);
+
+/* The store is done with: what is left is for the client to take. */
+bool relay_has_left_store(const struct relay *relay);
 
 /* Lets go of the connections' events and frees what is held. */
 void relay_release(struct relay *relay);

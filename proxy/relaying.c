@@ -6,6 +6,7 @@
 
 #include "proxy/base/mem.h"
 #include "proxy/entry.h"
+#include "proxy/users.h"
 
 /* --- relay --- */
 
@@ -39,13 +40,16 @@ void relaying_end(struct session *s)
 {
     enum lease_end end = lease_end(s);
 
+    if ((end == LEASE_CLEAN || end == LEASE_CLEAN_SELECTED) && users_keeps_nothing(s))
+        end = LEASE_DONE;
     if (s->relaying)
         relay_release(&s->relay);
     s->relaying = false;
     pool_return(&s->connection, end);
+    users_left_store(s);
 }
 
-/* A client that has logged out, or is to hear of its store, is still to be told, and to go. */
+/* A client that was told to go, has logged out, or is to hear of its store, is still to leave. */
 static enum phase_id after_relay(struct session *s)
 {
     static const char *const reasons[] = {
@@ -63,7 +67,9 @@ static enum phase_id after_relay(struct session *s)
                   dialog_logout_seen(&s->relay.dialog);
 
     phase_gone(s, logout ? "logout" : reasons[why]);
-    return why == RELAY_LOGOUT ? P_LINGER : why == RELAY_STRANDED ? P_STRANDED : P_GONE;
+    if (why == RELAY_STRANDED)
+        return P_STRANDED;
+    return why == RELAY_LOGOUT || why == RELAY_ASKED ? P_LINGER : P_GONE;
 }
 
 static void on_relay_end(void *owner)
@@ -108,14 +114,13 @@ static bool welcome(struct session *s)
 }
 
 /* For the time after the entry. */
-static bool keep_names(struct session *s)
+static bool keep_master(struct session *s)
 {
     const char *master = s->entry->master;
 
-    s->user = mem_copy_text(s->entry->user, strlen(s->entry->user));
-    if (s->user != NULL && master[0] != '\0')
+    if (master[0] != '\0')
         s->master = mem_copy_text(master, strlen(master));
-    return s->user != NULL && (master[0] == '\0' || s->master != NULL);
+    return master[0] == '\0' || s->master != NULL;
 }
 
 enum phase_id relaying_enter(struct session *s)
@@ -124,7 +129,7 @@ enum phase_id relaying_enter(struct session *s)
     struct backend *backend = pooled_backend(s->connection);
     struct counters *counters = s->home->env.counters;
 
-    if (!keep_names(s))
+    if (!keep_master(s))
         return phase_gone(s, "out of memory");
     if (!welcome(s))
         return phase_gone(s, conn_failure(s->client));
@@ -170,6 +175,8 @@ enum phase_id relaying_overdue(struct session *s)
     uint64_t silent = uv_now(s->home->env.loop) - s->relay.last_active_ms;
     uint64_t limit = s->lingering ? conf->linger_timeout : conf->idle_timeout;
 
+    if (users_see_deadline(s))
+        return s->phase;
     if (s->reason == NULL && silent < limit) {
         /* A store may have much to say to a client that has closed its half. */
         if (conf->idle_notify > 0 && !s->lingering)
@@ -202,6 +209,7 @@ enum phase_id relaying_enter_stranded(struct session *s)
     uint64_t delay = home->stopping ? 0 : pool_letting_go_delay(home->pool, s->shard);
 
     pool_return(&s->connection, LEASE_LOST);
+    users_left_store(s);
     conn_set_owner(s->client, &phase_client_events, s);
     if (delay == 0)
         return relaying_tell_stranded(s);

@@ -5,6 +5,7 @@
 #include "proxy/base/mem.h"
 #include "proxy/entry.h"
 #include "proxy/relaying.h"
+#include "proxy/users.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -12,7 +13,7 @@
 
 static enum phase_id enter_gone(struct session *s);
 
-/* Verify, admit, route, lease and stranded have deadlines of their own. */
+/* Verify, admit, route, lease, held and stranded have deadlines of their own. */
 static const struct phase phases[PHASE_COUNT] = {
     /*                   name            limit        only end  on entry
                          client readable         deadline passed */
@@ -25,6 +26,7 @@ static const struct phase phases[PHASE_COUNT] = {
     [P_ADMIT] = {"admit", LIMIT_NONE, true, entry_enter_admit, entry_hear_end, NULL},
     [P_ROUTE] = {"route", LIMIT_NONE, true, entry_enter_route, entry_hear_end, NULL},
     [P_LEASE] = {"lease", LIMIT_NONE, true, entry_enter_lease, entry_hear_end, NULL},
+    [P_HELD] = {"held", LIMIT_NONE, true, entry_enter_held, entry_hear_end, entry_held_overdue},
     /* the relay hears the client */
     [P_RELAY] = {"relay", LIMIT_IDLE, false, relaying_enter, NULL, relaying_overdue},
     [P_STRANDED] = {"stranded", LIMIT_NONE, false, relaying_enter_stranded, relaying_read_stranded,
@@ -115,7 +117,8 @@ static void log_end(struct session *s)
     address_text(&s->peer, peer);
     log_begin(&line, LOG_LEVEL_INFO, "session end");
     log_text(&line, "session", s->id);
-    log_text(&line, "user", s->user);
+    if (s->user != NULL)
+        log_text(&line, "user", users_name(s->user));
     if (s->master != NULL)
         log_text(&line, "master", s->master);
     log_text(&line, "peer", peer);
@@ -165,7 +168,7 @@ static enum phase_id enter_gone(struct session *s)
     admission_leave(s->home->admission, &s->place);
     conn_close(&s->client);
     entry_release(s);
-    mem_free(s->user);
+    users_leave(s);
     mem_free(s->master);
     phase_leave_home(s);
     uv_close((uv_handle_t *)&s->deadline, handle_closed);
@@ -180,7 +183,7 @@ static void stop_one(struct session *s)
         relay_end_politely(&s->relay, phase_stopping_bye);
     } else if (s->phase == P_STRANDED) {
         phase_move(s, relaying_tell_stranded(s));
-    } else if (s->phase == P_COMMAND) {
+    } else if (s->phase == P_COMMAND || s->phase == P_HELD) {
         conn_write(s->client, span_of(phase_stopping_bye));
         phase_move(s, entry_finish(s, "shutdown"));
     } else if (s->phase == P_PROXY_HEADER || s->phase == P_TLS) {

@@ -3,6 +3,8 @@
  *
  *     proxy header > tls > command > moving > verify > admit > route > lease > relay > linger > gone
  *
+ * While the user's mailbox is moved, a login is held: it goes from route, or from lease, to held,
+ * and back to route when that may be over.
  * If the store is lost, a session may be stranded between relay and linger.
  *
  * session.c holds the table of these phases; entry.c holds those up to the lease, and relaying.c

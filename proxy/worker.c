@@ -7,6 +7,7 @@
 #include "proxy/net/redis_link.h"
 #include "proxy/relay.h"
 #include "proxy/session.h"
+#include "proxy/users.h"
 
 #include <assert.h>
 #include <stdatomic.h>
@@ -231,6 +232,9 @@ static bool open_worker(struct worker *w, struct workers *all, size_t worker_cou
                              .common_count = all->conf->shard_count};
     home->home_of = home_of;
     home->on_session_gone = on_session_gone;
+    home->users = users_open(home);
+    if (home->users == NULL)
+        return err_set(err, ERR_INTERNAL, "no memory for a worker");
     home->pool = pool_open(&home->env, tls, all->stores, (size_t)(w - all->list), worker_count);
     if (home->pool == NULL)
         return err_set(err, ERR_INTERNAL, "no memory for a pool");
@@ -264,6 +268,7 @@ static void close_worker(struct worker *w)
             auth_close(&w->home.auth);
         uv_run(&w->loop, UV_RUN_NOWAIT); /* who was about to move arrives here instead */
         sessions_cut_off(&w->home);
+        users_close(&w->home.users);
         pool_close(&w->home.pool);
         admission_close(&w->home.admission);
         registry_close(&w->home.registry);

@@ -24,6 +24,7 @@ ROWS = [
     ["proxy/pool"],
     ["proxy/home"],
     ["proxy/phase"],
+    ["proxy/users"],
     ["proxy/entry"],
     ["proxy/relaying"],
     ["proxy/session"],
