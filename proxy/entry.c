@@ -373,7 +373,7 @@ static void on_route(struct route_request *request, const struct route *route,
 {
     struct session *s = request->owner;
 
-    if (route != NULL && route->state == ROUTE_MOVING) {
+    if (route != NULL && (route->state == ROUTE_MOVING || route->state == ROUTE_COMMITTED)) {
         users_hold(s->home, s->entry->user, route->epoch); /* this session, too */
         return;
     }

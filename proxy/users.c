@@ -244,6 +244,7 @@ static bool begin_hold(struct users *users, struct user *user, uint64_t epoch)
     }
     hold->epoch = epoch;
     hold->told = false;
+    router_learn(users->home->router, user->name, epoch, ROUTE_MOVING);
     pool_forget_user(users->home->pool, user->name);
     look_soon(users, user);
     return true;

@@ -62,7 +62,10 @@ bool users_see_deadline(struct session *s);
  */
 bool users_hold(struct home *home, const char *user, uint64_t epoch);
 
-/* She is held no more: the logins that wait look up their route. Harmless on one who is not held. */
+/*
+ * She is held no more: the logins that wait look up their route, so the router has learnt the news
+ * before. Harmless on one who is not held.
+ */
 void users_release(struct home *home, const char *user);
 
 /*
