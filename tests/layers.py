@@ -30,6 +30,7 @@ ROWS = [
     ["proxy/session"],
     ["proxy/worker"],
     ["proxy/ask", "proxy/control"],
+    ["proxy/fleet"],
     ["proxy/admin"],
     ["proxy/main"],
 ]

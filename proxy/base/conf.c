@@ -151,14 +151,19 @@ void conf_close(struct conf **conf)
     *conf = NULL;
 }
 
-bool conf_uses_redis(const struct conf *conf)
+bool conf_routes_by_redis(const struct conf *conf)
 {
     const struct conf_words *sources = &conf->route.sources;
 
     for (size_t i = 0; i < sources->count; i++)
         if (strcmp(sources->items[i], "redis") == 0)
             return true;
-    return conf->limits.shared || conf->throttle.shared;
+    return false;
+}
+
+bool conf_uses_redis(const struct conf *conf)
+{
+    return conf_routes_by_redis(conf) || conf->limits.shared || conf->throttle.shared;
 }
 
 const struct conf_shard *conf_find_shard(const struct conf *conf, const char *title)

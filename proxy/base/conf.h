@@ -83,6 +83,9 @@ struct conf *conf_open(const char *path, struct err *err);
 /* Releases and wipes; nulls the pointer. */
 void conf_close(struct conf **conf);
 
+/* Whether Redis is asked for routes. */
+bool conf_routes_by_redis(const struct conf *conf);
+
 /* Whether anything in it needs a connection to Redis. */
 bool conf_uses_redis(const struct conf *conf);
 

@@ -1,0 +1,50 @@
+/*
+ * This process's record among the proxies, in Redis' hash `proxies`, which says how long a move of
+ * a user must wait for its consent; and the fence, the moment until which users may be served
+ * without a word from Redis (docs/architecture.md, "Proxies among themselves"). On one loop.
+ */
+#ifndef IMAPMUX_FLEET_MEMBERSHIP_H
+#define IMAPMUX_FLEET_MEMBERSHIP_H
+
+#include "proxy/base/env.h"
+#include "proxy/base/err.h"
+#include "routing/freshness.h"
+
+enum { PROXY_ID_MAX = 17 }; /* 16 hex digits and a NUL */
+
+struct membership;
+
+/* What it asks and tells; never inside a call of its own. */
+struct membership_events {
+    size_t (*count_sessions)(void *owner);
+    void (*on_confirmed)(void *owner); /* of each beat */
+    /* The record had been taken away: moves may have been completed without us. */
+    void (*on_forgotten)(void *owner);
+    /* The fence comes near: nobody may be left after this time. Then: it has passed. */
+    void (*let_go)(void *owner, uint64_t within_ms);
+    void (*cut_off)(void *owner);
+};
+
+/*
+ * Sends the first beat; further ones follow each third of redis.node_expiry. `id` is the process's.
+ * All is borrowed until the close. Writes freshness->fence_ms, if Redis is asked for routes. NULL
+ * with *err set.
+ */
+struct membership *membership_open(const struct env *env, const char *id,
+                                   struct freshness *freshness,
+                                   const struct membership_events *events, void *owner,
+                                   struct err *err);
+
+/* Whether the last beat was confirmed. */
+bool membership_is_confirmed(const struct membership *membership);
+
+/*
+ * No session is left, and none comes: the record goes. `on_left` follows when Redis has done so, or
+ * the time is up. False if there is nothing to wait for. No beat follows.
+ */
+bool membership_leave(struct membership *membership, void (*on_left)(void *owner));
+
+/* Nulls the pointer; memory goes in the last close callback. Harmless on NULL. */
+void membership_close(struct membership **membership);
+
+#endif
