@@ -11,9 +11,12 @@
 
 #include <limits.h>
 
+struct fleet;
+
 struct control {
     struct env env; /* with counters and a connection to Redis of its own */
-    struct workers *workers;
+    struct fleet *fleet;     /* this process among the others; until the inbox is closed */
+    struct workers *workers; /* NULL before they start, and once they have ended */
     struct inbox inbox; /* for letters of the workers; open until they have ended */
     char conf_path[PATH_MAX];
     uint64_t started_ms; /* of the loop's clock */

@@ -2,6 +2,7 @@
 #include "proxy/admin/handlers.h"
 #include "proxy/base/log.h"
 #include "proxy/control.h"
+#include "proxy/fleet.h"
 #include "proxy/net/redis_link.h"
 #include "proxy/net/tls.h"
 
@@ -57,6 +58,7 @@ static void end_control(struct process *process)
         next = letter->next;
         letter->deliver(letter, &process->control);
     }
+    fleet_close(&process->control.fleet);
     redis_link_close(&process->control.env.redis);
     uv_close((uv_handle_t *)&process->terminate, NULL);
     uv_close((uv_handle_t *)&process->interrupt, NULL);
@@ -83,6 +85,14 @@ static void tell_idle(void *owner)
     uv_async_send(&process->idle);
 }
 
+/* A worker's thread. */
+static void tell_held(void *owner, const char *user, uint64_t epoch)
+{
+    struct process *process = owner;
+
+    fleet_tell_held(&process->control, user, epoch);
+}
+
 static void on_idle(uv_async_t *async)
 {
     uv_stop(async->loop);
@@ -93,7 +103,8 @@ static void on_signal(uv_signal_t *handle, int signum)
     struct process *process = handle->data;
     struct control *control = &process->control;
 
-    if (control->stopping) {
+    if (control->stopping || control->workers == NULL) {
+        control->stopping = true;
         uv_stop(handle->loop);
         return;
     }
@@ -191,6 +202,38 @@ static bool open_admin(struct process *process, struct err *err)
     return process->admin != NULL;
 }
 
+/* Others know of this process before it serves anybody. */
+static bool open_fleet(struct control *control, struct err *err)
+{
+    control->fleet = fleet_open(control, err);
+    if (control->fleet != NULL)
+        fleet_join(control->fleet);
+    return control->fleet != NULL;
+}
+
+static bool start_workers(struct process *process, const struct tls *tls, struct err *err)
+{
+    struct control *control = &process->control;
+    const struct workers_view view = {.control = &process->counters,
+                                      .freshness = fleet_freshness(control->fleet),
+                                      .on_idle = tell_idle,
+                                      .on_held = tell_held,
+                                      .owner = process};
+
+    control->workers = workers_start(control->env.conf, tls, &view, err);
+    return control->workers != NULL;
+}
+
+/* The other way round: others know that nobody is served here when that is so. */
+static void end_workers(struct process *process)
+{
+    uv_timer_stop(&process->stop_deadline);
+    uv_timer_stop(&process->metrics);
+    workers_end(&process->control.workers);
+    fleet_leave(process->control.fleet);
+    log_event(LOG_LEVEL_INFO, "stopped", "all sessions have ended");
+}
+
 /* Administration is there from before the first client until after the last one. */
 static bool serve(struct process *process, const struct conf *conf, const struct tls *tls,
                   struct err *err)
@@ -199,18 +242,18 @@ static bool serve(struct process *process, const struct conf *conf, const struct
 
     if (!open_control(process, conf, err))
         return false;
-    if (open_redis(control, err) && open_admin(process, err))
-        control->workers = workers_start(conf, tls, &process->counters, tell_idle, process, err);
-    if (control->workers != NULL) {
+    if (open_redis(control, err) && open_fleet(control, err) && !control->stopping &&
+        open_admin(process, err) && start_workers(process, tls, err) &&
+        fleet_serve(control->fleet, err)) {
         log_event(LOG_LEVEL_INFO, "ready", "imapmux " IMAPMUX_VERSION);
         start_metrics(process, &conf->metrics);
         uv_run(&process->loop, UV_RUN_DEFAULT);
     }
     admin_close(&process->admin);
-    if (control->workers != NULL) {
-        workers_end(&control->workers);
-        log_event(LOG_LEVEL_INFO, "stopped", "all sessions have ended");
-    }
+    if (control->workers != NULL)
+        end_workers(process);
+    else if (control->fleet != NULL)
+        fleet_leave(control->fleet);
     end_control(process);
     return err->kind == ERR_NONE;
 }

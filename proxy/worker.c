@@ -31,14 +31,12 @@ struct workers {
     struct store *stores;
     struct throttle *throttle;
     struct limits *limits;
-    const struct counters *control; /* of the thread that starts them */
+    struct workers_view view;
     struct worker *list;
     size_t count;
     size_t listener_count; /* addresses of all listener sections */
     _Atomic size_t session_count;
     _Atomic bool stopping;
-    void (*on_idle)(void *owner);
-    void *owner;
 };
 
 /* --- what sessions ask of their worker --- */
@@ -57,7 +55,7 @@ static struct home *home_of(struct home *home, const char *user)
 {
     struct workers *all = ((struct worker *)home)->all;
 
-    return &all->list[hash_name(user) % all->count].home;
+    return &all->list[workers_number_of(all, user)].home;
 }
 
 static void on_session_gone(struct home *home)
@@ -65,7 +63,14 @@ static void on_session_gone(struct home *home)
     struct workers *all = ((struct worker *)home)->all;
 
     if (atomic_fetch_sub(&all->session_count, 1) == 1 && atomic_load(&all->stopping))
-        all->on_idle(all->owner);
+        all->view.on_idle(all->view.owner);
+}
+
+static void on_held(struct home *home, const char *user, uint64_t epoch)
+{
+    const struct workers_view *view = &((struct worker *)home)->all->view;
+
+    view->on_held(view->owner, user, epoch);
 }
 
 static const char full_bye[] =
@@ -176,7 +181,8 @@ static bool open_services(struct worker *w, size_t worker_count, struct err *err
 {
     struct home *home = &w->home;
     const struct conf *conf = home->env.conf;
-    const struct router_view view = {.worker_count = worker_count};
+    const struct router_view view = {.freshness = w->all->view.freshness,
+                                     .worker_count = worker_count};
 
     if (conf_uses_redis(conf)) {
         home->env.redis = redis_link_open(&home->env, err);
@@ -232,6 +238,7 @@ static bool open_worker(struct worker *w, struct workers *all, size_t worker_cou
                              .common_count = all->conf->shard_count};
     home->home_of = home_of;
     home->on_session_gone = on_session_gone;
+    home->on_held = on_held;
     home->users = users_open(home);
     if (home->users == NULL)
         return err_set(err, ERR_INTERNAL, "no memory for a worker");
@@ -340,8 +347,7 @@ static bool open_shared(struct workers *all, const struct conf *conf, size_t wor
 }
 
 struct workers *workers_start(const struct conf *conf, const struct tls *tls,
-                              const struct counters *control, void (*on_idle)(void *owner),
-                              void *owner, struct err *err)
+                              const struct workers_view *view, struct err *err)
 {
     struct workers *all = mem_new(sizeof *all);
     size_t count = worker_count(conf);
@@ -351,9 +357,7 @@ struct workers *workers_start(const struct conf *conf, const struct tls *tls,
         mem_free(all);
         return NULL;
     }
-    all->control = control;
-    all->on_idle = on_idle;
-    all->owner = owner;
+    all->view = *view;
     for (size_t i = 0; i < conf->listener_count; i++)
         all->listener_count += conf->listeners[i].address.count;
     while (opened && all->count < count) /* one that fails to open is counted, to be closed */
@@ -371,12 +375,17 @@ void workers_stop(struct workers *workers)
         inbox_post(&workers->list[i].home.inbox, &workers->list[i].stop);
     }
     if (atomic_load(&workers->session_count) == 0)
-        workers->on_idle(workers->owner);
+        workers->view.on_idle(workers->view.owner);
 }
 
 size_t workers_count(const struct workers *workers)
 {
     return workers->count;
+}
+
+size_t workers_number_of(const struct workers *workers, const char *user)
+{
+    return (size_t)(hash_name(user) % workers->count);
 }
 
 size_t workers_session_count(const struct workers *workers)
@@ -400,7 +409,7 @@ static const struct counters **list_counters(const struct workers *workers)
     for (size_t i = 0; list != NULL && i < workers->count; i++)
         list[i] = &workers->list[i].counters;
     if (list != NULL)
-        list[workers->count] = workers->control;
+        list[workers->count] = workers->view.control;
     return list;
 }
 

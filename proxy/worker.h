@@ -10,17 +10,26 @@
 #include "proxy/base/metrics.h"
 #include "proxy/net/tls.h"
 
+struct freshness;
 struct workers;
+
+/* What is around the workers. All that it points to outlives them. */
+struct workers_view {
+    const struct counters *control; /* the control thread's own metrics, for the sums */
+    struct freshness *freshness;    /* of what routers remember; NULL without Redis */
+    /* From any thread: the last session of a stopping process has gone. */
+    void (*on_idle)(void *owner);
+    /* From a worker's thread: see home->on_held. */
+    void (*on_held)(void *owner, const char *user, uint64_t epoch);
+    void *owner;
+};
 
 /*
  * Binds every listener once for each worker, opens what the workers need, and starts their threads.
- * NULL with *err set, and nothing left running. `on_idle` is called, from any thread, whenever the
- * last session of a stopping process has gone. `control` are the control thread's own metrics, for
- * the sums.
+ * NULL with *err set, and nothing left running. *view is copied.
  */
 struct workers *workers_start(const struct conf *conf, const struct tls *tls,
-                              const struct counters *control, void (*on_idle)(void *owner),
-                              void *owner, struct err *err);
+                              const struct workers_view *view, struct err *err);
 
 /*
  * Begins the orderly stop: listeners close, clients are told BYE. on_idle follows when all have
@@ -29,6 +38,9 @@ struct workers *workers_start(const struct conf *conf, const struct tls *tls,
 void workers_stop(struct workers *workers);
 
 size_t workers_count(const struct workers *workers);
+
+/* The number of the worker on which all about this user happens. */
+size_t workers_number_of(const struct workers *workers, const char *user);
 
 /* Client sessions of all workers, at this moment; from any thread. */
 size_t workers_session_count(const struct workers *workers);

@@ -355,8 +355,10 @@ static void confirm(struct membership *m)
         log_event(LOG_LEVEL_INFO, "proxy known", "id=%s", m->id);
     m->confirmed = m->ever_confirmed = true;
     m->complained = false;
+    if (!m->was_there)
+        atomic_store(&m->freshness->known_since_ms, clock_ms());
     move_fence(m);
-    m->events->on_confirmed(m->owner);
+    m->events->on_beat(m->owner);
     if (forgotten) {
         log_event(LOG_LEVEL_ERROR, "proxy forgotten",
                   "id=%s: others have taken this process for dead, or Redis has lost it", m->id);
@@ -372,6 +374,7 @@ static void fail(struct membership *m, const char *why)
     if (!m->complained)
         log_event(LOG_LEVEL_WARNING, "proxy not confirmed", "id=%s: %s", m->id, why);
     m->complained = true;
+    m->events->on_beat(m->owner);
 }
 
 /* What hiredis has told is acted upon. */

@@ -17,7 +17,7 @@ struct membership;
 /* What it asks and tells; never inside a call of its own. */
 struct membership_events {
     size_t (*count_sessions)(void *owner);
-    void (*on_confirmed)(void *owner); /* of each beat */
+    void (*on_beat)(void *owner); /* was confirmed, or was not: after each */
     /* The record had been taken away: moves may have been completed without us. */
     void (*on_forgotten)(void *owner);
     /* The fence comes near: nobody may be left after this time. Then: it has passed. */
@@ -27,8 +27,8 @@ struct membership_events {
 
 /*
  * Sends the first beat; further ones follow each third of redis.node_expiry. `id` is the process's.
- * All is borrowed until the close. Writes freshness->fence_ms, if Redis is asked for routes. NULL
- * with *err set.
+ * All is borrowed until the close. Writes freshness->known_since_ms and, if Redis is asked for
+ * routes, fence_ms. NULL with *err set.
  */
 struct membership *membership_open(const struct env *env, const char *id,
                                    struct freshness *freshness,

@@ -1,0 +1,301 @@
+/* Owns what the parts in proxy/fleet have in common, and brings them together. */
+#include "proxy/fleet.h"
+
+#include "proxy/base/log.h"
+#include "proxy/base/mem.h"
+#include "proxy/fleet/acks.h"
+#include "proxy/fleet/dispatch.h"
+#include "proxy/fleet/hearing.h"
+#include "proxy/fleet/membership.h"
+#include "proxy/fleet/reread.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+enum { RETRY_EACH_MS = 500 };
+
+struct fleet {
+    struct control *control;
+    char id[PROXY_ID_MAX];
+    struct freshness freshness;
+    struct membership *membership; /* these are NULL without Redis */
+    struct hearing *hearing;
+    struct reread *reread;
+    struct acks *acks;
+    uv_timer_t retry, limit; /* limit: of joining */
+    unsigned handles_open;
+    bool waiting;        /* for Redis to know */
+    bool cut_off_wanted; /* there was no memory for it */
+    void (*on_shard_changed)(void *owner, const char *shard);
+    void *shards_owner;
+};
+
+/* --- the record and the fence --- */
+
+static size_t count_sessions(void *owner)
+{
+    struct fleet *fleet = owner;
+    const struct workers *workers = fleet->control->workers;
+
+    return workers == NULL ? 0 : workers_session_count(workers);
+}
+
+static void stop_waiting(void *owner)
+{
+    struct fleet *fleet = owner;
+
+    if (fleet->waiting)
+        uv_stop(fleet->control->env.loop);
+    fleet->waiting = false;
+}
+
+/* Others, too, may stop the loop meanwhile. */
+static void wait_for_redis(struct fleet *fleet)
+{
+    fleet->waiting = true;
+    while (fleet->waiting)
+        uv_run(fleet->control->env.loop, UV_RUN_DEFAULT);
+}
+
+/* Whatever has been heard so far, users may have been moved meanwhile. */
+static void on_forgotten(void *owner)
+{
+    struct fleet *fleet = owner;
+
+    if (fleet->reread != NULL)
+        reread_start(fleet->reread);
+}
+
+static void let_go(void *owner, uint64_t within_ms)
+{
+    struct fleet *fleet = owner;
+
+    dispatch_let_go(fleet->control, within_ms); /* without memory they are cut off later */
+}
+
+static void cut_off(void *owner)
+{
+    struct fleet *fleet = owner;
+
+    fleet->cut_off_wanted = !dispatch_cut_off(fleet->control);
+}
+
+static const struct membership_events membership_events = {
+    count_sessions, stop_waiting, on_forgotten, let_go, cut_off};
+
+/* --- events --- */
+
+static void hear_route(struct fleet *fleet, const json_t *event)
+{
+    const char *user = json_string_value(json_object_get(event, "user"));
+    json_int_t epoch = json_integer_value(json_object_get(event, "epoch"));
+    enum route_state state;
+
+    if (user == NULL || epoch < 0 ||
+        !dispatch_read_state(json_string_value(json_object_get(event, "state")), &state)) {
+        log_event(LOG_LEVEL_WARNING, "event unusable", "of a route");
+        return;
+    }
+    if (state != ROUTE_MOVING && state != ROUTE_COMMITTED)
+        acks_drop(fleet->acks, user, (uint64_t)epoch);
+    if (!dispatch_route(fleet->control, user, (uint64_t)epoch, state))
+        reread_start(fleet->reread);
+}
+
+static void on_event(void *owner, const char *name, const json_t *event)
+{
+    struct fleet *fleet = owner;
+    const char *shard = json_string_value(json_object_get(event, "shard"));
+
+    counter_add(&fleet->control->env.counters->fleet_events, 1);
+    if (strcmp(name, "route") == 0)
+        hear_route(fleet, event);
+    else if (strcmp(name, "shard") == 0 && fleet->on_shard_changed != NULL)
+        fleet->on_shard_changed(fleet->shards_owner, shard);
+}
+
+static void on_gap(void *owner)
+{
+    struct fleet *fleet = owner;
+
+    reread_start(fleet->reread);
+    if (fleet->on_shard_changed != NULL)
+        fleet->on_shard_changed(fleet->shards_owner, NULL);
+}
+
+static const struct hearing_events hearing_events = {on_event, on_gap};
+
+static void on_read(void *owner)
+{
+    struct fleet *fleet = owner;
+
+    acks_repeat(fleet->acks);
+}
+
+/* --- consents --- */
+
+struct held {
+    struct letter letter; /* first member */
+    uint64_t epoch;
+    char user[];
+};
+
+static void deliver_held(struct letter *letter, void *receiver)
+{
+    struct held *held = (struct held *)letter;
+    struct control *control = receiver;
+
+    if (control->fleet != NULL && control->fleet->acks != NULL &&
+        !acks_add(control->fleet->acks, held->user, held->epoch))
+        log_event(LOG_LEVEL_ERROR, "move not consented", "no memory");
+    mem_free(held);
+}
+
+void fleet_tell_held(struct control *control, const char *user, uint64_t epoch)
+{
+    size_t len = strlen(user);
+    struct held *held = mem_new(sizeof *held + len + 1);
+
+    if (held == NULL) {
+        log_event(LOG_LEVEL_ERROR, "move not consented", "no memory");
+        return;
+    }
+    held->letter.deliver = deliver_held;
+    held->epoch = epoch;
+    memcpy(held->user, user, len);
+    if (!inbox_post(&control->inbox, &held->letter))
+        mem_free(held); /* the process has ended */
+}
+
+/* --- life --- */
+
+static void on_retry(uv_timer_t *timer)
+{
+    struct fleet *fleet = timer->data;
+
+    if (fleet->cut_off_wanted)
+        cut_off(fleet);
+    if (fleet->reread != NULL) {
+        reread_retry(fleet->reread);
+        acks_retry(fleet->acks);
+    }
+}
+
+static bool make_id(struct fleet *fleet, struct err *err)
+{
+    uint64_t random;
+
+    if (uv_random(NULL, NULL, &random, sizeof random, 0, NULL) != 0)
+        return err_set(err, ERR_INTERNAL, "fleet: no random numbers");
+    snprintf(fleet->id, sizeof fleet->id, "%016" PRIx64, random);
+    return true;
+}
+
+static bool open_record(struct fleet *fleet, struct err *err)
+{
+    const struct env *env = &fleet->control->env;
+
+    if (env->redis == NULL)
+        return true;
+    fleet->membership =
+        membership_open(env, fleet->id, &fleet->freshness, &membership_events, fleet, err);
+    fleet->acks = fleet->membership == NULL ? NULL : acks_open(env, fleet->id, err);
+    return fleet->acks != NULL;
+}
+
+struct fleet *fleet_open(struct control *control, struct err *err)
+{
+    struct fleet *fleet = mem_new(sizeof *fleet);
+
+    if (fleet == NULL || !make_id(fleet, err)) {
+        err_set(err, ERR_INTERNAL, "fleet: no memory, or no random numbers");
+        mem_free(fleet);
+        return NULL;
+    }
+    fleet->control = control;
+    uv_timer_init(control->env.loop, &fleet->retry);
+    uv_timer_init(control->env.loop, &fleet->limit);
+    fleet->retry.data = fleet->limit.data = fleet;
+    fleet->handles_open = 2;
+    uv_timer_start(&fleet->retry, on_retry, RETRY_EACH_MS, RETRY_EACH_MS);
+    if (!open_record(fleet, err))
+        fleet_close(&fleet);
+    return fleet;
+}
+
+static void on_limit(uv_timer_t *timer)
+{
+    stop_waiting(timer->data);
+}
+
+void fleet_join(struct fleet *fleet)
+{
+    struct control *control = fleet->control;
+
+    if (fleet->membership == NULL)
+        return;
+    uv_timer_start(&fleet->limit, on_limit, control->env.conf->redis.timeout, 0);
+    wait_for_redis(fleet);
+    uv_timer_stop(&fleet->limit);
+}
+
+bool fleet_serve(struct fleet *fleet, struct err *err)
+{
+    struct control *control = fleet->control;
+
+    if (fleet->membership == NULL)
+        return true;
+    fleet->reread = reread_open(control, fleet->id, on_read, fleet, err);
+    if (fleet->reread != NULL)
+        fleet->hearing = hearing_open(&control->env, fleet->id, &fleet->freshness, &hearing_events,
+                                      fleet, err);
+    return fleet->hearing != NULL;
+}
+
+void fleet_leave(struct fleet *fleet)
+{
+    if (fleet->membership != NULL && membership_leave(fleet->membership, stop_waiting))
+        wait_for_redis(fleet);
+}
+
+static void handle_closed(uv_handle_t *handle)
+{
+    struct fleet *fleet = handle->data;
+
+    if (--fleet->handles_open == 0)
+        mem_free(fleet);
+}
+
+void fleet_close(struct fleet **fleet)
+{
+    struct fleet *f = *fleet;
+
+    *fleet = NULL;
+    if (f == NULL)
+        return;
+    hearing_close(&f->hearing);
+    reread_close(&f->reread);
+    acks_close(&f->acks);
+    membership_close(&f->membership);
+    uv_close((uv_handle_t *)&f->retry, handle_closed);
+    uv_close((uv_handle_t *)&f->limit, handle_closed);
+}
+
+/* --- for others --- */
+
+const char *fleet_id(const struct fleet *fleet)
+{
+    return fleet->id;
+}
+
+struct freshness *fleet_freshness(struct fleet *fleet)
+{
+    return fleet->membership == NULL ? NULL : &fleet->freshness;
+}
+
+void fleet_watch_shards(struct fleet *fleet, void (*on_changed)(void *owner, const char *shard),
+                        void *owner)
+{
+    fleet->on_shard_changed = on_changed;
+    fleet->shards_owner = owner;
+}

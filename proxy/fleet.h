@@ -1,0 +1,60 @@
+/*
+ * This process among the others that share its Redis: they know of one another, hear what changes,
+ * and are asked together. It works without Redis, too; then there are no others. On the control
+ * thread (docs/architecture.md, "Proxies among themselves").
+ */
+#ifndef IMAPMUX_PROXY_FLEET_H
+#define IMAPMUX_PROXY_FLEET_H
+
+#include "proxy/control.h"
+#include "routing/freshness.h"
+
+#include <jansson.h>
+
+struct fleet;
+
+/* --- life; the order is that of these lines --- */
+
+/*
+ * Borrows the control thread, whose connection to Redis is there, until the close. NULL with *err
+ * set.
+ */
+struct fleet *fleet_open(struct control *control, struct err *err);
+
+/* Runs the loop until Redis knows of this process, or it turns out that Redis is away. */
+void fleet_join(struct fleet *fleet);
+
+/* Workers have started: from now on changes are heard. False with *err set. */
+bool fleet_serve(struct fleet *fleet, struct err *err);
+
+/*
+ * Workers have ended, so nobody is served any more: runs the loop until Redis knows, or a second
+ * has passed.
+ */
+void fleet_leave(struct fleet *fleet);
+
+/* The control thread's inbox has been emptied. Nulls the pointer; harmless on NULL. */
+void fleet_close(struct fleet **fleet);
+
+/* --- for others --- */
+
+/* 16 hex digits: the process, for as long as it runs. */
+const char *fleet_id(const struct fleet *fleet);
+
+/* For the routers of workers; NULL without Redis. */
+struct freshness *fleet_freshness(struct fleet *fleet);
+
+/*
+ * From a worker's thread: this user, who is held since `epoch`, has no connection to a store any
+ * more. Told to Redis on the control thread.
+ */
+void fleet_tell_held(struct control *control, const char *user, uint64_t epoch);
+
+/*
+ * `on_changed` hears which shard's state has changed in Redis; NULL: any may have. It also comes
+ * when the events begin to be heard.
+ */
+void fleet_watch_shards(struct fleet *fleet, void (*on_changed)(void *owner, const char *shard),
+                        void *owner);
+
+#endif
