@@ -11,13 +11,19 @@
 
 #include <limits.h>
 
+struct cutovers;
 struct fleet;
+struct router;
+struct tls;
 
 struct control {
     struct env env; /* with counters and a connection to Redis of its own */
-    struct fleet *fleet;     /* this process among the others; until the inbox is closed */
-    struct workers *workers; /* NULL before they start, and once they have ended */
-    struct inbox inbox; /* for letters of the workers; open until they have ended */
+    const struct tls *tls;
+    struct router *router;     /* only looks; NULL without Redis */
+    struct cutovers *cutovers; /* NULL without Redis */
+    struct fleet *fleet;       /* this process among the others; until the inbox is closed */
+    struct workers *workers;   /* NULL before they start, and once they have ended */
+    struct inbox inbox;        /* for letters of the workers; open until they have ended */
     char conf_path[PATH_MAX];
     uint64_t started_ms; /* of the loop's clock */
     bool stopping;

@@ -2,9 +2,11 @@
 #include "proxy/admin/handlers.h"
 #include "proxy/base/log.h"
 #include "proxy/control.h"
+#include "proxy/cutover.h"
 #include "proxy/fleet.h"
 #include "proxy/net/redis_link.h"
 #include "proxy/net/tls.h"
+#include "routing/route.h"
 
 #include <getopt.h>
 #include <signal.h>
@@ -59,6 +61,8 @@ static void end_control(struct process *process)
         letter->deliver(letter, &process->control);
     }
     fleet_close(&process->control.fleet);
+    cutovers_close(&process->control.cutovers);
+    router_close(&process->control.router);
     redis_link_close(&process->control.env.redis);
     uv_close((uv_handle_t *)&process->terminate, NULL);
     uv_close((uv_handle_t *)&process->interrupt, NULL);
@@ -189,7 +193,13 @@ static bool open_redis(struct control *control, struct err *err)
     if (!conf_uses_redis(control->env.conf))
         return true;
     control->env.redis = redis_link_open(&control->env, err);
-    return control->env.redis != NULL;
+    if (control->env.redis == NULL)
+        return false;
+    control->cutovers = cutovers_open(&control->env, err);
+    if (control->cutovers == NULL)
+        return false;
+    control->router = router_open(&control->env, NULL, err);
+    return control->router != NULL;
 }
 
 static bool open_admin(struct process *process, struct err *err)
@@ -242,6 +252,7 @@ static bool serve(struct process *process, const struct conf *conf, const struct
 
     if (!open_control(process, conf, err))
         return false;
+    control->tls = tls;
     if (open_redis(control, err) && open_fleet(control, err) && !control->stopping &&
         open_admin(process, err) && start_workers(process, tls, err) &&
         fleet_serve(control->fleet, err)) {

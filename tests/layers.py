@@ -15,10 +15,11 @@ import sys
 ROWS = [
     ["proxy/base"],
     ["proxy/imap", "proxy/net", "proxy/ctl", "auth", "routing"],
-    ["proxy/offer", "proxy/client_id", "proxy/store_login", "proxy/gate", "proxy/relay", "proxy/limits", "proxy/registry"],
+    ["proxy/offer", "proxy/client_id", "proxy/store_login", "proxy/gate", "proxy/relay", "proxy/limits", "proxy/registry",
+     "proxy/cutover"],
     ["proxy/login"],
     ["proxy/store", "proxy/backend", "proxy/admission"],
-    ["proxy/lease"],
+    ["proxy/lease", "proxy/verify"],
     ["proxy/pooled"],
     ["proxy/idle"],
     ["proxy/pool"],
