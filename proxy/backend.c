@@ -91,6 +91,13 @@ static const struct conn_events conn_events = {on_open, on_readable, on_drained,
 
 /* --- life --- */
 
+static bool comes_last(void *owner, const union address *address)
+{
+    const struct backend *b = owner;
+
+    return b->target->store != NULL && store_address_is_down(b->target->store, address);
+}
+
 /* False without memory. */
 static bool start_operation(struct backend *b)
 {
@@ -103,6 +110,7 @@ static bool start_operation(struct backend *b)
     operation->dial.env = b->env;
     operation->dial.names = &b->shard->address;
     operation->dial.on_ready = on_address;
+    operation->dial.comes_last = comes_last;
     operation->dial.owner = b;
     store_login_init(&operation->login);
     uv_timer_init(b->env->loop, &operation->deadline);

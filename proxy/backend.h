@@ -17,11 +17,13 @@
 #include "proxy/base/buf.h"
 #include "proxy/base/shared_text.h"
 #include "proxy/net/conn.h"
+#include "proxy/store.h"
 #include "proxy/store_login.h"
 
 /* What a worker has for each shard; it outlives the backends. */
 struct backend_target {
     const struct conf_shard *shard;
+    const struct store *store;   /* knows which addresses are down; NULL: nobody does */
     SSL_CTX *tls;                /* NULL where the shard's tls is none */
     struct tls_memory *memories; /* one for each of shard->address */
     size_t source_turn;          /* which of shard->source_address is next */

@@ -7,12 +7,14 @@
 
 #include "proxy/base/env.h"
 #include "proxy/base/inbox.h"
+#include "proxy/health.h"
 #include "proxy/worker.h"
 
 #include <limits.h>
 
 struct cutovers;
 struct fleet;
+struct health;
 struct router;
 struct tls;
 
@@ -23,6 +25,7 @@ struct control {
     struct cutovers *cutovers; /* NULL without Redis */
     struct fleet *fleet;       /* this process among the others; until the inbox is closed */
     struct workers *workers;   /* NULL before they start, and once they have ended */
+    struct health *health;     /* NULL while health.interval is 0 */
     struct inbox inbox;        /* for letters of the workers; open until they have ended */
     char conf_path[PATH_MAX];
     uint64_t started_ms; /* of the loop's clock */

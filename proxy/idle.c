@@ -216,7 +216,7 @@ static bool wants_spare(const struct pool_shard *at)
     const struct pool *pool = at->pool;
     uint64_t now = pool_now(pool);
 
-    return !pool->stopping && !at->spare_opening && (int64_t)at->warm_count < pool->conf->warm &&
+    return !pool->stopping && !store_refuses(at->store) && !at->spare_opening && (int64_t)at->warm_count < pool->conf->warm &&
            at->store->shard->client_address != CLIENT_ADDRESS_PROXY && at->last_lease_ms != 0 &&
            now - at->last_lease_ms < pool->conf->warm_time &&
            (at->spare_pause_ms == 0 || now >= at->next_spare_ms) && !is_wanted(at) &&

@@ -239,9 +239,18 @@ static void end_workers(struct process *process)
 {
     uv_timer_stop(&process->stop_deadline);
     uv_timer_stop(&process->metrics);
+    health_close(&process->control.health);
     workers_end(&process->control.workers);
     fleet_leave(process->control.fleet);
     log_event(LOG_LEVEL_INFO, "stopped", "all sessions have ended");
+}
+
+static bool open_health(struct control *control, const struct tls *tls, struct err *err)
+{
+    if (control->env.conf->health.interval == 0)
+        return true;
+    control->health = health_open(&control->env, tls, workers_stores(control->workers), err);
+    return control->health != NULL;
 }
 
 /* Administration is there from before the first client until after the last one. */
@@ -255,7 +264,7 @@ static bool serve(struct process *process, const struct conf *conf, const struct
     control->tls = tls;
     if (open_redis(control, err) && open_fleet(control, err) && !control->stopping &&
         open_admin(process, err) && start_workers(process, tls, err) &&
-        fleet_serve(control->fleet, err)) {
+        open_health(control, tls, err) && fleet_serve(control->fleet, err)) {
         log_event(LOG_LEVEL_INFO, "ready", "imapmux " IMAPMUX_VERSION);
         start_metrics(process, &conf->metrics);
         uv_run(&process->loop, UV_RUN_DEFAULT);

@@ -61,6 +61,7 @@ static bool open_shard(struct pool *pool, struct store *store, const struct tls 
     at->store = store;
     at->target = (struct backend_target){
         .shard = shard,
+        .store = store,
         .tls = tls_shard_context(tls, shard),
         .memories = mem_array(shard->address.count, sizeof(struct tls_memory)),
     };
@@ -377,6 +378,10 @@ bool pool_lease(struct pool *pool, struct lease_request *request, const struct c
     assert(request->pool == NULL);
     if (pool->stopping)
         return err_set(err, ERR_UNAVAILABLE, "the proxy stops");
+    if (store_refuses(at->store)) {
+        store_tell_refusal(at->store, err);
+        return false;
+    }
     request->pool = pool;
     request->at = at;
     at->last_lease_ms = pool_now(pool);
@@ -547,6 +552,10 @@ static void not_logged_in(struct pooled *p, const struct err *err)
 {
     struct counters *counters = p->pool->env->counters;
     bool again = p->kind != LEASE_NEW && backend_is_stale(p->backend);
+
+    if (err->kind == ERR_UNAVAILABLE)
+        store_doubt(p->at->store);
+
     struct lease_request *request =
         part(p, again ? &counters->drops_stale : &counters->drops_refused);
     struct err why = *err;
@@ -577,7 +586,8 @@ bool pool_would_keep(const struct pooled *connection)
     const struct pooled *p = connection;
     struct pool *pool = p->pool;
 
-    return !pool->stopping && pool_now(pool) - p->born_ms < pool->conf->lifetime &&
+    return !pool->stopping && !store_refuses(p->at->store) &&
+           pool_now(pool) - p->born_ms < pool->conf->lifetime &&
            (pool->conf->park_time > 0 || idle_can_reset(p)) && can(p, "UNSELECT") &&
            !gate_is_crowded(p->at->connections.gate) &&
            conn_fd(backend_conn(p->backend)) < pool->scarce_fd;
@@ -595,6 +605,7 @@ void pool_return(struct pooled **connection, enum lease_end end)
     struct counters *counters = p->pool->env->counters;
 
     if (end == LEASE_LOST) {
+        store_doubt(p->at->store);
         pooled_drop(p, &counters->drops_lost);
     } else if (end == LEASE_UNCLEAN) {
         pooled_drop(p, &counters->drops_unclean);
@@ -668,7 +679,33 @@ uint64_t pool_letting_go_delay(struct pool *pool, const struct conf_shard *shard
     return random % shard->drain_time + 1;
 }
 
-/* Others have freed places for us, or want ours. */
+/* A connection that is being made ready for somebody; NULL: none. */
+static struct pooled *find_under_way(const struct pool_shard *at)
+{
+    struct pooled *p = at->pool->all;
+
+    while (p != NULL && (p->at != at || p->request == NULL))
+        p = p->all_next;
+    return p;
+}
+
+/* The store is down: nobody waits for it, and nothing that is idle is of use. */
+static void refuse_all(struct pool_shard *at)
+{
+    struct counters *counters = at->pool->env->counters;
+    struct pooled *p;
+    struct err err = {0};
+
+    store_tell_refusal(at->store, &err);
+    fail_line(&at->logins, &err);
+    fail_line(&at->connections, &err);
+    while ((p = find_under_way(at)) != NULL)
+        fail(part(p, &counters->drops_refused), &err);
+    while (idle_drop_oldest_of(at))
+        ;
+}
+
+/* Others have freed places for us, or want ours; or a store has been found down. */
 static void on_wake(uv_async_t *async)
 {
     struct pool *pool = async->data;
@@ -676,6 +713,8 @@ static void on_wake(uv_async_t *async)
     for (size_t i = 0; i < pool->shard_count; i++) {
         struct pool_shard *at = &pool->shards[i];
 
+        if (store_refuses(at->store))
+            refuse_all(at);
         gate_serve(&at->logins);
         gate_serve(&at->connections);
 

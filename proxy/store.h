@@ -1,33 +1,91 @@
 /*
  * What all workers share about the stores: how many connections and logins each one may have now,
- * and whether it answers. The list is made before the workers and outlives them.
+ * whether it answers, and what operators want of it. The list is made before the workers and
+ * outlives them. Workers read, and tell what they meet; the control thread alone decides.
  */
 #ifndef IMAPMUX_PROXY_STORE_H
 #define IMAPMUX_PROXY_STORE_H
 
+#include "proxy/base/address.h"
 #include "proxy/base/conf.h"
 #include "proxy/gate.h"
 
+/* What an operator wants: DRAIN takes no new users, DOWN no logins at all. */
+enum store_order { STORE_UP, STORE_DRAIN, STORE_DOWN };
+extern const char *const store_order_names[]; /* "up", "drain", "down" */
+
+enum {
+    STORE_DOWN_ADDRESSES = 32, /* that are remembered; of more the order of dialling is as usual */
+    STORE_WEIGHT_MAX = 1000
+};
+
 struct store {
     const struct conf_shard *shard;
+    const struct store *replica; /* has the same mail; NULL: none */
+    bool is_checked;             /* health checks say whether it is down; else logins find out */
     struct gate connections;     /* places: connections of this process to the store */
-    struct gate logins;          /* places: sessions between connecting and the end of the login */
+    struct gate logins; /* places: sessions between connecting and the end of the login */
     _Atomic uint64_t reached_ms; /* when it greeted last; uv_hrtime */
-    _Atomic uint64_t down_ms;    /* when it was found down */
+    _Atomic uint64_t down_ms;    /* when logins have found it down */
+    _Atomic uint64_t changed_ms; /* when it was found down, or well again, or the start */
+    _Atomic bool is_down;
+    _Atomic uint32_t order, weight;
+    _Atomic bool is_doubted; /* a login has failed, or a session was lost */
+    _Atomic(uv_async_t *) on_doubt;
+    _Atomic uint64_t down_addresses[STORE_DOWN_ADDRESSES]; /* digests; 0: a free place */
 };
 
 /* One for each shard, in the order of conf->shards; NULL without memory. */
 struct store *stores_open(const struct conf *conf, size_t worker_count);
 void stores_close(struct store **stores, size_t count);
 
+/* --- any thread --- */
+
 /*
  * What an attempt met that began at `started_ms` (uv_hrtime, in ms): it was greeted, or no address
- * answered, and nobody else was greeted meanwhile or a moment ago: then the store is down. Its gate
- * for logins is held, so that one at a time tries; when it is back they begin slowly
- * (shard.slow_start). Any thread. `not_reached` tells whether that is the second failure: then
- * there is no use in waiting.
+ * answered, and nobody else was greeted meanwhile or a moment ago. With health checks that brings
+ * the next one forward, and no more. Without them the store is down then: its gate for logins is
+ * held, so that one at a time tries; when it is back they begin slowly (shard.slow_start).
+ * `not_reached` tells whether that is the second failure: then there is no use in waiting.
  */
 void store_was_reached(struct store *store);
 bool store_was_not_reached(struct store *store, uint64_t started_ms);
+
+/* A session was lost, or a login got no answer: is it still well? */
+void store_doubt(struct store *store);
+
+/* Whether logins are refused at once, and why: it is down by its checks or by an operator. */
+bool store_refuses(const struct store *store);
+void store_tell_refusal(const struct store *store, struct err *err);
+
+/*
+ * Who serves a user of this shard now: the shard, or its replica while it refuses logins or drains
+ * and the replica is up. `stores` is the whole list.
+ */
+const struct conf_shard *store_serving(const struct store *stores, const struct conf_shard *shard);
+
+/*
+ * The store's share of the users that a ring is to place; 0: none. For a routing view, whose owner
+ * is the list.
+ */
+uint32_t store_ring_weight(void *stores, size_t index);
+
+/* Whether the checks have found this address of the store down: it is dialled last. */
+bool store_address_is_down(const struct store *store, const union address *address);
+
+/* --- the control thread --- */
+
+/* From now on `on_doubt` is sent when is_doubted is set; it lives as long as the workers. */
+void store_watch(struct store *store, uv_async_t *on_doubt);
+
+/*
+ * What the checks have found out. A store that is down refuses logins: all that are under way are
+ * answered. One that is back takes them slowly. `why` is for the log.
+ */
+void store_found(struct store *store, bool is_down, const char *why);
+void store_address_found(struct store *store, const union address *address, bool is_down);
+
+/* What an operator wants; `weight` 0 is that of proxy.conf. True: something has changed. */
+bool store_set_operator(struct store *store, enum store_order order, uint32_t weight);
 
 #endif

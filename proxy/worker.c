@@ -378,6 +378,11 @@ void workers_stop(struct workers *workers)
         workers->view.on_idle(workers->view.owner);
 }
 
+struct store *workers_stores(struct workers *workers)
+{
+    return workers->stores;
+}
+
 size_t workers_count(const struct workers *workers)
 {
     return workers->count;

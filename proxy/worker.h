@@ -9,6 +9,7 @@
 #include "proxy/base/inbox.h"
 #include "proxy/base/metrics.h"
 #include "proxy/net/tls.h"
+#include "proxy/store.h"
 
 struct freshness;
 struct workers;
@@ -36,6 +37,9 @@ struct workers *workers_start(const struct conf *conf, const struct tls *tls,
  * gone.
  */
 void workers_stop(struct workers *workers);
+
+/* The stores, in the order of conf->shards: until workers_end. */
+struct store *workers_stores(struct workers *workers);
 
 size_t workers_count(const struct workers *workers);
 

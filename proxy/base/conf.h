@@ -92,6 +92,9 @@ bool conf_uses_redis(const struct conf *conf);
 /* The shard with this title, or NULL. */
 const struct conf_shard *conf_find_shard(const struct conf *conf, const char *title);
 
+/* Reads a duration as it is written there, "90s", of at most `max_ms`. */
+bool conf_read_duration(const char *text, uint64_t max_ms, uint64_t *ms_out);
+
 /* Every setting with its default and its help, as a proxy.conf with all lines commented out. */
 void conf_print_defaults(FILE *out);
 

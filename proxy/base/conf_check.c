@@ -24,6 +24,7 @@ static bool check_route(struct conf_reader *reader, const struct conf *conf);
 static bool check_redis(struct conf_reader *reader, const struct conf *conf);
 static bool check_shards(struct conf_reader *reader, const struct conf *conf);
 static bool check_shard(struct conf_reader *reader, const struct conf *conf, size_t index);
+static bool check_replica(struct conf_reader *reader, const struct conf *conf, size_t index);
 
 bool conf_check(struct conf_reader *reader, const struct conf *conf)
 {
@@ -272,8 +273,33 @@ static bool check_shard(struct conf_reader *reader, const struct conf *conf, siz
         return conf_fail_in(reader, "shard", index,
                             "shard \"%s\" logs in as a master, but \"%s\" is not set", shard->title,
                             *shard->master_user == '\0' ? "master_user" : "master_password");
+    if ((*shard->probe_user == '\0') != (shard->probe_password.len == 0))
+        return conf_fail_in(reader, "shard", index,
+                            "shard \"%s\": \"%s\" is not set, but the other one is", shard->title,
+                            *shard->probe_user == '\0' ? "probe_user" : "probe_password");
+    if (!check_replica(reader, conf, index))
+        return false;
     return *shard->tls_ca_file == '\0' ||
            conf_check_file(reader, "shard", index, "tls_ca_file", shard->tls_ca_file);
+}
+
+/* One step, and no more: whoever has a replica has the mail, and is nobody's stand-in. */
+static bool check_replica(struct conf_reader *reader, const struct conf *conf, size_t index)
+{
+    const struct conf_shard *shard = &conf->shards[index];
+    const struct conf_shard *replica = conf_find_shard(conf, shard->replica);
+
+    if (*shard->replica == '\0')
+        return true;
+    if (replica == NULL || replica == shard)
+        return conf_fail_in(reader, "shard", index,
+                            "setting \"replica\" of shard \"%s\": found \"%.63s\", expected the "
+                            "title of another shard",
+                            shard->title, shard->replica);
+    return *replica->replica == '\0' ||
+           conf_fail_in(reader, "shard", index,
+                        "setting \"replica\" of shard \"%s\": \"%s\" has a replica itself",
+                        shard->title, replica->title);
 }
 
 bool conf_check_file(struct conf_reader *reader, const char *section, size_t index,

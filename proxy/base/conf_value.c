@@ -65,6 +65,16 @@ bool conf_value_read(const struct conf_row *row, const char *folder, const char 
     return false;
 }
 
+bool conf_read_duration(const char *text, uint64_t max_ms, uint64_t *ms_out)
+{
+    const struct conf_row row = {.kind = CONF_KIND_DURATION, .max = (int64_t)max_ms};
+    union conf_value value;
+    bool ok = conf_value_read(&row, "", text, &value);
+
+    *ms_out = value.duration;
+    return ok;
+}
+
 void conf_value_store(const struct conf_row *row, const union conf_value *value, void *section)
 {
     static const size_t sizes[] = {

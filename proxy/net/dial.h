@@ -1,7 +1,7 @@
 /*
  * Walks over all addresses of all names of a shard, in order, looking names up as it comes to them
- * (RFC 6724 order within a name). It opens no socket: the owner tries each address and asks for the
- * next one if that is no good.
+ * (RFC 6724 order within a name). Addresses that are known not to answer come last. It opens no
+ * socket: the owner tries each address and asks for the next one if that is no good.
  */
 #ifndef IMAPMUX_NET_DIAL_H
 #define IMAPMUX_NET_DIAL_H
@@ -15,11 +15,15 @@ enum dial_step {
     DIAL_END      /* there are no more */
 };
 
+struct dial_late;
+
 struct dial {
     /* Set by the owner before the first dial_next; all else zero. */
     const struct env *env;
     const struct conf_words *names; /* "host:port", checked with the configuration */
     void (*on_ready)(struct dial *dial, const struct err *err); /* err: this name has no address */
+    /* Whether it is to be tried after all others; NULL: none is. */
+    bool (*comes_last)(void *owner, const union address *address);
     void *owner;
 
     /* Set by dial_next. */
@@ -31,6 +35,8 @@ struct dial {
     struct resolve_request resolving;
     union address *addresses; /* of the name that is tried */
     size_t address_count, address_next, name_next;
+    struct dial_late *late; /* those that come last */
+    size_t late_count, late_next;
 };
 
 enum dial_step dial_next(struct dial *dial);

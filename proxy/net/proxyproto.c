@@ -121,6 +121,7 @@ bool proxyproto_parse(struct span header, struct proxyproto *out)
 /* --- writing --- */
 
 enum {
+    V2_LOCAL = 0x20,
     V2_PROXY = 0x21,
     V2_TCP4 = 0x11,
     V2_TCP6 = 0x21,
@@ -187,6 +188,10 @@ size_t proxyproto_write(const union address *source, const union address *destin
     bool v4 = source->any.sa_family == AF_INET && destination->any.sa_family == AF_INET;
 
     put(&w, v2_signature, sizeof v2_signature);
+    if (source->any.sa_family == AF_UNSPEC) {
+        put(&w, (unsigned char[]){V2_LOCAL, 0, 0, 0}, 4);
+        return w.at == NULL ? 0 : V2_FIXED;
+    }
     put(&w, (unsigned char[]){V2_PROXY, v4 ? V2_TCP4 : V2_TCP6, 0, 0}, 4);
     if (v4) {
         put(&w, &source->v4.sin_addr, 4);

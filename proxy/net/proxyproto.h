@@ -30,7 +30,8 @@ bool proxyproto_parse(struct span header, struct proxyproto *out);
 /*
  * Writes a version 2 header for a connection from `source` to `destination`, with `unique_id` and,
  * unless tls_version is NULL, what TLS the client speaks ("TLSv1.3", "TLS_AES_128_GCM_SHA256").
- * Returns its length, 0 if it does not fit. Addresses of two families become IPv6 ones.
+ * Returns its length, 0 if it does not fit. Addresses of two families become IPv6 ones. With a
+ * zeroed `source` it is LOCAL: a connection of our own, for nobody.
  */
 size_t proxyproto_write(const union address *source, const union address *destination,
                         const char *unique_id, const char *tls_version, const char *tls_cipher,

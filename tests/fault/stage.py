@@ -179,6 +179,7 @@ log {{ level = {log} }}
 metrics {{ file = "{metrics}" interval = 100ms }}
 pool {{ check_after = {check_after} {pool} }}
 throttle {{ {throttle} }}
+health {{ {health} }}
 certificate main {{ chain = "{chain}" key = "{key}" }}
 listener plain {{ address = {{"{host}:{plain}"}} tls = none plaintext_login = yes }}
 listener imap {{ address = {{"{host}:{starttls}"}} tls = starttls }}
@@ -238,8 +239,8 @@ class Proxy(servers.Imapmux):
 
     def prepare(self, shards, certificate, users=("alice", "bob"), routes=(), passwords=(), more="", workers=1,
                 stop_timeout="10s", max_sessions=16384, pool="warm = 0 park_time = 0s", check_after="0s",
-                throttle=EXEMPT, sources=FILES, metrics="metrics.prom", log="info", core_dumps=servers.CORE_DUMPS,
-                **others):
+                throttle=EXEMPT, health="interval = 0s", sources=FILES, metrics="metrics.prom", log="info",
+                core_dumps=servers.CORE_DUMPS, **others):
         self.port = {name: servers.free_port() for name in ("plain", "starttls", "tls")}
         own = dict(passwords)
         line = password_line("USER")
@@ -251,8 +252,8 @@ class Proxy(servers.Imapmux):
                                             "* store\n")
         configuration = CONFIGURATION.format(chain=certificate[0], key=certificate[1], workers=workers,
                                              stop_timeout=stop_timeout, max_sessions=max_sessions,
-                                             pool=pool, check_after=check_after, throttle=throttle, sources=sources,
-                                             more=more + shards, host=self.host, metrics=metrics, log=log,
+                                             pool=pool, check_after=check_after, throttle=throttle, health=health,
+                                             sources=sources, more=more + shards, host=self.host, metrics=metrics, log=log,
                                              core_dumps=core_dumps, **self.port)
         super().prepare(configuration, list(self.port.values()), **others)
 

@@ -1,0 +1,41 @@
+/*
+ * Looks whether the stores answer: each resolved address of each shard is connected to at each
+ * health.interval, with TLS as the shard has it, must greet, and, if the shard has a probe user,
+ * must log it in. What is found is told to the stores (store_found), which all workers read. Lives
+ * on the control thread. Settings: conf->health.
+ */
+#ifndef IMAPMUX_PROXY_HEALTH_H
+#define IMAPMUX_PROXY_HEALTH_H
+
+#include "proxy/base/env.h"
+#include "proxy/net/tls.h"
+#include "proxy/store.h"
+
+struct health;
+
+/*
+ * Begins, the shards spread over the first interval. NULL with *err set. All that is given is
+ * borrowed: `stores`, which are in use by workers already, until these have ended; the rest until
+ * the loop has run out after health_close, which comes after the workers' end.
+ */
+struct health *health_open(const struct env *env, const struct tls *tls, struct store *stores,
+                           struct err *err);
+void health_close(struct health **health); /* nulls the pointer; harmless on NULL */
+
+/*
+ * What is known of the addresses of a shard, by its number in the configuration; `why` is "" or the
+ * last failure. Nothing is visited when `health` is NULL, or the names are being looked up still.
+ */
+struct health_address {
+    const union address *address;
+    bool is_down;
+    const char *why;
+};
+void health_each_address(const struct health *health, size_t index,
+                         void (*visit)(void *owner, const struct health_address *address),
+                         void *owner);
+
+/* The last failure of a check of the shard, if that was the last check of the address; "" if not. */
+const char *health_last_error(const struct health *health, size_t index);
+
+#endif
