@@ -64,7 +64,8 @@ struct backend {
     struct operation *operation; /* NULL while none is under way, or for lack of memory */
     struct turn_task later;      /* answers an operation that needs no word of the store */
     struct shared_text *capabilities, *text;
-    uint64_t heard_ms; /* when the store has said something last, to us */
+    struct url *referral; /* NULL: none */
+    uint64_t heard_ms;    /* when the store has said something last, to us */
     struct scan scan;
     size_t scanned;
     struct buf input;
@@ -206,6 +207,7 @@ void backend_close(struct backend **backend)
     buf_release(&b->notices);
     shared_text_release(&b->capabilities);
     shared_text_release(&b->text);
+    mem_free(b->referral);
     mem_free(b);
 }
 
@@ -614,6 +616,11 @@ bool backend_is_stale(const struct backend *backend)
     return backend->stale;
 }
 
+const struct url *backend_referral(const struct backend *backend)
+{
+    return backend->referral;
+}
+
 /* "+": the next part of what was kept back. */
 static enum verdict send_pending(struct backend *b)
 {
@@ -632,23 +639,45 @@ static enum verdict send_pending(struct backend *b)
  * Whose fault a refused login is. A master user that is refused is the admin's affair, never a
  * wrong password.
  */
+static enum err_kind fault_of(const struct backend *b, const struct reply *reply)
+{
+    if (span_is(reply->code, "LIMIT"))
+        return ERR_LIMIT;
+    if (!store_login_is_own(b->operation->login.way) || reply->kind != REPLY_NO)
+        return ERR_UNAVAILABLE;
+    if (span_is(reply->code, "AUTHENTICATIONFAILED"))
+        return ERR_CREDENTIALS;
+    if (span_is(reply->code, "EXPIRED"))
+        return ERR_EXPIRED;
+    return span_is(reply->code, "CONTACTADMIN") || span_is(reply->code, "AUTHORIZATIONFAILED")
+               ? ERR_ADMIN
+               : ERR_UNAVAILABLE;
+}
+
+/* The user is elsewhere, whoever has logged in: false if it is not told where. */
+static bool refers(struct backend *b, const struct reply *reply)
+{
+    struct url url;
+
+    if (reply->kind != REPLY_NO || !span_is(reply->code, "REFERRAL") ||
+        !url_parse(reply->code_args, &url))
+        return false;
+    b->referral = mem_new(sizeof *b->referral);
+    if (b->referral == NULL)
+        return false;
+    *b->referral = url;
+    return true;
+}
+
 static enum verdict refused(struct backend *b, const struct reply *reply)
 {
-    char why[160];
-    enum err_kind kind = ERR_UNAVAILABLE;
+    char why[200];
+    enum err_kind kind = refers(b, reply) ? ERR_REFERRAL : fault_of(b, reply);
 
-    if (span_is(reply->code, "LIMIT"))
-        kind = ERR_LIMIT;
-    else if (!store_login_is_own(b->operation->login.way) || reply->kind != REPLY_NO)
-        kind = ERR_UNAVAILABLE;
-    else if (span_is(reply->code, "AUTHENTICATIONFAILED"))
-        kind = ERR_CREDENTIALS;
-    else if (span_is(reply->code, "EXPIRED"))
-        kind = ERR_EXPIRED;
-    else if (span_is(reply->code, "CONTACTADMIN") || span_is(reply->code, "AUTHORIZATIONFAILED"))
-        kind = ERR_ADMIN;
-    snprintf(why, sizeof why, "login refused: [%.*s] %.*s",
+    snprintf(why, sizeof why, "login refused: [%.*s%s%.*s] %.*s",
              (int)(reply->code.len < 32 ? reply->code.len : 32), reply->code.ptr,
+             reply->code_args.len > 0 ? " " : "",
+             (int)(reply->code_args.len < 64 ? reply->code_args.len : 64), reply->code_args.ptr,
              (int)(reply->text.len < 100 ? reply->text.len : 100), reply->text.ptr);
     fail(b, kind, why);
     return VERDICT_GONE;

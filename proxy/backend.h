@@ -16,6 +16,7 @@
 
 #include "proxy/base/buf.h"
 #include "proxy/base/shared_text.h"
+#include "proxy/imap/url.h"
 #include "proxy/net/conn.h"
 #include "proxy/store.h"
 #include "proxy/store_login.h"
@@ -56,7 +57,7 @@ struct backend *backend_open(const struct env *env, struct backend_target *targe
 /*
  * From warm; `client` is borrowed until the answer. ERR_NONE: ready. Fails with UNAVAILABLE (store
  * slow, hangs up, speaks nonsense, or refuses the master user), CREDENTIALS, EXPIRED, ADMIN, LIMIT
- * as the store refuses the user.
+ * as the store refuses the user, and REFERRAL when it says that the user is elsewhere (RFC 2221).
  */
 void backend_log_in(struct backend *backend, const struct store_client *client);
 
@@ -65,6 +66,9 @@ void backend_log_in(struct backend *backend, const struct store_client *client);
  * the store has just got tired of waiting. Nothing speaks against trying on another one.
  */
 bool backend_is_stale(const struct backend *backend);
+
+/* After log_in has failed with REFERRAL: where the store says that the user is. */
+const struct url *backend_referral(const struct backend *backend);
 
 /*
  * From the hands of a relay that says it is clean: unselects the mailbox, if one was `selected`,

@@ -273,7 +273,8 @@ void entry_log(struct session *s, enum conf_log_level level, const char *event,
 static enum phase_id refuse(struct session *s, const struct err *err)
 {
     bool ours = err->kind == ERR_UNAVAILABLE || err->kind == ERR_BUSY || err->kind == ERR_FULL ||
-                err->kind == ERR_MOVING || err->kind == ERR_CONFIG || err->kind == ERR_INTERNAL;
+                err->kind == ERR_MOVING || err->kind == ERR_REFERRAL || err->kind == ERR_CONFIG ||
+                err->kind == ERR_INTERNAL;
 
     counter_add(&s->home->env.counters->logins_refused, 1);
     entry_log(s, ours ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO, "login refused", err);
@@ -402,6 +403,7 @@ enum phase_id entry_enter_route(struct session *s)
         err_set(&err, ERR_INTERNAL, "no memory for a user");
         return refuse(s, &err);
     }
+    s->entry->referral = (struct referral){.to = NULL};
     route->user = s->entry->user;
     route->told_shard = s->entry->told_shard;
     route->told_backend_user = s->entry->told_backend_user;
@@ -413,6 +415,22 @@ enum phase_id entry_enter_route(struct session *s)
 
 /* --- lease --- */
 
+/* The store says that she is elsewhere: the phase begins anew, there. */
+static enum phase_id follow(struct session *s)
+{
+    struct entry *entry = s->entry;
+    struct err err = {0};
+
+    if (!referral_follow(&entry->referral, s->home->env.conf, s->shard, entry->backend_user,
+                         &entry->lease.referral, &err))
+        return refuse(s, &err);
+    counter_add(&s->home->env.counters->referrals_followed, 1);
+    log_event(LOG_LEVEL_INFO, "referral", "session %s of %s: shard %s refers to shard %s", s->id,
+              entry->user, s->shard->title, entry->referral.to->title);
+    s->shard = entry->referral.to;
+    return entry_enter_lease(s);
+}
+
 static void on_lease(struct lease_request *lease, struct pooled *connection, const struct err *err)
 {
     struct session *s = lease->owner;
@@ -422,7 +440,9 @@ static void on_lease(struct lease_request *lease, struct pooled *connection, con
         s->lease_kind = (uint8_t)pooled_kind(connection);
         s->store = *backend_address(pooled_backend(connection));
     }
-    phase_move(s, err->kind == ERR_NONE ? P_RELAY : refuse(s, err));
+    phase_move(s, err->kind == ERR_NONE       ? P_RELAY
+                  : err->kind == ERR_REFERRAL ? follow(s)
+                                              : refuse(s, err));
 }
 
 /* Who logs in at the store. A master's password is not the user's. */

@@ -33,11 +33,13 @@ struct lease_request {
     struct store_client client;
     /*
      * ERR_NONE: `connection` is the owner's until pool_return. Else as backend_open and
-     * backend_log_in; BUSY: no login could begin in time; FULL: no connection was free in time.
+     * backend_log_in, with `referral` set for REFERRAL; BUSY: no login could begin in time; FULL:
+     * no connection was free in time.
      */
     void (*on_answer)(struct lease_request *request, struct pooled *connection,
                       const struct err *err);
     void *owner;
+    struct url referral;
 
     /* Private. */
     struct pool *pool; /* NULL while not under way */

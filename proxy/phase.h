@@ -9,6 +9,7 @@
 #include "proxy/home.h"
 #include "proxy/login.h"
 #include "proxy/net/proxyproto.h"
+#include "proxy/referral.h"
 #include "proxy/relay.h"
 
 struct user;
@@ -50,6 +51,7 @@ struct entry {
     struct admission_request admit;
     struct route_request route;
     struct lease_request lease;
+    struct referral referral;        /* where stores have sent her */
     char user[USERNAME_MAX + 1];     /* who logs in; once verified: whose mailbox it is */
     char login_as[USERNAME_MAX + 1]; /* for whom, if not for itself; "" once verified */
     char master[USERNAME_MAX + 1];   /* who logs in for the user, once verified; "": itself */

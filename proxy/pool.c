@@ -555,6 +555,8 @@ static void not_logged_in(struct pooled *p, const struct err *err)
 
     if (err->kind == ERR_UNAVAILABLE)
         store_doubt(p->at->store);
+    if (err->kind == ERR_REFERRAL)
+        p->request->referral = *backend_referral(p->backend);
 
     struct lease_request *request =
         part(p, again ? &counters->drops_stale : &counters->drops_refused);

@@ -5,37 +5,17 @@
  */
 #include "routing/route.h"
 
-#include "proxy/base/address.h"
 #include "proxy/base/log.h"
+#include "routing/shards.h"
 
 #include <string.h>
-#include <strings.h>
-
-static bool has_host(const struct conf_shard *shard, const char *name)
-{
-    char host[HOST_MAX];
-    uint16_t port;
-
-    for (size_t i = 0; i < shard->address.count; i++)
-        if (address_split(shard->address.items[i], host, &port) && strcasecmp(host, name) == 0)
-            return true;
-    return false;
-}
 
 /* NULL when no shard has that title, and none, or more than one, that host. */
 static const struct conf_shard *find(const struct conf *conf, const char *name)
 {
     const struct conf_shard *shard = conf_find_shard(conf, name);
-    size_t count = 0;
 
-    if (shard != NULL)
-        return shard;
-    for (size_t i = 0; i < conf->shard_count; i++)
-        if (has_host(&conf->shards[i], name)) {
-            shard = &conf->shards[i];
-            count++;
-        }
-    return count == 1 ? shard : NULL;
+    return shard != NULL ? shard : shards_with_host(conf, name, 0, NULL);
 }
 
 static void *attribute_open(const struct env *env, const struct router_view *view, struct err *err)

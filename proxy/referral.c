@@ -1,0 +1,59 @@
+/* Owns the judgement of what stores refer to. */
+#include "proxy/referral.h"
+
+#include "routing/shards.h"
+
+#include <strings.h>
+
+static bool was_there(const struct referral *referral, const struct conf_shard *shard)
+{
+    for (size_t i = 0; i < referral->hops; i++)
+        if (referral->been[i] == shard)
+            return true;
+    return false;
+}
+
+static const struct conf_shard *find(const struct conf *conf, const struct conf_shard *at,
+                                     const struct url *url, struct err *err)
+{
+    size_t count;
+    const struct conf_shard *shard = shards_with_host(conf, url->host, url->port, &count);
+
+    if (shard == NULL)
+        err_set(err, ERR_REFERRAL, "shard %s refers to %s, port %u: %s", at->title, url->host,
+                (unsigned)url->port, count == 0 ? "that is no shard" : "several shards are there");
+    return shard;
+}
+
+/*
+ * The name is only compared: at the next store she logs in under the same one. Stores that do not
+ * distinguish case tell it as they have it.
+ */
+bool referral_follow(struct referral *referral, const struct conf *conf,
+                     const struct conf_shard *at, const char *user, const struct url *url,
+                     struct err *err)
+{
+    size_t max = (size_t)conf->route.follow_referrals;
+
+    if (max == 0)
+        return err_set(err, ERR_REFERRAL, "shard %s refers to %s, but route.follow_referrals is 0",
+                       at->title, url->host);
+    if (strcasecmp(url->user, user) != 0)
+        return err_set(err, ERR_REFERRAL, "shard %s refers to %s, but for another user: \"%s\"",
+                       at->title, url->host, url->user);
+
+    const struct conf_shard *shard = find(conf, at, url, err);
+
+    if (shard == NULL)
+        return false;
+    if (shard == at || was_there(referral, shard))
+        return err_set(err, ERR_REFERRAL, "shard %s refers back to shard %s", at->title,
+                       shard->title);
+    if (referral->hops >= max)
+        return err_set(err, ERR_REFERRAL,
+                       "shard %s refers to shard %s: more than route.follow_referrals in a row",
+                       at->title, shard->title);
+    referral->been[referral->hops++] = at;
+    referral->to = shard;
+    return true;
+}

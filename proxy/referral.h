@@ -1,0 +1,29 @@
+/*
+ * Where a store has referred a user to, at login (RFC 2221): whether the session may go on there.
+ * Only to a shard that is configured, for the same user, and not in circles.
+ */
+#ifndef IMAPMUX_PROXY_REFERRAL_H
+#define IMAPMUX_PROXY_REFERRAL_H
+
+#include "proxy/base/conf.h"
+#include "proxy/base/err.h"
+#include "proxy/imap/url.h"
+
+enum { REFERRAL_HOPS_MAX = 3 };
+
+/* What the stores have said in one login; zeroed before its first one. */
+struct referral {
+    const struct conf_shard *been[REFERRAL_HOPS_MAX]; /* where she was sent away, in this order */
+    size_t hops;
+    const struct conf_shard *to; /* where she was sent last; NULL: nowhere yet */
+};
+
+/*
+ * Shard `at` has refused `user`, as it knows her, with this URL. True: go on at referral->to. False
+ * with *err set (REFERRAL) if referrals are not followed, or not this one.
+ */
+bool referral_follow(struct referral *referral, const struct conf *conf,
+                     const struct conf_shard *at, const char *user, const struct url *url,
+                     struct err *err);
+
+#endif
