@@ -390,6 +390,7 @@ static void on_route(struct route_request *request, const struct route *route,
     }
     s->shard = conf_find_shard(s->home->env.conf, route->shard); /* the router has checked */
     assert(s->shard != NULL);
+    referral_start(&s->entry->referral, route);
     snprintf(s->entry->backend_user, sizeof s->entry->backend_user, "%s", route->backend_user);
     phase_move(s, P_LEASE);
 }
@@ -403,7 +404,6 @@ enum phase_id entry_enter_route(struct session *s)
         err_set(&err, ERR_INTERNAL, "no memory for a user");
         return refuse(s, &err);
     }
-    s->entry->referral = (struct referral){.to = NULL};
     route->user = s->entry->user;
     route->told_shard = s->entry->told_shard;
     route->told_backend_user = s->entry->told_backend_user;
@@ -439,6 +439,7 @@ static void on_lease(struct lease_request *lease, struct pooled *connection, con
         s->connection = connection;
         s->lease_kind = (uint8_t)pooled_kind(connection);
         s->store = *backend_address(pooled_backend(connection));
+        referral_keep(&s->entry->referral, s->home->corrector, s->entry->user);
     }
     phase_move(s, err->kind == ERR_NONE       ? P_RELAY
                   : err->kind == ERR_REFERRAL ? follow(s)

@@ -8,6 +8,7 @@
 #include "proxy/imap/caps.h"
 #include "proxy/net/tls.h"
 #include "proxy/pool.h"
+#include "routing/correction.h"
 #include "routing/route.h"
 
 struct phase;
@@ -21,7 +22,8 @@ struct home {
     const struct tls *tls;
     struct auth *auth;
     struct router *router;
-    struct registry *registry; /* NULL unless limits.shared */
+    struct corrector *corrector; /* of routes; NULL unless route.keep_referrals */
+    struct registry *registry;   /* NULL unless limits.shared */
     struct admission *admission;
     struct pool *pool;
     struct inbox inbox;

@@ -3,7 +3,13 @@
 
 #include "routing/shards.h"
 
-#include <strings.h>
+#include <string.h>
+
+void referral_start(struct referral *referral, const struct route *route)
+{
+    *referral = (struct referral){.epoch = route->epoch,
+                                  .in_redis = strcmp(route->source, "redis") == 0 && !route->stale};
+}
 
 static bool was_there(const struct referral *referral, const struct conf_shard *shard)
 {
@@ -56,4 +62,11 @@ bool referral_follow(struct referral *referral, const struct conf *conf,
     referral->been[referral->hops++] = at;
     referral->to = shard;
     return true;
+}
+
+void referral_keep(const struct referral *referral, struct corrector *corrector, const char *user)
+{
+    if (referral->to != NULL && referral->in_redis && corrector != NULL)
+        corrector_change(corrector, user, referral->been[0]->title, referral->epoch,
+                         referral->to->title);
 }

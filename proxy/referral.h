@@ -8,15 +8,22 @@
 #include "proxy/base/conf.h"
 #include "proxy/base/err.h"
 #include "proxy/imap/url.h"
+#include "routing/correction.h"
+#include "routing/route.h"
 
 enum { REFERRAL_HOPS_MAX = 3 };
 
-/* What the stores have said in one login; zeroed before its first one. */
+/* What the stores have said in one login. */
 struct referral {
     const struct conf_shard *been[REFERRAL_HOPS_MAX]; /* where she was sent away, in this order */
     size_t hops;
     const struct conf_shard *to; /* where she was sent last; NULL: nowhere yet */
+    uint64_t epoch;              /* of the route that has led to the first one */
+    bool in_redis;               /* where it stands, and may be corrected */
 };
+
+/* A login begins with this route. */
+void referral_start(struct referral *referral, const struct route *route);
 
 /*
  * Shard `at` has refused `user`, as it knows her, with this URL. True: go on at referral->to. False
@@ -25,5 +32,8 @@ struct referral {
 bool referral_follow(struct referral *referral, const struct conf *conf,
                      const struct conf_shard *at, const char *user, const struct url *url,
                      struct err *err);
+
+/* The login is done: if she was sent elsewhere, her route shall lead there at once next time. */
+void referral_keep(const struct referral *referral, struct corrector *corrector, const char *user);
 
 #endif

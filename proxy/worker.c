@@ -199,6 +199,8 @@ static bool open_services(struct worker *w, size_t worker_count, struct err *err
         return err_set(err, ERR_INTERNAL, "no memory for a worker");
     home->auth = auth_open(&home->env, w->all->throttle, err);
     home->router = home->auth == NULL ? NULL : router_open(&home->env, &view, err);
+    if (conf->route.keep_referrals && (home->corrector = corrector_open(&home->env, err)) == NULL)
+        return false;
     return home->router != NULL;
 }
 
@@ -280,6 +282,7 @@ static void close_worker(struct worker *w)
         admission_close(&w->home.admission);
         registry_close(&w->home.registry);
         redis_link_close(&w->home.env.redis);
+        corrector_close(&w->home.corrector);
         uv_run(&w->loop,
                UV_RUN_DEFAULT); /* sessions and look-ups end; the idle handle is not active */
         turn_release(&w->turn);

@@ -20,6 +20,7 @@ static bool check_certificates(struct conf_reader *reader, const struct conf *co
 static bool check_tls(struct conf_reader *reader, const struct conf *conf);
 static bool check_listeners(struct conf_reader *reader, const struct conf *conf);
 static bool check_listener(struct conf_reader *reader, const struct conf *conf, size_t index);
+static bool check_referrals(struct conf_reader *reader, const struct conf_route *route);
 static bool check_route(struct conf_reader *reader, const struct conf *conf);
 static bool check_redis(struct conf_reader *reader, const struct conf *conf);
 static bool check_shards(struct conf_reader *reader, const struct conf *conf);
@@ -177,6 +178,18 @@ static bool check_listener(struct conf_reader *reader, const struct conf *conf, 
     return check_mechanisms(reader, conf, index);
 }
 
+static bool check_referrals(struct conf_reader *reader, const struct conf_route *route)
+{
+    bool from_redis = false;
+
+    for (size_t i = 0; i < route->sources.count; i++)
+        from_redis = from_redis || strcmp(route->sources.items[i], "redis") == 0;
+    return !route->keep_referrals || (from_redis && route->follow_referrals > 0) ||
+           conf_fail_in(
+               reader, "route", 0,
+               "\"keep_referrals\" of route needs \"follow_referrals\", and the source redis");
+}
+
 static bool check_route(struct conf_reader *reader, const struct conf *conf)
 {
     const struct conf_words *sources = &conf->route.sources;
@@ -199,7 +212,7 @@ static bool check_route(struct conf_reader *reader, const struct conf *conf)
         else
             ok = conf_check_file(reader, "route", 0, "file", conf->route.file);
     }
-    return ok;
+    return ok && check_referrals(reader, &conf->route);
 }
 
 static bool check_redis(struct conf_reader *reader, const struct conf *conf)

@@ -2,6 +2,10 @@
 Stores that refer a user to another one at login (RFC 2221): whether the session goes on there, and what it is told if
 it must not.
 """
+import json
+import socket
+import subprocess
+
 import pytest
 
 import servers
@@ -232,3 +236,104 @@ def test_dovecot_refers(start, folder):
         assert (new.mail / "alice").exists() and not (old.mail / "alice").exists()
         assert (old.mail / "bob").exists() and not (new.mail / "bob").exists()
         assert "shard store refers to shard new" in proxy.wait_for_event("referral")["detail"]
+
+
+# Kept
+
+KEPT = """
+auth {{ sources = {{passwd}} }}
+passwd {{ file = "passwd" }}
+route {{ sources = {{redis, file}} file = "routes" follow_referrals = 3 keep_referrals = yes }}
+redis {{ address = "{redis.address}" connect_timeout = 1s timeout = 1s retry_max = 200ms }}
+"""
+
+
+@pytest.fixture(scope="module")
+def redis(folder):
+    with servers.Redis(folder / "redis") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def keeping(start, stores, redis):
+    return start(shards_of(stores), users=("alice", "bob"), sources=KEPT.format(redis=redis))
+
+
+@pytest.fixture
+def events(redis):
+    """What is published, as it comes."""
+    host, port = redis.address.split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as subscriber:
+        told = subscriber.makefile("rb")
+        subscriber.sendall(b"SUBSCRIBE imapmux:events\r\n")
+        for _ in range(6):  # an array of three
+            told.readline()
+
+        def one():
+            while True:
+                line = told.readline()
+                if b'"route"' in line:
+                    return json.loads(line)
+        yield one
+
+
+def route(redis, user="alice"):
+    told = subprocess.run(["redis-cli", "-p", str(redis.port), "HGETALL", f"imapmux:user:{{{user}}}"],
+                          capture_output=True, text=True, check=True).stdout.split()
+    return dict(zip(told[::2], told[1::2]))
+
+
+def test_the_route_is_corrected(keeping, stores, redis, events):
+    store, blue, green, _ = stores
+    redis.call("DEL", "imapmux:user:{alice}")
+    redis.call("HSET", "imapmux:user:{alice}", "shard", "store", "epoch", "41")
+    store.script, blue.script = refer(blue), refer(green)
+    keeping.logged_in().close()
+    assert events() == {"event": "route", "user": "alice", "epoch": 42, "state": "active"}
+    assert route(redis) == {"shard": "green", "epoch": "42"}
+    line = keeping.wait_for_event("route corrected")
+    assert (line["user"], line["shard"]) == ("alice", "green")
+    keeping.logged_in().close()
+    assert [logins(each) for each in stores] == [1, 1, 2, 0]
+
+
+def test_a_route_without_an_epoch(keeping, stores, redis, events):
+    redis.call("DEL", "imapmux:user:{alice}")
+    redis.call("HSET", "imapmux:user:{alice}", "shard", "store", "state", "active")
+    stores[0].script = refer(stores[1])
+    keeping.logged_in().close()
+    assert events()["epoch"] == 1
+    assert route(redis) == {"shard": "blue", "epoch": "1", "state": "active"}
+
+
+@pytest.mark.parametrize("change", [("shard", "red"), ("state", "moving"), ("state", "disabled"), ("epoch", "8")])
+def test_a_route_that_was_changed_meanwhile_stays(keeping, stores, redis, change):
+    """While the second store logs her in."""
+    redis.call("DEL", "imapmux:user:{alice}")
+    redis.call("HSET", "imapmux:user:{alice}", "shard", "store", "epoch", "7")
+    stores[0].script = refer(stores[1])
+
+    def script(peer):
+        peer.greet()
+        peer.until_login()
+        redis.call("HSET", "imapmux:user:{alice}", *change)
+        peer.send(b"L OK [CAPABILITY " + CAPABILITIES + b"] Logged in\r\n")
+        peer.serve()
+    stores[1].script = script
+    before = len(keeping.events("route not corrected"))
+    keeping.logged_in().close()
+    servers.wait_for(lambda: len(keeping.events("route not corrected")) > before, "the line of the log")
+    assert keeping.events("route not corrected")[-1]["why"] == "it was changed meanwhile"
+    assert route(redis) == {"shard": "store", "epoch": "7", **dict([change])}
+
+
+def test_other_routes_stay(keeping, stores, redis):
+    """What the file says is not written into Redis, nor what leads to a store that refuses."""
+    redis.call("DEL", "imapmux:user:{alice}")
+    stores[0].script = refer(stores[1])
+    keeping.logged_in().close()
+    assert route(redis) == {}
+    redis.call("HSET", "imapmux:user:{alice}", "shard", "store")
+    stores[1].script = refer("nowhere.example")
+    refused(keeping, "shard blue refers to nowhere.example")
+    assert route(redis) == {"shard": "store"}

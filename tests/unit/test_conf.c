@@ -372,6 +372,13 @@ static void what_is_said_of_bad_files(void **state)
          ":5: setting \"bind_password_file\" of ldap: /dev/null is empty"},
         {LISTENER PASSWD SHARD,
          ": route asks the source \"file\", but \"file\" of route is not set"},
+        {LISTENER PASSWD SHARD "route { sources = {redis} keep_referrals = yes }\n",
+         ":4: \"keep_referrals\" of route needs \"follow_referrals\", and the source redis"},
+        {LISTENER PASSWD SHARD
+         "route { sources = {ldap} follow_referrals = 1 keep_referrals = yes }\n",
+         ":4: \"keep_referrals\" of route needs \"follow_referrals\", and the source redis"},
+        {LISTENER PASSWD SHARD "route { sources = {redis} follow_referrals = 4 }\n",
+         ":4: setting \"follow_referrals\" of route: found \"4\", expected a number from 0 to 3"},
         {LISTENER PASSWD SHARD "route { sources = {} }",
          ":4: setting \"sources\" of route: found none, expected redis, ldap, file"},
         {LISTENER PASSWD SHARD "route { sources = redis }\nredis { address = here }",
