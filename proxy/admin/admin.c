@@ -19,7 +19,7 @@
 #include <utlist.h>
 
 enum {
-    CLIENTS_MAX = 16,
+    CLIENTS_MAX = 64, /* a tool may carry out 32 moves at a time, and others ask, too */
     REQUEST_MAX = 64 * 1024,
     READ_SIZE = 4096,
     PATIENCE_MS = 10000 /* to take an answer and send the next request */
@@ -163,7 +163,7 @@ static void on_accept(void *owner, int fd, const union address *peer,
         return;
     }
     if (admin->count >= CLIENTS_MAX) {
-        turn_away(fd, "{\"ok\":false,\"error\":\"too many connections\"}\n");
+        turn_away(fd, "{\"ok\":false,\"error\":\"" CTL_TOO_MANY "\"}\n");
         return;
     }
     struct admin_client *client = mem_new(sizeof *client);

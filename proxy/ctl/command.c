@@ -6,11 +6,12 @@
 #define COMMAND(id, name, level, arguments, help)                                                  \
     {name, CTL_##level, (const struct ctl_argument[]){arguments(ARGUMENT){0}}, help},
 
-const struct ctl_command ctl_commands[CTL_COMMAND_COUNT] = {CTL_COMMANDS(COMMAND)};
+const struct ctl_command ctl_commands[CTL_ALL_COUNT] = {CTL_COMMANDS(COMMAND)
+                                                            CTL_TOOL_COMMANDS(COMMAND)};
 
 const struct ctl_command *ctl_find(const char *name)
 {
-    for (size_t i = 0; i < CTL_COMMAND_COUNT; i++)
+    for (size_t i = 0; i < CTL_ALL_COUNT; i++)
         if (strcmp(ctl_commands[i].name, name) == 0)
             return &ctl_commands[i];
     return NULL;

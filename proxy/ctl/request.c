@@ -32,7 +32,7 @@ static bool read_members(struct ctl_request *request, const json_t *json, struct
     if (json_object_size(json) > (arguments == NULL ? 1 : 2))
         return err_set(err, ERR_PEER, "the request has more than \"command\" and \"arguments\"");
     request->command = ctl_find(name);
-    if (request->command == NULL)
+    if (request->command == NULL || ctl_is_of_tool(request->command))
         return err_set(err, ERR_PEER, "there is no command \"%.*s\"", CTL_NAME_MAX, name);
     request->arguments = arguments == NULL ? json_object() : json_incref(arguments);
     if (request->arguments == NULL)
@@ -58,6 +58,15 @@ bool ctl_check_arguments(const struct ctl_command *command, const json_t *argume
     return true;
 }
 
+static bool are_texts(const json_t *value)
+{
+    size_t count = json_array_size(value), i = 0;
+
+    while (i < count && json_is_string(json_array_get(value, i)))
+        i++;
+    return count > 0 && i == count;
+}
+
 static bool check_argument(const struct ctl_command *command, const char *name, const json_t *value,
                            struct err *err)
 {
@@ -66,11 +75,15 @@ static bool check_argument(const struct ctl_command *command, const char *name, 
     if (row == NULL)
         return err_set(err, ERR_PEER, "\"%s\" takes no \"%.*s\"", command->name, CTL_NAME_MAX,
                        name);
+    if (row->kind == CTL_TEXTS)
+        return are_texts(value) || err_set(err, ERR_PEER, "\"%s\" is no list of texts", name);
     if (!json_is_string(value))
         return err_set(err, ERR_PEER, "\"%s\" is no text", name);
-    if (row->kind == CTL_CHOICE && !ctl_is_word(row->words, json_string_value(value)))
+    const char *words = row->kind == CTL_FLAG ? CTL_SET : row->words,
+               *text = json_string_value(value);
+    if (row->kind != CTL_TEXT && !ctl_is_word(words, text))
         return err_set(err, ERR_PEER, "\"%s\" is \"%.*s\", expected one of %s", name, CTL_NAME_MAX,
-                       json_string_value(value), row->words);
+                       text, words);
     return true;
 }
 

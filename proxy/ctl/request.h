@@ -1,7 +1,7 @@
 /*
  * A request for administration: a command of the table and its arguments, as one line of JSON,
  *     {"command":"cache flush","arguments":{"user":"ann"}}
- * where "arguments" may be left out if there are none. All values are texts.
+ * where "arguments" may be left out if there are none. Values are texts, of TEXTS lists of them.
  */
 #ifndef IMAPMUX_CTL_REQUEST_H
 #define IMAPMUX_CTL_REQUEST_H
@@ -11,9 +11,12 @@
 
 #include <jansson.h>
 
+/* What imapmux says to whom it turns away for their number; one may try again. */
+#define CTL_TOO_MANY "too many connections"
+
 struct ctl_request {
     const struct ctl_command *command;
-    json_t *arguments; /* an object: texts by the names of the table's rows */
+    json_t *arguments; /* an object: values by the names of the table's rows */
 };
 
 /*
@@ -32,7 +35,7 @@ bool ctl_check_arguments(const struct ctl_command *command, const json_t *argume
 /* The request as JSON; the caller has the reference. NULL without memory. */
 json_t *ctl_request_write(const struct ctl_request *request);
 
-/* An argument's text, borrowed from the request; NULL when it is not given. */
+/* An argument's text, borrowed from the request; NULL when it is not given. Not of TEXTS. */
 const char *ctl_request_argument(const struct ctl_request *request, const char *name);
 
 /* What somebody must be allowed to make this request. */

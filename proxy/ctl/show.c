@@ -195,7 +195,7 @@ static void show_table(FILE *out, const json_t *rows)
     mem_free(widths);
 }
 
-static void show_text(FILE *out, const char *text)
+void show_text(FILE *out, const char *text)
 {
     struct buf cell;
     size_t len = strlen(text);

@@ -11,4 +11,7 @@
 
 void show_result(FILE *out, const json_t *result);
 
+/* A text alone, which ends with a line's end then. */
+void show_text(FILE *out, const char *text);
+
 #endif

@@ -27,16 +27,35 @@ enum { NAME_COLUMN = 2, HELP_COLUMN = 26 };
 
 /* --- help --- */
 
-/* "USER", or "red|green". Returns the width. */
+/* "USER", "red|green", "COUNT/min", or nothing for a flag. Returns the width. */
 static int print_value(FILE *out, const struct ctl_argument *row)
 {
     int width = 0;
 
-    if (row->kind == CTL_CHOICE)
+    if (row->kind == CTL_FLAG)
+        return 0;
+    if (*row->words != '\0')
         return fprintf(out, "%s", row->words);
     for (const char *at = row->name; *at != '\0'; at++, width++)
         fputc(toupper((unsigned char)*at), out);
-    return width;
+    return width + (row->kind == CTL_TEXTS ? fprintf(out, "...") : 0);
+}
+
+/* "--name VALUE" */
+static int print_named(FILE *out, const struct ctl_argument *row)
+{
+    int width = fprintf(out, row->kind == CTL_FLAG ? "--%s" : "--%s ", row->name);
+
+    return width + print_value(out, row);
+}
+
+static const struct ctl_argument *first_named(const struct ctl_command *command)
+{
+    const struct ctl_argument *row = command->arguments;
+
+    while (row->name != NULL && ctl_has_place(row))
+        row++;
+    return row->name == NULL ? NULL : row;
 }
 
 static int print_synopsis(FILE *out, const struct ctl_command *command)
@@ -46,11 +65,13 @@ static int print_synopsis(FILE *out, const struct ctl_command *command)
     for (const struct ctl_argument *row = command->arguments; row->name != NULL; row++) {
         bool optional = row->presence == CTL_OPTIONAL;
 
+        if (!ctl_has_place(row))
+            continue;
         width += fprintf(out, optional ? " [" : " ");
         width += print_value(out, row);
         width += fprintf(out, optional ? "]" : "");
     }
-    return width;
+    return width + (first_named(command) != NULL ? fprintf(out, " [OPTION...]") : 0);
 }
 
 /* Goes to the column of helps, in the next line if this one is too long. */
@@ -72,16 +93,33 @@ static void print_line(FILE *out, const struct ctl_command *command)
 void usage_print(FILE *out)
 {
     fputs(head, out);
-    for (size_t i = 0; i < CTL_COMMAND_COUNT; i++)
+    for (size_t i = 0; i < CTL_ALL_COUNT; i++)
         print_line(out, &ctl_commands[i]);
     fputs(tail, out);
 }
 
 void usage_print_matching(FILE *out, const char *start)
 {
-    for (size_t i = 0; i < CTL_COMMAND_COUNT; i++)
+    for (size_t i = 0; i < CTL_ALL_COUNT; i++)
         if (strncmp(ctl_commands[i].name, start, strlen(start)) == 0)
             print_line(out, &ctl_commands[i]);
+}
+
+/* Those that have a place, or those that have none. */
+static void print_arguments(FILE *out, const struct ctl_command *command, bool with_place)
+{
+    const char *head_of_them =
+        with_place ? "\nArguments, in this order or by name:\n" : "\nOptions of this command:\n";
+
+    for (const struct ctl_argument *row = command->arguments; row->name != NULL; row++) {
+        if (ctl_has_place(row) != with_place)
+            continue;
+        fputs(head_of_them, out);
+        head_of_them = "";
+        print_help(out, fprintf(out, "%*s", NAME_COLUMN, "") + print_named(out, row), row->help);
+        if (row->level > command->level)
+            print_help(out, 0, "For operators only.");
+    }
 }
 
 void usage_print_command(FILE *out, const struct ctl_command *command)
@@ -91,13 +129,8 @@ void usage_print_command(FILE *out, const struct ctl_command *command)
     fprintf(out, "\n\n%s\n", command->help);
     if (command->level == CTL_OPERATE)
         fputs("For operators only.\n", out);
-    for (const struct ctl_argument *row = command->arguments; row->name != NULL; row++) {
-        fputs(row == command->arguments ? "\nArguments, in this order or by name:\n" : "", out);
-        int width = fprintf(out, "%*s--%s ", NAME_COLUMN, "", row->name);
-        print_help(out, width + print_value(out, row), row->help);
-        if (row->level > command->level)
-            print_help(out, 0, "For operators only.");
-    }
+    print_arguments(out, command, true);
+    print_arguments(out, command, false);
 }
 
 /* --- completion --- */
@@ -106,9 +139,9 @@ static const char script_head[] =
     "# Completion of imapmuxctl for bash, printed by imapmuxctl --print-completion.\n"
     "_imapmuxctl()\n"
     "{\n"
-    "    local word=${COMP_WORDS[COMP_CWORD]} typed= next= i\n"
+    "    local word=${COMP_WORDS[COMP_CWORD]} typed= next= files= i\n"
     "    case ${COMP_WORDS[COMP_CWORD - 1]} in\n"
-    "        -s | --socket) COMPREPLY=($(compgen -f -- \"$word\")); return ;;\n"
+    "        -s | --socket | --from-file) COMPREPLY=($(compgen -f -- \"$word\")); return ;;\n"
     "    esac\n"
     "    for ((i = 1; i < COMP_CWORD; i++)); do\n"
     "        case ${COMP_WORDS[i]} in\n"
@@ -119,10 +152,11 @@ static const char script_head[] =
     "    done\n"
     "    case ${typed#help } in\n";
 
-static const char script_tail[] = "    esac\n"
-                                  "    COMPREPLY=($(compgen -W \"$next\" -- \"$word\"))\n"
-                                  "}\n"
-                                  "complete -F _imapmuxctl imapmuxctl\n";
+static const char script_tail[] =
+    "    esac\n"
+    "    COMPREPLY=($(compgen ${files:+-f} -W \"$next\" -- \"$word\"))\n"
+    "}\n"
+    "complete -F _imapmuxctl imapmuxctl\n";
 
 /* Is this the first command whose name begins with so many octets of its own? */
 static bool is_first(const struct ctl_command *command, size_t len)
@@ -136,7 +170,7 @@ static bool is_first(const struct ctl_command *command, size_t len)
 /* The words that may follow on the first `len` octets of this command's name. */
 static void print_next_words(FILE *out, const struct ctl_command *like, size_t len)
 {
-    for (size_t i = 0; i < CTL_COMMAND_COUNT; i++) {
+    for (size_t i = 0; i < CTL_ALL_COUNT; i++) {
         const char *name = ctl_commands[i].name;
 
         if (strncmp(name, like->name, len) != 0)
@@ -156,20 +190,23 @@ static void print_case(FILE *out, const struct ctl_command *like, size_t len)
 
 static void print_argument_case(FILE *out, const struct ctl_command *command)
 {
+    bool files = false;
+
     fprintf(out, "        \"%s \"*) next=\"", command->name);
     for (const struct ctl_argument *row = command->arguments; row->name != NULL; row++) {
         fprintf(out, " --%s", row->name);
-        for (const char *at = row->words; *at != '\0'; at++)
+        for (const char *at = row->kind == CTL_CHOICE ? row->words : ""; *at != '\0'; at++)
             fprintf(out, "%s%c", at == row->words ? " " : "", *at == '|' ? ' ' : *at);
+        files = files || (ctl_has_place(row) && strcmp(row->words, "FILE") == 0);
     }
-    fputs("\" ;;\n", out);
+    fputs(files ? "\" files=yes ;;\n" : "\" ;;\n", out);
 }
 
 void usage_print_completion(FILE *out)
 {
     fputs(script_head, out);
     print_case(out, ctl_commands, 0);
-    for (size_t i = 0; i < CTL_COMMAND_COUNT; i++) {
+    for (size_t i = 0; i < CTL_ALL_COUNT; i++) {
         const struct ctl_command *command = &ctl_commands[i];
 
         for (size_t at = 0; command->name[at] != '\0'; at++)

@@ -32,7 +32,7 @@ static void check(const struct ctl_request *request)
         const char *text = ctl_request_argument(request, row->name);
 
         given += text != NULL;
-        assert(text != NULL || row->presence == CTL_OPTIONAL);
+        assert(text != NULL || row->presence != CTL_REQUIRED);
         assert(text == NULL || row->kind != CTL_CHOICE || is_among(row->words, text));
         if (text != NULL && row->level == CTL_OPERATE)
             level = CTL_OPERATE;

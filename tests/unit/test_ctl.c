@@ -25,14 +25,19 @@ static size_t words_of(const char *name)
 static void check_arguments(const struct ctl_command *command)
 {
     static const char *const taken[] = {"socket", "json", "help", "version", "print-completion"};
-    bool optional = false;
+    bool optional = false, last = false;
     size_t count = 0;
 
     for (const struct ctl_argument *row = command->arguments; row->name != NULL; row++, count++) {
         assert_ptr_equal(ctl_find_argument(command, row->name), row); /* once */
-        assert_true((row->kind == CTL_CHOICE) == (*row->words != '\0'));
-        assert_true(row->presence == CTL_OPTIONAL || !optional); /* places are told by order */
-        optional = row->presence == CTL_OPTIONAL;
+        assert_true(row->kind != CTL_CHOICE || *row->words != '\0');
+        assert_true(row->kind != CTL_FLAG || *row->words == '\0');
+        if (ctl_has_place(row)) { /* places are told by order */
+            assert_false(last);
+            assert_true(row->presence == CTL_OPTIONAL || !optional);
+            optional = row->presence == CTL_OPTIONAL;
+            last = row->kind == CTL_TEXTS;
+        }
         for (size_t i = 0; i < sizeof taken / sizeof *taken; i++)
             assert_string_not_equal(row->name, taken[i]);
     }
@@ -42,7 +47,7 @@ static void check_arguments(const struct ctl_command *command)
 static void the_table_is_sound(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < CTL_COMMAND_COUNT; i++) {
+    for (size_t i = 0; i < CTL_ALL_COUNT; i++) {
         const struct ctl_command *command = &ctl_commands[i];
 
         assert_ptr_equal(ctl_find(command->name), command);
@@ -51,6 +56,7 @@ static void the_table_is_sound(void **state)
         assert_true(command->level != CTL_NOTHING);
         assert_int_equal(command->help[strlen(command->help) - 1], '.');
         assert_string_not_equal(command->name, "help");
+        assert_true(ctl_is_of_tool(command) == (i >= CTL_COMMAND_COUNT));
         check_arguments(command);
     }
     assert_null(ctl_find("cache"));
@@ -126,6 +132,8 @@ static void bad_requests_are_refused(void **state)
         {"{\"command\":\"status\",\"arguments\":{\"user\":\"ann\"}}",
          "\"status\" takes no \"user\""},
         {"{\"command\":\"cache flush\",\"arguments\":{\"user\":7}}", "\"user\" is no text"},
+        {"{\"command\":\"move\",\"arguments\":{\"user\":[\"ann\"]}}",
+         "there is no command \"move\""},
         {"{\"command\":\"log level\",\"arguments\":{\"level\":\"loud\"}}",
          "expected one of error|"},
     };
@@ -219,7 +227,7 @@ static void help_and_completion_know_all_commands(void **state)
 
         (completion ? usage_print_completion : usage_print)(out);
         fclose(out);
-        for (size_t i = 0; i < CTL_COMMAND_COUNT; i++)
+        for (size_t i = 0; i < CTL_ALL_COUNT; i++)
             assert_non_null(strstr(text, ctl_commands[i].name));
         free(text);
     }

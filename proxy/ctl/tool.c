@@ -1,0 +1,78 @@
+/* Owns how commands are carried out: whose they are, and how an answer is shown. */
+#include "proxy/ctl/tool.h"
+
+#include "proxy/ctl/exchange.h"
+#include "proxy/ctl/show.h"
+
+#include <stdarg.h>
+
+static tool_command *const own_commands[] = {
+#define X(id, ...) tool_##id,
+    CTL_TOOL_COMMANDS(X)
+#undef X
+};
+
+enum ctl_status tool_run(const struct tool *tool, const struct ctl_request *request)
+{
+    const struct ctl_command *command = request->command;
+
+    if (ctl_is_of_tool(command))
+        return own_commands[command - ctl_commands - CTL_COMMAND_COUNT](tool, request);
+    return tool_ask(tool, command->name, request->arguments);
+}
+
+void tool_show(const struct tool *tool, const json_t *result)
+{
+    if (!tool->json)
+        show_result(stdout, result);
+    else if (json_dumpf(result, stdout, JSON_ENCODE_ANY | JSON_COMPACT) == 0)
+        fputc('\n', stdout);
+    fflush(stdout); /* what comes piece by piece is read so, too */
+}
+
+enum ctl_status tool_complain(enum ctl_status status, const char *format, ...)
+{
+    char text[1024];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    fputs("imapmuxctl: ", stderr);
+    show_text(stderr, text);
+    return status;
+}
+
+enum ctl_status tool_finish(enum ctl_status status)
+{
+    fflush(stdout);
+    return ferror(stdout) ? tool_complain(CTL_FAILED, "the result could not be written") : status;
+}
+
+static void show_item(void *tool, const json_t *item)
+{
+    tool_show(tool, item);
+}
+
+enum ctl_status tool_ask(const struct tool *tool, const char *command, json_t *arguments)
+{
+    struct tool own = *tool;
+    struct exchange request = {.socket = tool->socket,
+                               .command = command,
+                               .arguments = arguments,
+                               .on_item = tool->json ? show_item : NULL,
+                               .owner = &own};
+    struct answer answer;
+    enum ctl_status status = CTL_DONE;
+
+    exchange(&request, &answer);
+    if (json_array_size(answer.items) > 0)
+        tool_show(tool, answer.items);
+    if (answer.kind == ANSWER_DONE)
+        tool_show(tool, answer.result);
+    else
+        status = tool_complain(answer.kind == ANSWER_NO_CONNECTION ? CTL_NO_CONNECTION : CTL_FAILED,
+                               "%s", answer.why);
+    answer_release(&answer);
+    return tool_finish(status);
+}

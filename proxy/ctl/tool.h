@@ -1,0 +1,40 @@
+/*
+ * What imapmuxctl does once its command line is read: a command that imapmux is asked for in one
+ * exchange, or one of its own, tool_<id> for each row of CTL_TOOL_COMMANDS.
+ */
+#ifndef IMAPMUX_CTL_TOOL_H
+#define IMAPMUX_CTL_TOOL_H
+
+#include "proxy/ctl/request.h"
+
+/* Of the program. */
+enum ctl_status { CTL_DONE = 0, CTL_FAILED = 1, CTL_WRONG_USAGE = 2, CTL_NO_CONNECTION = 3 };
+
+struct tool {
+    const char *socket;
+    bool json; /* results are for programs */
+};
+
+typedef enum ctl_status tool_command(const struct tool *tool, const struct ctl_request *request);
+
+#define X(id, ...) tool_command tool_##id;
+CTL_TOOL_COMMANDS(X)
+#undef X
+
+/* Carries out any command of the table. */
+enum ctl_status tool_run(const struct tool *tool, const struct ctl_request *request);
+
+/* Asks imapmux once, and shows its answer: items as one table, or with --json as they come. */
+enum ctl_status tool_ask(const struct tool *tool, const char *command, json_t *arguments);
+
+/* Shows a result, for people or for programs. */
+void tool_show(const struct tool *tool, const json_t *result);
+
+/* Complains on standard error, with the program's name before, and returns `status`. */
+enum ctl_status tool_complain(enum ctl_status status, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* The status once all is printed: FAILED if that could not be written. */
+enum ctl_status tool_finish(enum ctl_status status);
+
+#endif
