@@ -198,7 +198,7 @@ static bool open_redis(struct control *control, struct err *err)
     control->cutovers = cutovers_open(&control->env, err);
     if (control->cutovers == NULL)
         return false;
-    control->router = router_open(&control->env, NULL, err);
+    control->router = router_open(&control->env, &(struct router_view){0}, err);
     return control->router != NULL;
 }
 
