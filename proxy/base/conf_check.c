@@ -215,6 +215,25 @@ static bool check_route(struct conf_reader *reader, const struct conf *conf)
     return ok && check_referrals(reader, &conf->route);
 }
 
+static bool check_sentinels(struct conf_reader *reader, const struct conf_redis *redis)
+{
+    bool has_master = redis->sentinel_master[0] != '\0';
+    char host[HOST_MAX];
+    uint16_t port;
+
+    if (has_master != (redis->sentinels.count > 0))
+        return conf_fail_in(reader, "redis", 0, "redis has \"%s\", but \"%s\" is not set",
+                            has_master ? "sentinel_master" : "sentinels",
+                            has_master ? "sentinels" : "sentinel_master");
+    for (size_t i = 0; i < redis->sentinels.count; i++)
+        if (!address_split(redis->sentinels.items[i], host, &port))
+            return conf_fail_in(
+                reader, "redis", 0,
+                "setting \"sentinels\" of redis: found \"%.60s\", expected host:port",
+                redis->sentinels.items[i]);
+    return true;
+}
+
 static bool check_redis(struct conf_reader *reader, const struct conf *conf)
 {
     const char *address = conf->redis.address;
@@ -223,7 +242,10 @@ static bool check_redis(struct conf_reader *reader, const struct conf *conf)
 
     if (!conf_uses_redis(conf))
         return true;
-    if (!conf_starts_with(address, "unix:/") && !address_split(address, host, &port))
+    if (!check_sentinels(reader, &conf->redis))
+        return false;
+    if (conf->redis.sentinels.count == 0 && !conf_starts_with(address, "unix:/") &&
+        !address_split(address, host, &port))
         return conf_fail_in(
             reader, "redis", 0,
             "setting \"address\" of redis: found \"%.60s\", expected host:port or unix:/path",

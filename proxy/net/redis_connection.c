@@ -1,46 +1,35 @@
 /*
- * Owns the connection to Redis: hiredis' context, the poll handle under it, and the one timer,
- * whose meaning follows from the state. hiredis ends a context from many places, always through its
- * cleanup hook (context_gone), so that is the only place where we let go of one; every command it
- * still held comes back first, with a NULL reply. Connecting again always starts from the timer,
- * never from inside hiredis or a caller.
- *
- * hiredis' own adapter is not used: it ignores poll errors (a refused connection is one) and loses
- * its memory when uv_poll_init fails. Nor are its subscriptions: it aborts on a reply that does not
- * look like one of theirs.
+ * Owns how a good connection to Redis comes about, and comes about again: an attempt is a course of
+ * hops to sentinels, if there are any, and to the server, each within a limit of the one timer,
+ * whose meaning follows from the state. It always starts from the timer, never from inside hiredis
+ * or a caller; what goes wrong on a hop is known when its watch is gone (on_gone).
  */
 #include "proxy/net/redis_connection.h"
 
 #include "proxy/base/log.h"
+#include "proxy/net/redis_role.h"
+#include "proxy/net/redis_watch.h"
 #include "proxy/base/mem.h"
 #include "proxy/net/resolve.h"
 
 #include <assert.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
 
-enum { RETRY_MIN_MS = 50, ATTEMPT_SPACING_MS = 100 };
-
-/* hiredis itself makes room for whatever is announced. */
-enum { REPLY_ELEMENTS_MAX = 8192, REPLY_BYTES_MAX = 1024 * 1024 };
+enum {
+    RETRY_MIN_MS = 50,
+    RETRY_MAX_BY_SENTINEL_MS = 500, /* while sentinels answer: they may name another master soon */
+    ATTEMPT_SPACING_MS = 100,
+    HOP_MAX_BY_SENTINEL_MS = 1000 /* likewise, when one of them or the master hangs */
+};
 
 enum connection_state {
     CONNECTION_DUE,        /* an attempt starts when the timer fires, now */
     CONNECTION_PAUSED,     /* an attempt starts when the timer fires, after the pause */
-    CONNECTION_RESOLVING,  /* the timer is the attempt's limit */
-    CONNECTION_CONNECTING, /* connect, AUTH, SELECT; the timer is the attempt's limit */
+    CONNECTION_RESOLVING,  /* the timer is the hop's limit */
+    CONNECTION_CONNECTING, /* connecting, and greeting the peer; the timer is the hop's limit */
     CONNECTION_UP,
     CONNECTION_CLOSED,
-};
-
-/* The descriptor of one context. Memory of its own, for it lives until its close callback. */
-struct watch {
-    uv_poll_t poll;
-    struct redis_connection *connection;
-    redisAsyncContext *context;          /* NULL once it is gone */
-    redisReplyObjectFunctions functions; /* hiredis' own, but for arrays */
-    int events;
 };
 
 struct redis_connection {
@@ -49,49 +38,75 @@ struct redis_connection {
     void *owner;
     enum connection_state state;
     uv_timer_t timer;
-    struct watch *watch; /* NULL without a context */
+    struct redis_watch *watch; /* of the hop, or of the good connection; NULL without one */
 
+    /* The peer of this hop: a sentinel, or the server. */
+    bool asks_sentinel;
+    const char *address; /* its text, of the settings or `master` */
+    uint64_t limit_ms;
     char host[HOST_MAX]; /* "" for a Unix socket */
     uint16_t port;
     struct resolve_request resolving;
     union address addresses[RESOLVE_ADDRESSES_MAX];
     size_t address_count, addresses_tried;
-    size_t address_first; /* where an attempt begins; moves on when one swallows the whole time */
+    size_t address_first; /* where a hop begins; moves on when one swallows the whole time */
+
+    /* Of sentinels. */
+    size_t sentinel;                /* that was asked last */
+    size_t sentinel_first;          /* to be asked first: it answered last */
+    size_t sentinels_asked;         /* in this attempt */
+    bool sentinel_answers;          /* at least one, in this attempt */
+    char master[REDIS_ADDRESS_MAX]; /* whom it named; "" while it has not */
+    char failed[REDIS_ADDRESS_MAX]; /* the one that could not be had in this attempt */
+    char before[REDIS_ADDRESS_MAX]; /* the one that was up last */
 
     uint64_t attempted_at_ms; /* when the last attempt began */
     uint64_t pause_ms;        /* the next pause, before jitter */
-    struct err err;           /* why we end the connection; or why it is down */
+    bool rejected;            /* what was up is of no use */
+    struct err err;           /* what went wrong last on this attempt; or why it is down */
 };
 
-static bool read_address(struct redis_connection *connection, struct err *err);
+/* A command that a peer is greeted with, and which reply is a good one. */
+struct greeting {
+    const char *name;
+    bool (*accept)(struct redis_connection *connection, const redisReply *reply);
+    const char *otherwise;
+};
+
+static bool check_settings(const struct conf_redis *redis, struct err *err);
 static void connection_due(struct redis_connection *connection);
 static void connection_pause(struct redis_connection *connection);
 static void on_timer(uv_timer_t *timer);
 static void attempt_start(struct redis_connection *connection);
-static void attempt_overdue(struct redis_connection *connection);
+static void ask_sentinel(struct redis_connection *connection);
+static void hop_start(struct redis_connection *connection, const char *address);
+static void hop_overdue(struct redis_connection *connection);
+static void hop_failed(struct redis_connection *connection);
 static void on_resolved(struct resolve_request *request, const union address *list, size_t count,
                         const struct err *err);
 static bool connect_next(struct redis_connection *connection);
 static redisAsyncContext *context_open(struct redis_connection *connection);
 static bool context_adopt(struct redis_connection *connection, redisAsyncContext *context);
-static void bound_replies(struct watch *watch);
-static void *create_array(const redisReadTask *task, int elements);
 static bool greet(struct redis_connection *connection, redisAsyncContext *context);
 static void on_greeted(redisAsyncContext *context, void *reply, void *data);
+static bool accept_ok(struct redis_connection *connection, const redisReply *reply);
+static bool accept_role(struct redis_connection *connection, const redisReply *reply);
+static bool accept_master(struct redis_connection *connection, const redisReply *reply);
 static void connection_up(struct redis_connection *connection);
-static void context_gone(void *data);
+static void note_master(struct redis_connection *connection);
+static void on_gone(void *owner, const struct err *why, bool refused);
+static void follow_sentinel(struct redis_connection *connection);
+static void on_reply(void *owner, const redisReply *reply);
 static void connection_failed(struct redis_connection *connection);
-static bool speaks_unasked(const struct watch *watch);
-static bool takes_any_reply(const struct watch *watch);
-static void read_replies(struct watch *watch);
-static void on_poll(uv_poll_t *poll, int status, int events);
-static void want(struct watch *watch, int events);
-static void want_read(void *data);
-static void want_no_read(void *data);
-static void want_write(void *data);
-static void want_no_write(void *data);
-static void watch_closed(uv_handle_t *handle);
 static void connection_closed(uv_handle_t *handle);
+
+static const struct greeting auth_greeting = {"AUTH", accept_ok, "unexpected reply"};
+static const struct greeting select_greeting = {"SELECT", accept_ok, "unexpected reply"};
+static const struct greeting role_greeting = {"ROLE", accept_role, "it is not a master"};
+static const struct greeting sentinel_greeting = {"SENTINEL", accept_master,
+                                                  "it does not know the master"};
+
+static const struct redis_watch_handlers watch_handlers = {on_gone, on_reply};
 
 static const struct conf_redis *settings(const struct redis_connection *connection)
 {
@@ -102,17 +117,16 @@ struct redis_connection *redis_connection_open(const struct env *env,
                                                const struct redis_connection_handlers *handlers,
                                                void *owner, struct err *err)
 {
-    struct redis_connection *connection = mem_new(sizeof *connection);
+    struct redis_connection *connection;
 
+    if (!check_settings(&env->conf->redis, err))
+        return NULL;
+    connection = mem_new(sizeof *connection);
     if (connection == NULL) {
         err_set(err, ERR_INTERNAL, "redis: no memory");
         return NULL;
     }
     connection->env = env;
-    if (!read_address(connection, err)) {
-        mem_free(connection);
-        return NULL;
-    }
     connection->handlers = handlers;
     connection->owner = owner;
     connection->resolving.on_answer = on_resolved;
@@ -124,29 +138,35 @@ struct redis_connection *redis_connection_open(const struct env *env,
     return connection;
 }
 
-static bool read_address(struct redis_connection *connection, struct err *err)
+static bool check_settings(const struct conf_redis *redis, struct err *err)
 {
-    const char *address = settings(connection)->address;
+    char host[HOST_MAX];
+    uint16_t port;
 
-    if (strncmp(address, "unix:/", 6) == 0)
-        return true;
-    if (address_split(address, connection->host, &connection->port))
+    for (size_t i = 0; i < redis->sentinels.count; i++)
+        if (!address_split(redis->sentinels.items[i], host, &port))
+            return err_set(err, ERR_CONFIG, "redis: sentinel \"%s\" is not host:port",
+                           redis->sentinels.items[i]);
+    if (redis->sentinels.count > 0 || strncmp(redis->address, "unix:/", 6) == 0 ||
+        address_split(redis->address, host, &port))
         return true;
     return err_set(err, ERR_CONFIG, "redis: address \"%s\" is neither host:port nor unix:/path",
-                   address);
+                   redis->address);
 }
 
 void redis_connection_close(struct redis_connection **connection)
 {
     struct redis_connection *c = *connection;
+    struct err err;
 
     *connection = NULL;
     if (c == NULL)
         return;
     c->state = CONNECTION_CLOSED;
     resolve_cancel(&c->resolving);
+    err_set(&err, ERR_UNAVAILABLE, "closed");
     if (c->watch != NULL)
-        redisAsyncFree(c->watch->context); /* calls context_gone */
+        redis_watch_end(c->watch, &err); /* calls on_gone */
     assert(c->watch == NULL);
     uv_close((uv_handle_t *)&c->timer, connection_closed);
 }
@@ -158,7 +178,7 @@ static void connection_closed(uv_handle_t *handle)
 
 redisAsyncContext *redis_connection_context(const struct redis_connection *connection)
 {
-    return connection->state == CONNECTION_UP ? connection->watch->context : NULL;
+    return connection->state == CONNECTION_UP ? redis_watch_context(connection->watch) : NULL;
 }
 
 bool redis_connection_want(struct redis_connection *connection, struct err *err)
@@ -174,21 +194,19 @@ bool redis_connection_want(struct redis_connection *connection, struct err *err)
 bool redis_connection_request(struct redis_connection *connection, int argc, const char **argv,
                               const size_t *argv_len)
 {
-    struct watch *watch = connection->watch;
-
-    assert(takes_any_reply(watch));
-    if (redisAppendCommandArgv(&watch->context->c, argc, argv, argv_len) != REDIS_OK)
-        return false;
-    want_write(watch);
-    return true;
+    return redis_watch_request(connection->watch, argc, argv, argv_len);
 }
 
 void redis_connection_drop(struct redis_connection *connection, const struct err *why)
 {
-    if (connection->state != CONNECTION_UP)
-        return;
-    connection->err = *why;
-    redisAsyncFree(connection->watch->context);
+    if (connection->state == CONNECTION_UP)
+        redis_watch_end(connection->watch, why);
+}
+
+void redis_connection_reject(struct redis_connection *connection, const struct err *why)
+{
+    connection->rejected = true;
+    redis_connection_drop(connection, why);
 }
 
 /* The timer. */
@@ -202,16 +220,19 @@ static void connection_due(struct redis_connection *connection)
 /* Between half of the pause and all of it, so that many workers do not come back in step. */
 static void connection_pause(struct redis_connection *connection)
 {
-    uint64_t half = connection->pause_ms / 2;
-    uint64_t random = 0;
+    uint64_t max_ms = settings(connection)->retry_max;
+    uint64_t half, random = 0;
 
+    if (connection->sentinel_answers && max_ms > RETRY_MAX_BY_SENTINEL_MS)
+        max_ms = RETRY_MAX_BY_SENTINEL_MS;
+    if (connection->pause_ms > max_ms)
+        connection->pause_ms = max_ms;
+    half = connection->pause_ms / 2;
     uv_random(NULL, NULL, &random, sizeof random, 0, NULL); /* without it: no jitter, no harm */
     connection->state = CONNECTION_PAUSED;
     uv_timer_start(&connection->timer, on_timer, connection->pause_ms - half + random % (half + 1),
                    0);
     connection->pause_ms *= 2;
-    if (connection->pause_ms > settings(connection)->retry_max)
-        connection->pause_ms = settings(connection)->retry_max;
 }
 
 static void on_timer(uv_timer_t *timer)
@@ -225,7 +246,7 @@ static void on_timer(uv_timer_t *timer)
         break;
     case CONNECTION_RESOLVING:
     case CONNECTION_CONNECTING:
-        attempt_overdue(connection);
+        hop_overdue(connection);
         break;
     case CONNECTION_UP:
     case CONNECTION_CLOSED: /* a stopped timer does not fire */
@@ -233,35 +254,87 @@ static void on_timer(uv_timer_t *timer)
     }
 }
 
-/* Connecting. */
+/* The course of an attempt. */
 
 static void attempt_start(struct redis_connection *connection)
 {
-    connection->err = (struct err){0};
     connection->attempted_at_ms = uv_now(connection->env->loop);
+    connection->rejected = false;
+    connection->sentinels_asked = 0;
+    connection->sentinel_answers = false;
+    connection->failed[0] = '\0';
+    if (settings(connection)->sentinels.count > 0)
+        ask_sentinel(connection);
+    else
+        hop_start(connection, settings(connection)->address);
+}
+
+static void ask_sentinel(struct redis_connection *connection)
+{
+    const struct conf_words *sentinels = &settings(connection)->sentinels;
+
+    if (connection->sentinels_asked == 0)
+        connection->sentinel = connection->sentinel_first;
+    else
+        connection->sentinel = (connection->sentinel + 1) % sentinels->count;
+    connection->sentinels_asked++;
+    connection->asks_sentinel = true;
+    connection->master[0] = '\0';
+    hop_start(connection, sentinels->items[connection->sentinel]);
+}
+
+static void hop_start(struct redis_connection *connection, const char *address)
+{
+    uint64_t limit_ms = settings(connection)->connect_timeout;
+
+    if (settings(connection)->sentinels.count > 0 && limit_ms > HOP_MAX_BY_SENTINEL_MS)
+        limit_ms = HOP_MAX_BY_SENTINEL_MS;
+    connection->address = address;
+    connection->limit_ms = limit_ms;
     connection->addresses_tried = 0;
-    uv_timer_start(&connection->timer, on_timer, settings(connection)->connect_timeout, 0);
-    if (connection->host[0] != '\0') {
+    uv_timer_start(&connection->timer, on_timer, limit_ms, 0);
+    if (address_split(address, connection->host, &connection->port)) {
         connection->state = CONNECTION_RESOLVING;
         resolve(connection->env, &connection->resolving, connection->host, connection->port);
         return;
     }
+    connection->host[0] = '\0';
     connection->state = CONNECTION_CONNECTING;
     connection->address_count = 1;
     if (!connect_next(connection))
-        connection_failed(connection);
+        hop_failed(connection);
 }
 
-static void attempt_overdue(struct redis_connection *connection)
+static void hop_overdue(struct redis_connection *connection)
 {
-    err_set(&connection->err, ERR_UNAVAILABLE, "no connection within %llu ms",
-            (unsigned long long)settings(connection)->connect_timeout);
+    struct err err;
+
+    err_set(&err, ERR_UNAVAILABLE, "no connection within %llu ms",
+            (unsigned long long)connection->limit_ms);
     resolve_cancel(&connection->resolving);
     connection->address_first++;
-    if (connection->watch != NULL)
-        redisAsyncFree(connection->watch->context);
-    else
+    if (connection->watch != NULL) {
+        redis_watch_end(connection->watch, &err);
+    } else {
+        connection->err = err;
+        hop_failed(connection);
+    }
+}
+
+/* Another sentinel may know better. */
+static void hop_failed(struct redis_connection *connection)
+{
+    if (!connection->asks_sentinel)
+        memcpy(connection->failed, connection->master, sizeof connection->failed);
+    if (connection->sentinels_asked == settings(connection)->sentinels.count) {
         connection_failed(connection);
+        return;
+    }
+    log_event(LOG_LEVEL_WARNING,
+              connection->asks_sentinel ? "redis sentinel failed" : "redis master failed",
+              "address=%s for %s: %s", connection->address, connection->handlers->purpose,
+              connection->err.text);
+    ask_sentinel(connection);
 }
 
 static void on_resolved(struct resolve_request *request, const union address *list, size_t count,
@@ -276,7 +349,7 @@ static void on_resolved(struct resolve_request *request, const union address *li
     else
         connection->err = *err;
     if (!connect_next(connection))
-        connection_failed(connection);
+        hop_failed(connection);
 }
 
 /* Starts connecting to the next address that takes it; false with ->err set when none is left. */
@@ -292,7 +365,6 @@ static bool connect_next(struct redis_connection *connection)
             err_set(&connection->err, ERR_UNAVAILABLE, "%s", context->errstr);
             redisAsyncFree(context);
         } else if (context_adopt(connection, context)) {
-            connection->err = (struct err){0}; /* of an address before this one */
             return true;
         }
     }
@@ -305,156 +377,195 @@ static redisAsyncContext *context_open(struct redis_connection *connection)
     char host[ADDRESS_TEXT_MAX];
 
     if (connection->host[0] == '\0')
-        return redisAsyncConnectUnix(settings(connection)->address + strlen("unix:"));
+        return redisAsyncConnectUnix(connection->address + strlen("unix:"));
     /* A number: hiredis calls getaddrinfo, which then asks nobody. */
     address_host_text(&connection->addresses[index % connection->address_count], host);
     return redisAsyncConnect(host, connection->port);
 }
 
-/*
- * Puts a poll handle under the context and queues the greeting; false, the context gone and ->err
- * set.
- */
+/* Watches the context and queues the greeting; false, the context gone and ->err set. */
 static bool context_adopt(struct redis_connection *connection, redisAsyncContext *context)
 {
-    struct watch *watch = mem_new(sizeof *watch);
-    int status = watch == NULL ? UV_ENOMEM
-                               : uv_poll_init(connection->env->loop, &watch->poll, context->c.fd);
+    struct redis_watch *watch = redis_watch_open(connection->env->loop, context, &watch_handlers,
+                                                 connection, &connection->err);
+    struct err err;
 
-    if (status != 0) {
-        err_set(&connection->err, ERR_UNAVAILABLE, "%s", uv_strerror(status));
-        mem_free(watch);
-        redisAsyncFree(context);
+    if (watch == NULL)
         return false;
-    }
-    watch->poll.data = watch;
-    watch->connection = connection;
-    watch->context = context;
-    bound_replies(watch);
     context->data = connection;
-    context->ev.data = watch;
-    context->ev.addRead = want_read;
-    context->ev.delRead = want_no_read;
-    context->ev.addWrite = want_write;
-    context->ev.delWrite = want_no_write;
-    if (!greet(connection, context)) {
-        err_set(&connection->err, ERR_UNAVAILABLE, "no memory");
-        uv_close((uv_handle_t *)&watch->poll, watch_closed); /* stops it before the socket goes */
-        redisAsyncFree(context); /* without the hook: this context was never the connection's */
-        return false;
+    if (greet(connection, context)) {
+        connection->watch = watch;
+        return true;
     }
-    context->ev.cleanup = context_gone;
-    connection->watch = watch;
-    return true;
+    err_set(&err, ERR_UNAVAILABLE, "no memory");
+    redis_watch_end(watch, &err);
+    connection->err = err;
+    return false;
 }
 
-static void bound_replies(struct watch *watch)
-{
-    redisReader *reader = watch->context->c.reader;
+/* Greeting. */
 
-    watch->functions = *reader->fn;
-    watch->functions.createArray = create_array;
-    reader->privdata = reader->fn; /* every task has it */
-    reader->fn = &watch->functions;
+static bool say(redisAsyncContext *context, const struct greeting *greeting, int argc,
+                const char **argv, const size_t *argv_len)
+{
+    return redisAsyncCommandArgv(context, on_greeted, (void *)greeting, argc, argv, argv_len) ==
+           REDIS_OK;
 }
 
-/* NULL ends the connection. */
-static void *create_array(const redisReadTask *task, int elements)
+static bool say_auth(redisAsyncContext *context, const char *user, const struct secret *password)
 {
-    const redisReplyObjectFunctions *usual = task->privdata;
+    bool has_user = user[0] != '\0';
+    const char *argv[] = {"AUTH", has_user ? user : password->bytes, password->bytes};
+    const size_t argv_len[] = {4, has_user ? strlen(user) : password->len, password->len};
 
-    return elements <= REPLY_ELEMENTS_MAX ? usual->createArray(task, elements) : NULL;
+    return password->len == 0 || say(context, &auth_greeting, has_user ? 3 : 2, argv, argv_len);
+}
+
+static bool say_words(redisAsyncContext *context, const struct greeting *greeting, const char *word,
+                      const char *more)
+{
+    const char *argv[] = {greeting->name, word, more};
+    const size_t argv_len[] = {strlen(greeting->name), word == NULL ? 0 : strlen(word),
+                               more == NULL ? 0 : strlen(more)};
+
+    return say(context, greeting, 1 + (word != NULL) + (more != NULL), argv, argv_len);
 }
 
 /*
  * Queues AUTH, when there is a password, and SELECT, always: its reply is the proof that the
- * connection is good. They leave when the connection stands.
+ * connection is good; or the question to a sentinel. They leave when the connection stands.
  */
 static bool greet(struct redis_connection *connection, redisAsyncContext *context)
 {
     const struct conf_redis *redis = settings(connection);
-    bool has_user = redis->user[0] != '\0';
     char database[24];
-    const char *auth[] = {"AUTH", has_user ? redis->user : redis->password.bytes,
-                          redis->password.bytes};
-    const size_t auth_len[] = {4, has_user ? strlen(redis->user) : redis->password.len,
-                               redis->password.len};
-    const char *choose[] = {"SELECT", database};
-    size_t choose_len[] = {6, 0};
 
+    if (connection->asks_sentinel)
+        return say_auth(context, redis->sentinel_user, &redis->sentinel_password) &&
+               say_words(context, &sentinel_greeting, "get-master-addr-by-name",
+                         redis->sentinel_master);
     snprintf(database, sizeof database, "%lld", (long long)redis->database);
-    choose_len[1] = strlen(database);
-    if (redis->password.len > 0 &&
-        redisAsyncCommandArgv(context, on_greeted, (void *)auth[0], has_user ? 3 : 2, auth,
-                              auth_len) != REDIS_OK)
-        return false;
-    return redisAsyncCommandArgv(context, on_greeted, (void *)choose[0], 2, choose, choose_len) ==
-           REDIS_OK;
+    return say_auth(context, redis->user, &redis->password) &&
+           say_words(context, &select_greeting, database, NULL) &&
+           (redis->sentinels.count == 0 || say_words(context, &role_greeting, NULL, NULL));
 }
 
-/*
- * `data` is the command's name. After a refusal hiredis frees the context, once this has returned.
- */
+/* `data` is the greeting. What is ended here hiredis frees once this has returned. */
 static void on_greeted(redisAsyncContext *context, void *reply, void *data)
 {
     struct redis_connection *connection = context->data;
     const redisReply *said = reply;
-    const char *name = data;
+    const struct greeting *greeting = data;
+    struct err err = {0};
 
-    if (said == NULL || connection->watch == NULL || connection->watch->context != context ||
-        connection->state != CONNECTION_CONNECTING)
+    if (said == NULL || connection->state != CONNECTION_CONNECTING || connection->watch == NULL ||
+        redis_watch_context(connection->watch) != context)
         return;
-    if (said->type == REDIS_REPLY_STATUS && said->len == 2 && memcmp(said->str, "OK", 2) == 0 &&
-        !redis_has_leftover(context)) {
-        if (name[0] == 'S')
-            connection_up(connection);
+    if (said->type == REDIS_REPLY_ERROR)
+        err_set(&err, ERR_UNAVAILABLE, "%s refused: %s", greeting->name, said->str);
+    else if (!greeting->accept(connection, said))
+        err_set(&err, ERR_UNAVAILABLE, "%s: %s", greeting->name, greeting->otherwise);
+    else if (redis_has_leftover(context))
+        err_set(&err, ERR_UNAVAILABLE, "%s: a reply that nobody asked for", greeting->name);
+    else if (context->replies.head != NULL)
+        return; /* another one follows */
+    if (err.kind == ERR_NONE && !connection->asks_sentinel) {
+        connection_up(connection);
         return;
     }
-    if (said->type == REDIS_REPLY_ERROR)
-        err_set(&connection->err, ERR_UNAVAILABLE, "%s refused: %.*s", name, (int)said->len,
-                said->str);
-    else
-        err_set(&connection->err, ERR_UNAVAILABLE, "%s: unexpected reply", name);
-    redisAsyncFree(context);
+    if (err.kind != ERR_NONE)
+        connection->master[0] = '\0'; /* of a sentinel that says more than that */
+    redis_watch_end(connection->watch, &err);
+}
+
+static bool accept_ok(struct redis_connection *connection, const redisReply *reply)
+{
+    (void)connection;
+    return reply->type == REDIS_REPLY_STATUS && strcmp(reply->str, "OK") == 0;
+}
+
+static bool accept_role(struct redis_connection *connection, const redisReply *reply)
+{
+    (void)connection;
+    return redis_role_is_master(reply);
+}
+
+static bool accept_master(struct redis_connection *connection, const redisReply *reply)
+{
+    return redis_role_read_address(reply, connection->master);
 }
 
 static void connection_up(struct redis_connection *connection)
 {
     connection->state = CONNECTION_UP;
-    connection->pause_ms = RETRY_MIN_MS;
     uv_timer_stop(&connection->timer);
     counter_add(&connection->env->counters->redis_connects, 1);
-    log_event(LOG_LEVEL_INFO, "redis connected", "address=%s for %s", settings(connection)->address,
+    log_event(LOG_LEVEL_INFO, "redis connected", "address=%s for %s", connection->address,
               connection->handlers->purpose);
+    if (settings(connection)->sentinels.count > 0)
+        note_master(connection);
+    if (connection->handlers->on_reply != NULL)
+        redis_watch_take_any(connection->watch);
     connection->handlers->on_up(connection->owner);
 }
 
-/*
- * hiredis' cleanup hook: the context is being freed, its commands have come back. Without ->err it
- * was hiredis that found the fault; then, if it never connected, another address may be better.
- */
-static void context_gone(void *data)
+static void note_master(struct redis_connection *connection)
 {
-    struct watch *watch = data;
-    struct redis_connection *connection = watch->connection;
-    redisAsyncContext *context = watch->context;
+    bool is_other = strcmp(connection->before, connection->master) != 0;
 
-    watch->context = NULL;
-    connection->watch = NULL;
-    uv_close((uv_handle_t *)&watch->poll,
-             watch_closed); /* stops it, before hiredis closes the socket */
-    if (connection->state == CONNECTION_CLOSED)
-        return;
-    if (connection->err.kind == ERR_NONE) {
-        err_set(&connection->err, ERR_UNAVAILABLE, "%s",
-                context->err != 0 ? context->errstr : "connection closed");
-        if ((context->c.flags & REDIS_CONNECTED) == 0 && connect_next(connection))
-            return;
+    if (is_other && connection->before[0] != '\0') {
+        counter_add(&connection->env->counters->redis_switches, 1);
+        log_event(LOG_LEVEL_WARNING, "redis master changed", "from=%s to=%s for %s",
+                  connection->before, connection->master, connection->handlers->purpose);
     }
-    connection_failed(connection);
+    memcpy(connection->before, connection->master, sizeof connection->before);
 }
 
-/* None there. One that was good is made again soon, for the commands that were lost with it. */
+/* The end of a hop that came so far as a context, or of the good connection. */
+static void on_gone(void *owner, const struct err *why, bool refused)
+{
+    struct redis_connection *connection = owner;
+
+    if (connection->watch == NULL) /* not even a greeting was queued: context_adopt tells */
+        return;
+    connection->watch = NULL;
+    if (connection->state == CONNECTION_CLOSED)
+        return;
+    if (connection->asks_sentinel && connection->master[0] != '\0') {
+        follow_sentinel(connection);
+        return;
+    }
+    connection->err = *why;
+    if (connection->state == CONNECTION_UP)
+        connection_failed(connection);
+    else if (!refused || !connect_next(connection))
+        hop_failed(connection);
+}
+
+static void follow_sentinel(struct redis_connection *connection)
+{
+    connection->asks_sentinel = false;
+    connection->sentinel_answers = true;
+    connection->sentinel_first = connection->sentinel;
+    connection->address = connection->master;
+    if (strcmp(connection->master, connection->failed) == 0)
+        hop_failed(connection);
+    else
+        hop_start(connection, connection->master);
+}
+
+/* Replies are taken by handlers that have a function for them. */
+static void on_reply(void *owner, const redisReply *reply)
+{
+    struct redis_connection *connection = owner;
+
+    connection->handlers->on_reply(connection->owner, reply);
+}
+
+/*
+ * None there. One that was good is made again soon, for the commands that were lost with it; and
+ * one that was rejected, too, but for the same server again the pause grows.
+ */
 static void connection_failed(struct redis_connection *connection)
 {
     bool was_up = connection->state == CONNECTION_UP;
@@ -462,129 +573,12 @@ static void connection_failed(struct redis_connection *connection)
 
     log_event(was_up ? LOG_LEVEL_WARNING : LOG_LEVEL_ERROR,
               was_up ? "redis connection lost" : "redis not connected", "address=%s for %s: %s",
-              settings(connection)->address, connection->handlers->purpose, connection->err.text);
+              connection->address, connection->handlers->purpose, connection->err.text);
+    if (was_up && !connection->rejected)
+        connection->pause_ms = RETRY_MIN_MS;
     if (was_up && since_ms >= ATTEMPT_SPACING_MS)
         connection_due(connection);
     else
         connection_pause(connection);
     connection->handlers->on_down(connection->owner, was_up, &connection->err);
-}
-
-/* The descriptor. */
-
-/*
- * A reply too many would be taken for the next user's, and hiredis aborts on one when it waits for
- * none. So whatever comes while nothing is asked, or behind the last reply (redis_has_leftover),
- * ends the connection.
- */
-static bool speaks_unasked(const struct watch *watch)
-{
-    const redisAsyncContext *context = watch->context;
-    char octet;
-
-    return context->replies.head == NULL && !takes_any_reply(watch) &&
-           recv(context->c.fd, &octet, 1, MSG_PEEK) > 0;
-}
-
-bool redis_has_leftover(const redisAsyncContext *context)
-{
-    return context->replies.head == NULL && context->c.reader->pos < context->c.reader->len;
-}
-
-static bool takes_any_reply(const struct watch *watch)
-{
-    return watch->connection->state == CONNECTION_UP &&
-           watch->connection->handlers->on_reply != NULL;
-}
-
-/* By hiredis' blocking calls, that do not block here; any of these may end the connection. */
-static void read_replies(struct watch *watch)
-{
-    struct redis_connection *connection = watch->connection;
-    redisContext *context = &watch->context->c;
-    int status = redisBufferRead(context);
-
-    while (status == REDIS_OK && watch->context != NULL) {
-        void *reply = NULL;
-
-        status = redisGetReply(context, &reply);
-        if (status != REDIS_OK || reply == NULL)
-            break;
-        connection->handlers->on_reply(connection->owner, reply);
-        freeReplyObject(reply);
-    }
-    if (status == REDIS_OK)
-        return;
-    err_set(&connection->err, ERR_UNAVAILABLE, "%s", context->errstr);
-    redisAsyncFree(watch->context);
-}
-
-static void on_poll(uv_poll_t *poll, int status, int events)
-{
-    struct watch *watch = poll->data;
-
-    if (status < 0)
-        events = UV_READABLE | UV_WRITABLE; /* hiredis asks the socket what is wrong */
-    if ((events & UV_READABLE) != 0 && speaks_unasked(watch)) {
-        err_set(&watch->connection->err, ERR_UNAVAILABLE, "a reply that nobody asked for");
-        redisAsyncFree(watch->context);
-        return;
-    }
-    if ((events & UV_READABLE) != 0 && takes_any_reply(watch))
-        read_replies(watch);
-    else if ((events & UV_READABLE) != 0)
-        redisAsyncHandleRead(watch->context);
-    if (watch->context != NULL && watch->context->c.reader->len > REPLY_BYTES_MAX) {
-        err_set(&watch->connection->err, ERR_UNAVAILABLE, "a reply is too long");
-        redisAsyncFree(watch->context);
-        return;
-    }
-    if (watch->context != NULL && (events & UV_WRITABLE) != 0)
-        redisAsyncHandleWrite(watch->context);
-    if (status < 0 && watch->context != NULL)
-        redisAsyncFree(watch->context); /* it found nothing, but libuv watches no longer */
-}
-
-static void want(struct watch *watch, int events)
-{
-    if (events == watch->events)
-        return;
-    watch->events = events;
-    if (events != 0)
-        uv_poll_start(&watch->poll, events, on_poll);
-    else
-        uv_poll_stop(&watch->poll);
-}
-
-static void want_read(void *data)
-{
-    struct watch *watch = data;
-
-    want(watch, watch->events | UV_READABLE);
-}
-
-static void want_no_read(void *data)
-{
-    struct watch *watch = data;
-
-    want(watch, watch->events & ~UV_READABLE);
-}
-
-static void want_write(void *data)
-{
-    struct watch *watch = data;
-
-    want(watch, watch->events | UV_WRITABLE);
-}
-
-static void want_no_write(void *data)
-{
-    struct watch *watch = data;
-
-    want(watch, watch->events & ~UV_WRITABLE);
-}
-
-static void watch_closed(uv_handle_t *handle)
-{
-    mem_free(handle->data);
 }

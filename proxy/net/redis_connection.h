@@ -1,8 +1,10 @@
 /*
  * One connection to the Redis of the settings (conf->redis) on one loop, kept up: its name looked
  * up, connected, authenticated, given a database, and made again with a growing, jittered pause
- * whenever it ends. What travels over it is its owner's: commands, by hiredis' asynchronous calls
- * on the context; or requests whose replies come as they like, as those of a subscriber do.
+ * whenever it ends. With sentinels these are asked each time, one after the other, until one names
+ * a server that is reached and says that it is a master; while they answer, the pause stays short.
+ * What travels over the connection is its owner's: commands, by hiredis' asynchronous calls on the
+ * context; or requests whose replies come as they like, as those of a subscriber do.
  */
 #ifndef IMAPMUX_NET_REDIS_CONNECTION_H
 #define IMAPMUX_NET_REDIS_CONNECTION_H
@@ -30,9 +32,9 @@ struct redis_connection_handlers {
     void (*on_down)(void *owner, bool was_up, const struct err *err);
 
     /*
-     * NULL: each reply belongs to a command that hiredis knows; one too many ends the connection.
-     * Else every reply that comes while it is up, valid during the call; runs outside hiredis, and
-     * the callee may drop or close the connection.
+     * NULL: each reply belongs to a command that hiredis knows. Else every reply that comes while
+     * it is up, valid during the call; runs outside hiredis, and the callee may drop or close the
+     * connection.
      */
     void (*on_reply)(void *owner, const redisReply *reply);
 };
@@ -64,10 +66,11 @@ bool redis_connection_want(struct redis_connection *connection, struct err *err)
 bool redis_connection_request(struct redis_connection *connection, int argc, const char **argv,
                               const size_t *argv_len);
 
-/* Ends a connection that is up, because of *why; harmless without one. */
+/*
+ * Ends a connection that is up, because of *why; harmless without one. Another one is made soon. A
+ * server that is rejected is of no use as it is: if the next one is rejected, too, the pause grows.
+ */
 void redis_connection_drop(struct redis_connection *connection, const struct err *why);
-
-/* Whether octets are left behind the last reply that was asked for: then it may not be ours. */
-bool redis_has_leftover(const redisAsyncContext *context);
+void redis_connection_reject(struct redis_connection *connection, const struct err *why);
 
 #endif

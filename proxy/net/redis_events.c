@@ -107,7 +107,11 @@ static void subscribe(void *owner)
 
 static void overdue(uv_timer_t *timer)
 {
-    redis_events_restart(timer->data, "SUBSCRIBE: no answer in time");
+    struct redis_events *events = timer->data;
+    struct err err;
+
+    err_set(&err, ERR_UNAVAILABLE, "SUBSCRIBE: no answer in time");
+    redis_connection_reject(events->connection, &err);
 }
 
 /*
@@ -163,7 +167,7 @@ static void on_reply(void *owner, const redisReply *reply)
     } else {
         err_set(&err, ERR_UNAVAILABLE, "SUBSCRIBE: %s",
                 reply->type == REDIS_REPLY_ERROR ? reply->str : "unexpected reply");
-        redis_connection_drop(events->connection, &err);
+        redis_connection_reject(events->connection, &err);
     }
 }
 

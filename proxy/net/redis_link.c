@@ -8,6 +8,8 @@
 
 #include "proxy/base/mem.h"
 #include "proxy/net/redis_connection.h"
+#include "proxy/net/redis_role.h"
+#include "proxy/net/redis_watch.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -50,6 +52,7 @@ static void on_command_reply(redisAsyncContext *context, void *reply, void *data
 static bool is_unknown_script(const struct redis_command *command, const redisReply *reply);
 static void teach(struct redis_command *command);
 static void command_lost(struct redis_command *command);
+static void command_refused(struct redis_command *command, const redisReply *reply);
 static void command_answer(struct redis_command *command, const redisReply *reply,
                            const struct err *err);
 static void command_free(struct redis_command *command);
@@ -263,6 +266,8 @@ static void on_command_reply(redisAsyncContext *context, void *reply, void *data
         err_set(&err, ERR_UNAVAILABLE, "redis: %s", why.text);
         command_answer(command, NULL, &err);
         redis_connection_drop(link->connection, &why);
+    } else if (reply != NULL && redis_role_refuses(reply)) {
+        command_refused(command, reply);
     } else if (reply != NULL && is_unknown_script(command, reply)) {
         teach(command);
     } else if (reply != NULL) {
@@ -314,6 +319,25 @@ static void command_lost(struct redis_command *command)
     } else {
         command->retried = true;
     }
+}
+
+/* By the wrong server, which has not done it, script or not: the next one may. */
+static void command_refused(struct redis_command *command, const redisReply *reply)
+{
+    struct redis_link *link = command->link;
+    struct err why, err;
+
+    err_set(&why, ERR_UNAVAILABLE, "%s", reply->str);
+    err_set(&err, ERR_UNAVAILABLE, "redis: %s", why.text);
+    if (command->on_reply == NULL) {
+        command_free(command);
+    } else if (command->retried) {
+        command_answer(command, NULL, &err);
+    } else {
+        command->retried = true;
+        command->taught = false;
+    }
+    redis_connection_reject(link->connection, &why);
 }
 
 /* Answers a waiting command and ends it. */

@@ -46,7 +46,8 @@ void redis_link_close(struct redis_link **link);
 /*
  * Sends a command (arguments may hold any octet; copied), or keeps it while a connection is being
  * made. A command that is under way when the connection breaks is sent once more over the next one;
- * it must be harmless to repeat. NULL with *err (UNAVAILABLE, INTERNAL) when Redis is down, too
+ * it must be harmless to repeat. So is one that is refused by a server that is not the master any
+ * more, or not ready yet (READONLY, MASTERDOWN, LOADING). NULL with *err (UNAVAILABLE, INTERNAL) when Redis is down, too
  * many commands are held, or memory is short.
  */
 struct redis_command *redis_link_send(struct redis_link *link, int argc, const char **argv,
@@ -55,7 +56,7 @@ struct redis_command *redis_link_send(struct redis_link *link, int argc, const c
 
 /*
  * Calls a script with `count` arguments, of which the first `key_count` are keys. A server that has
- * forgotten the script is taught it. The call is never sent twice: if the connection breaks
+ * forgotten the script is taught it. The call is never done twice: if the connection breaks
  * meanwhile it is answered with UNAVAILABLE, and may have been done or not. Without `on_reply`
  * nobody wants to know. Else as redis_link_send.
  */

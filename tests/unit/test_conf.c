@@ -383,6 +383,13 @@ static void what_is_said_of_bad_files(void **state)
          ":4: setting \"sources\" of route: found none, expected redis, ldap, file"},
         {LISTENER PASSWD SHARD "route { sources = redis }\nredis { address = here }",
          ":5: setting \"address\" of redis: found \"here\", expected host:port or unix:/path"},
+        {LISTENER PASSWD SHARD "route { sources = redis }\nredis { sentinels = { \"a:1\" } }",
+         ":5: redis has \"sentinels\", but \"sentinel_master\" is not set"},
+        {LISTENER PASSWD SHARD "route { sources = redis }\nredis { sentinel_master = routes }",
+         ":5: redis has \"sentinel_master\", but \"sentinels\" is not set"},
+        {LISTENER PASSWD SHARD "route { sources = redis }\n"
+                               "redis { sentinel_master = x\nsentinels = { \"a:1\", \"b\" } }",
+         ":5: setting \"sentinels\" of redis: found \"b\", expected host:port"},
         {GOOD "limits { shared = yes }\nredis { address = here }",
          ":6: setting \"address\" of redis: found \"here\", expected host:port or unix:/path"},
         {GOOD "throttle { shared = yes }\nredis { address = here }",
