@@ -1,6 +1,7 @@
 /*
  * Where is this user's mail? One call: router_find. Behind it, in the configured order, the sources
- * (struct route_source): Redis, the user's directory entry, a static file. Runs on one worker's
+ * (struct route_source): Redis, the user's directory entry, a static file, a ring of shards for new
+ * users, a default. Runs on one worker's
  * loop and is never shared. Requests keep the same promise as auth's: one answer, later, none after
  * the cancel.
  */
@@ -126,11 +127,16 @@ struct route_source {
     void (*close)(void *state);
 };
 
-enum route_verdict { ROUTE_FOUND, ROUTE_UNKNOWN_USER, ROUTE_FAILED };
+enum route_verdict {
+    ROUTE_FOUND,
+    ROUTE_UNKNOWN_USER,
+    ROUTE_NO_ANSWER, /* nobody could be asked; what is remembered may serve */
+    ROUTE_FAILED     /* there was an answer, and it makes no sense */
+};
 
 /*
  * For FOUND, `route` is copied (an empty backend_user becomes told_backend_user, or the user's
- * name); for FAILED, `err` tells why.
+ * name); for NO_ANSWER and FAILED, `err` tells why.
  */
 void route_source_answer(struct route_request *request, enum route_verdict verdict,
                          const struct route *route, const struct err *err);
@@ -138,5 +144,7 @@ void route_source_answer(struct route_request *request, enum route_verdict verdi
 extern const struct route_source route_source_redis;
 extern const struct route_source route_source_attribute;
 extern const struct route_source route_source_file;
+extern const struct route_source route_source_ring;
+extern const struct route_source route_source_default;
 
 #endif

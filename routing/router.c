@@ -26,7 +26,8 @@ struct router {
 };
 
 static const struct route_source *const known_sources[] = {
-    &route_source_redis, &route_source_attribute, &route_source_file};
+    &route_source_redis, &route_source_attribute, &route_source_file, &route_source_ring,
+    &route_source_default};
 
 static bool open_link(struct router *router, const char *name, struct err *err);
 static bool arm_deadline(struct route_request *request);

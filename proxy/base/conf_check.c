@@ -20,7 +20,7 @@ static bool check_certificates(struct conf_reader *reader, const struct conf *co
 static bool check_tls(struct conf_reader *reader, const struct conf *conf);
 static bool check_listeners(struct conf_reader *reader, const struct conf *conf);
 static bool check_listener(struct conf_reader *reader, const struct conf *conf, size_t index);
-static bool check_referrals(struct conf_reader *reader, const struct conf_route *route);
+static bool check_referrals(struct conf_reader *reader, const struct conf *conf);
 static bool check_route(struct conf_reader *reader, const struct conf *conf);
 static bool check_redis(struct conf_reader *reader, const struct conf *conf);
 static bool check_shards(struct conf_reader *reader, const struct conf *conf);
@@ -178,13 +178,104 @@ static bool check_listener(struct conf_reader *reader, const struct conf *conf, 
     return check_mechanisms(reader, conf, index);
 }
 
-static bool check_referrals(struct conf_reader *reader, const struct conf_route *route)
+static bool check_route_file(struct conf_reader *reader, const struct conf *conf)
 {
-    bool from_redis = false;
+    if (*conf->route.file == '\0')
+        return conf_fail_in(reader, "route", 0,
+                            "route asks the source \"file\", but \"file\" of route is not set");
+    return conf_check_file(reader, "route", 0, "file", conf->route.file);
+}
 
-    for (size_t i = 0; i < route->sources.count; i++)
-        from_redis = from_redis || strcmp(route->sources.items[i], "redis") == 0;
-    return !route->keep_referrals || (from_redis && route->follow_referrals > 0) ||
+static bool check_default_shard(struct conf_reader *reader, const struct conf *conf)
+{
+    const char *title = conf->route.default_shard;
+
+    if (*title == '\0')
+        return conf_fail_in(
+            reader, "route", 0,
+            "route asks the source \"default\", but \"default_shard\" of route is not set");
+    return conf_find_shard(conf, title) != NULL ||
+           conf_fail_in(reader, "route", 0,
+                        "setting \"default_shard\" of route: there is no shard \"%.63s\"", title);
+}
+
+static bool check_rings(struct conf_reader *reader, const struct conf *conf)
+{
+    if (conf->ring_count == 0)
+        return conf_fail_in(reader, "route", 0,
+                            "route asks the source \"ring\", but there is no ring section");
+    for (size_t i = 0; i < conf->ring_count; i++) {
+        const struct conf_ring *ring = &conf->rings[i];
+
+        for (size_t j = 0; j < ring->shards.count; j++)
+            if (conf_find_shard(conf, ring->shards.items[j]) == NULL)
+                return conf_fail_in(
+                    reader, "ring", i,
+                    "setting \"shards\" of ring \"%.63s\": there is no shard \"%.63s\"",
+                    ring->title, ring->shards.items[j]);
+    }
+    return true;
+}
+
+static bool check_route_source(struct conf_reader *reader, const struct conf *conf,
+                               const char *name)
+{
+    if (strcmp(name, "redis") == 0 || strcmp(name, "ldap") == 0)
+        return true;
+    if (strcmp(name, "file") == 0)
+        return check_route_file(reader, conf);
+    if (strcmp(name, "ring") == 0)
+        return check_rings(reader, conf);
+    if (strcmp(name, "default") == 0)
+        return check_default_shard(reader, conf);
+    return conf_fail_in(reader, "route", 0,
+                        "setting \"sources\" of route: found \"%.60s\", expected redis, ldap, "
+                        "file, ring, default",
+                        name);
+}
+
+/* The place of a source in the order, from 1; 0 when it is not asked. */
+static size_t source_place(const struct conf *conf, const char *name)
+{
+    const struct conf_words *sources = &conf->route.sources;
+
+    for (size_t i = 0; i < sources->count; i++)
+        if (strcmp(sources->items[i], name) == 0)
+            return i + 1;
+    return 0;
+}
+
+static bool check_route_order(struct conf_reader *reader, const struct conf *conf)
+{
+    const struct conf_words *sources = &conf->route.sources;
+    size_t redis = source_place(conf, "redis"), ring = source_place(conf, "ring");
+    size_t last = source_place(conf, "default");
+
+    for (size_t i = 0; i < sources->count; i++)
+        if (source_place(conf, sources->items[i]) != i + 1)
+            return conf_fail_in(reader, "route", 0,
+                                "setting \"sources\" of route: \"%.60s\" is there twice",
+                                sources->items[i]);
+    if (last != 0 && last < sources->count)
+        return conf_fail_in(reader, "route", 0,
+                            "setting \"sources\" of route: \"%.60s\" is never asked, for "
+                            "\"default\" before it knows everybody",
+                            sources->items[last]);
+    if (ring != 0 && redis > ring)
+        return conf_fail_in(reader, "route", 0,
+                            "setting \"sources\" of route: \"redis\" must stand before \"ring\", "
+                            "which writes there what it chooses");
+    return redis != 0 || *conf->route.snapshot == '\0' ||
+           conf_fail_in(reader, "route", 0,
+                        "\"snapshot\" of route is set, but the source \"redis\" is not asked");
+}
+
+static bool check_referrals(struct conf_reader *reader, const struct conf *conf)
+{
+    const struct conf_route *route = &conf->route;
+
+    return !route->keep_referrals ||
+           (source_place(conf, "redis") != 0 && route->follow_referrals > 0) ||
            conf_fail_in(
                reader, "route", 0,
                "\"keep_referrals\" of route needs \"follow_referrals\", and the source redis");
@@ -193,26 +284,15 @@ static bool check_referrals(struct conf_reader *reader, const struct conf_route 
 static bool check_route(struct conf_reader *reader, const struct conf *conf)
 {
     const struct conf_words *sources = &conf->route.sources;
-    bool ok = true;
 
     if (sources->count == 0)
-        return conf_fail_in(reader, "route", 0,
-                            "setting \"sources\" of route: found none, expected redis, ldap, file");
-    for (size_t i = 0; ok && i < sources->count; i++) {
-        if (strcmp(sources->items[i], "redis") == 0 || strcmp(sources->items[i], "ldap") == 0)
-            continue;
-        if (strcmp(sources->items[i], "file") != 0)
-            ok = conf_fail_in(
-                reader, "route", 0,
-                "setting \"sources\" of route: found \"%.60s\", expected redis, ldap, file",
-                sources->items[i]);
-        else if (*conf->route.file == '\0')
-            ok = conf_fail_in(reader, "route", 0,
-                              "route asks the source \"file\", but \"file\" of route is not set");
-        else
-            ok = conf_check_file(reader, "route", 0, "file", conf->route.file);
-    }
-    return ok && check_referrals(reader, &conf->route);
+        return conf_fail_in(
+            reader, "route", 0,
+            "setting \"sources\" of route: found none, expected redis, ldap, file, ring, default");
+    for (size_t i = 0; i < sources->count; i++)
+        if (!check_route_source(reader, conf, sources->items[i]))
+            return false;
+    return check_route_order(reader, conf) && check_referrals(reader, conf);
 }
 
 static bool check_sentinels(struct conf_reader *reader, const struct conf_redis *redis)

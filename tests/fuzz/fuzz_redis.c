@@ -154,7 +154,7 @@ static enum err_kind expected_kind(const struct span fields[FIELD_COUNT])
         !is_printable(backend_user, BACKEND_USER_MAX) || !is_printable(target, SHARD_NAME_MAX))
         return ERR_UNAVAILABLE;
     if (shard.ptr == NULL)
-        return ERR_ADMIN; /* unknown, or disabled */
+        return moving ? ERR_UNAVAILABLE : ERR_ADMIN; /* unknown, or disabled */
     if (shard.len == 0 || !is_printable(shard, SHARD_NAME_MAX))
         return ERR_UNAVAILABLE;
     if (disabled)

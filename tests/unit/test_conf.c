@@ -380,7 +380,32 @@ static void what_is_said_of_bad_files(void **state)
         {LISTENER PASSWD SHARD "route { sources = {redis} follow_referrals = 4 }\n",
          ":4: setting \"follow_referrals\" of route: found \"4\", expected a number from 0 to 3"},
         {LISTENER PASSWD SHARD "route { sources = {} }",
-         ":4: setting \"sources\" of route: found none, expected redis, ldap, file"},
+         ":4: setting \"sources\" of route: found none, expected redis, ldap, file, "
+         "ring, default"},
+        {LISTENER PASSWD SHARD "route { sources = oracle }",
+         ":4: setting \"sources\" of route: found \"oracle\", expected redis, ldap, file, ring, "
+         "default"},
+        {LISTENER PASSWD SHARD "route { sources = {redis, ldap, redis} }",
+         ":4: setting \"sources\" of route: \"redis\" is there twice"},
+        {LISTENER PASSWD SHARD "route { sources = default }",
+         ":4: route asks the source \"default\", but \"default_shard\" of route is not set"},
+        {LISTENER PASSWD SHARD "route { sources = default\n default_shard = red }",
+         ":4: setting \"default_shard\" of route: there is no shard \"red\""},
+        {LISTENER PASSWD SHARD "route { sources = {redis, default, ldap}\n default_shard = blue }",
+         ":4: setting \"sources\" of route: \"ldap\" is never asked, for \"default\" before it "
+         "knows everybody"},
+        {LISTENER PASSWD SHARD "route { sources = {redis, ring} }",
+         ":4: route asks the source \"ring\", but there is no ring section"},
+        {LISTENER PASSWD SHARD "route { sources = {ring, redis} }\nring new { }",
+         ":4: setting \"sources\" of route: \"redis\" must stand before \"ring\", which writes "
+         "there what it chooses"},
+        {LISTENER PASSWD SHARD "route { sources = {redis, ring} }\nring new { }\n"
+                               "ring odd {\n shards = {blue, red}\n}",
+         ":6: setting \"shards\" of ring \"odd\": there is no shard \"red\""},
+        {LISTENER PASSWD SHARD "route { sources = ldap\n snapshot = known }",
+         ":4: \"snapshot\" of route is set, but the source \"redis\" is not asked"},
+        {GOOD "shard s {\n address = h:1\n weight = 0\n}\n",
+         ":7: setting \"weight\" of shard \"s\": found \"0\", expected a number from 1 to 1000"},
         {LISTENER PASSWD SHARD "route { sources = redis }\nredis { address = here }",
          ":5: setting \"address\" of redis: found \"here\", expected host:port or unix:/path"},
         {LISTENER PASSWD SHARD "route { sources = redis }\nredis { sentinels = { \"a:1\" } }",
