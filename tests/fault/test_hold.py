@@ -4,6 +4,8 @@ asked is answered, what they ask while it is moved waits, and is answered by the
 at the old store from then on.
 """
 import base64
+import contextlib
+import json
 import signal
 import threading
 
@@ -12,9 +14,11 @@ import pytest
 import servers
 from imapwire import Closed, Sync
 from stage import CAPABILITIES, PASSWORD, Store, shard
+from test_admin import done
 
 MOVED = b"* BYE [UNAVAILABLE] Your mailbox is being moved, please connect again.\r\n"
 REFUSED = b"in NO [UNAVAILABLE] Your mailbox is being moved, please try again in a moment.\r\n"
+ADMIN = 'admin { socket = "admin.sock" }\n'
 PARKING = "warm = 0 park_time = 20m"
 SETTINGS = """
 auth {{ sources = {{passwd}} }}
@@ -120,12 +124,13 @@ def stores():
 @pytest.fixture
 def proxy(start, stores, redis):
     """Starts a proxy whose users are all at the old store."""
-    def start_one(hold=LONG, end=LONG, log="info"):
-        redis.call("FLUSHALL")
+    def start_one(hold=LONG, end=LONG, log="info", forget=True):
+        if forget:
+            redis.call("FLUSHALL")
         redis.route(dict.fromkeys(["alice", "bob", *USERS], "old"))
         shards = shard("old", stores[0].store.port) + shard("new", stores[1].store.port)
-        return start(shards, sources=SETTINGS.format(redis=redis.address, hold=hold, end=end), workers=2, pool=PARKING,
-                     log=log, users=["alice", "bob", *USERS])
+        return start(shards, sources=SETTINGS.format(redis=redis.address, hold=hold, end=end), more=ADMIN, workers=2,
+                     pool=PARKING, log=log, users=["alice", "bob", *USERS])
     return start_one
 
 
@@ -181,7 +186,8 @@ def test_sessions_in_all_that_they_do(proxy, stores, redis):
     appends.send(LITERAL[5000:] + b"\r\n")
     is_told(appends, b"a OK APPEND done\r\n")
     old.gate.set()
-    is_told(fetches, b"* 1 FETCH (BODY[] {%d}\r\n" % len(LITERAL) + LITERAL + b")\r\nf OK FETCH done\r\ng OK NOOP done\r\n")
+    fetched = b"* 1 FETCH (BODY[] {%d}\r\n" % len(LITERAL) + LITERAL + b")\r\nf OK FETCH done\r\n"
+    is_told(fetches, fetched + b"g OK NOOP done\r\n")
     servers.wait_for(lambda: old.has("alice") == 0, "all to leave the old store")
     assert old.appended == {"alice": [b"a"]}
 
@@ -272,31 +278,47 @@ def appends_until_stopped(proxy, user, stop, sure, unsure, failures):
         failures.append(failure)
 
 
-def test_nothing_is_lost_or_astray(proxy, stores, redis):
-    """Busy clients of many users, moved to and fro: each OK is at the store that was theirs at that time."""
-    proxy = proxy()
+def step(proxy, what, *words):
+    return json.loads(done(proxy, "--json", "cutover", what, *words))
+
+
+def all_have_let_go(proxy, begun):
+    """Whether every proxy says so; the move stays alive."""
+    return not step(proxy, "look", begun["user"], begun["move"])["missing"]
+
+
+def test_nothing_is_lost_or_astray(proxy, stores):
+    """
+    Busy clients of many users at two proxies, moved to and fro by cutovers: each OK is at the store that was theirs at
+    that time.
+    """
+    proxies = [proxy(), proxy(forget=False)]
     stop, failures = threading.Event(), []
     sure, unsure = {user: [] for user in USERS}, {user: set() for user in USERS}
     threads = [threading.Thread(target=appends_until_stopped,
-                                args=(proxy, user, stop, sure[user], unsure[user], failures)) for user in USERS]
+                                args=(proxies[number % 2], user, stop, sure[user], unsure[user], failures))
+               for number, user in enumerate(USERS)]
     for thread in threads:
         thread.start()
     here, there = stores
     for number in range(ROUNDS):
-        moves = [Move(redis, user, there.name.decode(), 2 * number + 1) for user in USERS]
-        for move in moves:
-            move.begin()
-        waiting = [asks_to_log_in(proxy, user) for user in USERS]
-        servers.wait_for(lambda: not any(here.has(user) for user in USERS), "all to leave")
-        counts = {user: len(here.appended.get(user, [])) for user in USERS}
-        for move in moves:
-            move.end()
-        for wire in waiting:
-            assert b"in OK" in wire.read_tagged(b"in")
-        servers.wait_for(lambda: all(there.has(user) >= 2 for user in USERS), "all to come again")
-        assert counts == {user: len(here.appended.get(user, [])) for user in USERS}
-        for wire in waiting:
-            wire.close()
+        with contextlib.ExitStack() as stack:
+            at_rest = [stack.enter_context(each.logged_in(user)) for user in USERS for each in proxies]
+            moves = [step(proxies[number % 2], "begin", user, there.name.decode()) for user in USERS]
+            waiting = [stack.enter_context(asks_to_log_in(each, user)) for user in USERS for each in proxies]
+            for move in moves:
+                servers.wait_for(lambda: all_have_let_go(proxies[0], move), "all proxies to have let go")  # noqa: B023
+            servers.wait_for(lambda: not any(here.has(user) for user in USERS), "the store to notice")
+            counts = {user: len(here.appended.get(user, [])) for user in USERS}
+            for wire in at_rest:
+                is_told(wire)
+            for move in moves:
+                step(proxies[number % 2], "commit", move["user"], move["move"])
+            for wire in waiting:
+                assert b"in OK" in wire.read_tagged(b"in")
+                assert where(wire) == there.name
+            servers.wait_for(lambda: all(there.has(user) >= 3 for user in USERS), "all to come again")
+            assert counts == {user: len(here.appended.get(user, [])) for user in USERS}
         here, there = there, here
     stop.set()
     for thread in threads:
