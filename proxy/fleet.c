@@ -7,6 +7,8 @@
 #include "proxy/fleet/dispatch.h"
 #include "proxy/fleet/hearing.h"
 #include "proxy/fleet/membership.h"
+#include "proxy/fleet/questions.h"
+#include "proxy/fleet/replies.h"
 #include "proxy/fleet/reread.h"
 
 #include <inttypes.h>
@@ -18,10 +20,12 @@ struct fleet {
     struct control *control;
     char id[PROXY_ID_MAX];
     struct freshness freshness;
-    struct membership *membership; /* these are NULL without Redis */
+    struct questions *questions;
+    struct membership *membership; /* this and the next are NULL without Redis */
     struct hearing *hearing;
     struct reread *reread;
     struct acks *acks;
+    struct replies *replies;
     uv_timer_t retry, limit; /* limit: of joining */
     unsigned handles_open;
     bool waiting;        /* for Redis to know */
@@ -110,6 +114,10 @@ static void on_event(void *owner, const char *name, const json_t *event)
     counter_add(&fleet->control->env.counters->fleet_events, 1);
     if (strcmp(name, "route") == 0)
         hear_route(fleet, event);
+    else if (strcmp(name, "ask") == 0)
+        replies_hear_ask(fleet->replies, event);
+    else if (strcmp(name, "answer") == 0)
+        questions_hear_answer(fleet->questions, event);
     else if (strcmp(name, "shard") == 0 && fleet->on_shard_changed != NULL)
         fleet->on_shard_changed(fleet->shards_owner, shard);
 }
@@ -191,16 +199,20 @@ static bool make_id(struct fleet *fleet, struct err *err)
     return true;
 }
 
-static bool open_record(struct fleet *fleet, struct err *err)
+static bool open_parts(struct fleet *fleet, struct err *err)
 {
     const struct env *env = &fleet->control->env;
 
-    if (env->redis == NULL)
-        return true;
+    fleet->questions = questions_open(fleet->control, fleet->id, err);
+    if (fleet->questions == NULL || env->redis == NULL)
+        return fleet->questions != NULL;
     fleet->membership =
         membership_open(env, fleet->id, &fleet->freshness, &membership_events, fleet, err);
-    fleet->acks = fleet->membership == NULL ? NULL : acks_open(env, fleet->id, err);
-    return fleet->acks != NULL;
+    if (fleet->membership != NULL)
+        fleet->acks = acks_open(env, fleet->id, err);
+    if (fleet->acks != NULL)
+        fleet->replies = replies_open(fleet->control, fleet->id, err);
+    return fleet->replies != NULL;
 }
 
 struct fleet *fleet_open(struct control *control, struct err *err)
@@ -218,7 +230,7 @@ struct fleet *fleet_open(struct control *control, struct err *err)
     fleet->retry.data = fleet->limit.data = fleet;
     fleet->handles_open = 2;
     uv_timer_start(&fleet->retry, on_retry, RETRY_EACH_MS, RETRY_EACH_MS);
-    if (!open_record(fleet, err))
+    if (!open_parts(fleet, err))
         fleet_close(&fleet);
     return fleet;
 }
@@ -276,12 +288,24 @@ void fleet_close(struct fleet **fleet)
     hearing_close(&f->hearing);
     reread_close(&f->reread);
     acks_close(&f->acks);
+    questions_close(&f->questions);
+    replies_close(&f->replies);
     membership_close(&f->membership);
     uv_close((uv_handle_t *)&f->retry, handle_closed);
     uv_close((uv_handle_t *)&f->limit, handle_closed);
 }
 
 /* --- for others --- */
+
+bool fleet_ask(struct fleet *fleet, struct fleet_question *question, struct err *err)
+{
+    return questions_ask(fleet->questions, question, err);
+}
+
+void fleet_ask_cancel(struct fleet_question *question)
+{
+    questions_cancel(question);
+}
 
 const char *fleet_id(const struct fleet *fleet)
 {

@@ -57,4 +57,27 @@ void fleet_tell_held(struct control *control, const char *user, uint64_t epoch);
 void fleet_watch_shards(struct fleet *fleet, void (*on_changed)(void *owner, const char *shard),
                         void *owner);
 
+/* A question to all proxies, this one included; proxy/fleet/answer.h lists what can be asked. */
+struct fleet_question {
+    /* Set by the owner; the object is borrowed for the call. */
+    json_t *question;
+    /* A piece of what one proxy says: a list of items, of which a reference may be kept. */
+    void (*on_items)(struct fleet_question *question, json_t *items);
+    /*
+     * Last of all. *err names those who have not answered within two seconds, or tells why there
+     * may be more than was said.
+     */
+    void (*on_done)(struct fleet_question *question, const struct err *err);
+    void *owner;
+
+    /* Private. */
+    struct asking *asking;
+};
+
+/* Answers come later, never inside the call. False with *err set: nobody is asked. */
+bool fleet_ask(struct fleet *fleet, struct fleet_question *question, struct err *err);
+
+/* After this nothing is answered; what was asked is done all the same. Harmless when it is over. */
+void fleet_ask_cancel(struct fleet_question *question);
+
 #endif

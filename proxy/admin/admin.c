@@ -248,6 +248,11 @@ void admin_item(struct admin_call *call, json_t *item)
     write_line(call->client, json_pack("{s:o}", "item", item));
 }
 
+size_t admin_queued(const struct admin_call *call)
+{
+    return conn_queued(call->client->conn);
+}
+
 void admin_answer(struct admin_call *call, json_t *result)
 {
     if (result == NULL)
@@ -382,7 +387,10 @@ static void on_drained(void *owner)
 {
     struct admin_client *client = owner;
 
-    go_on(&client->go_on);
+    if (client->busy && client->call.on_drained != NULL)
+        client->call.on_drained(&client->call);
+    else
+        go_on(&client->go_on);
 }
 
 static void on_broken(void *owner)

@@ -24,6 +24,8 @@ struct admin_call {
     void *context;                           /* of admin_open */
     void (*cancel)(struct admin_call *call); /* set by the handler, and */
     void *state;                             /* what belongs to it */
+    /* NULL, or set by the handler: all its items have left, never inside a call. */
+    void (*on_drained)(struct admin_call *call);
     struct admin_client *client;             /* private */
 };
 
@@ -48,6 +50,9 @@ const char *admin_argument(const struct admin_call *call, const char *name);
  * go: `cancel` follows, never inside the call.
  */
 void admin_item(struct admin_call *call, json_t *item);
+
+/* How many octets of its items have not left yet. */
+size_t admin_queued(const struct admin_call *call);
 
 /* Ends the call. Takes over the reference; NULL tells that there was no memory for a result. */
 void admin_answer(struct admin_call *call, json_t *result);
