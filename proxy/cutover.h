@@ -1,9 +1,9 @@
 /*
  * The steps of a cutover, which moves a user to another store (docs/architecture.md, "Cutovers"):
  *     begin > look, again and again > commit     or abort
- * Each is a script that Redis carries out at once, and harmless to repeat for the same move: who has
- * lost an answer asks again. What the next step relies on is waited for on redis.replicas replicas.
- * Of the control thread.
+ * Each is a script that Redis carries out at once, and harmless to repeat for the same move:
+ * whoever has lost an answer asks again. What the next step relies on is waited for on
+ * redis.replicas replicas. Of the control thread.
  */
 #ifndef IMAPMUX_PROXY_CUTOVER_H
 #define IMAPMUX_PROXY_CUTOVER_H
@@ -39,8 +39,8 @@ struct cutover_request {
     /*
      * ERR_NONE: `state` is what Redis has now, an object {state, epoch, shard, target, from, acked,
      * missing: [{id, host, pid, seen_seconds, until_seconds}], lacking}, of which the callee may
-     * keep a reference; `missing` lists 20, `lacking` counts all. Else *err tells why not (PEER: refused, UNAVAILABLE: Redis), and `state`
-     * may be NULL. `place` is known in any case.
+     * keep a reference; `missing` lists 20, `lacking` counts all. Else *err tells why not (PEER:
+     * refused, UNAVAILABLE: Redis), and `state` may be NULL.
      */
     void (*on_answer)(struct cutover_request *request, json_t *state, enum cutover_place place,
                       const struct err *err);

@@ -196,10 +196,7 @@ static bool open_redis(struct control *control, struct err *err)
     if (control->env.redis == NULL)
         return false;
     control->cutovers = cutovers_open(&control->env, err);
-    if (control->cutovers == NULL)
-        return false;
-    control->router = router_open(&control->env, &(struct router_view){0}, err);
-    return control->router != NULL;
+    return control->cutovers != NULL;
 }
 
 static bool open_admin(struct process *process, struct err *err)
@@ -245,6 +242,16 @@ static void end_workers(struct process *process)
     log_event(LOG_LEVEL_INFO, "stopped", "all sessions have ended");
 }
 
+/* After the workers, whose stores tell what a ring's shards take. */
+static bool open_router(struct control *control, struct err *err)
+{
+    const struct router_view view = {.ring_weight = store_ring_weight,
+                                     .owner = workers_stores(control->workers)};
+
+    control->router = router_open(&control->env, &view, err);
+    return control->router != NULL;
+}
+
 static bool open_health(struct control *control, const struct tls *tls, struct err *err)
 {
     if (control->env.conf->health.interval == 0)
@@ -263,7 +270,7 @@ static bool serve(struct process *process, const struct conf *conf, const struct
         return false;
     control->tls = tls;
     if (open_redis(control, err) && open_fleet(control, err) && !control->stopping &&
-        open_admin(process, err) && start_workers(process, tls, err) &&
+        open_admin(process, err) && start_workers(process, tls, err) && open_router(control, err) &&
         open_health(control, tls, err) && fleet_serve(control->fleet, err)) {
         log_event(LOG_LEVEL_INFO, "ready", "imapmux " IMAPMUX_VERSION);
         start_metrics(process, &conf->metrics);

@@ -204,6 +204,7 @@ void run_cutover_begin(struct admin_call *call)
     step->route = (struct route_request){.user = step->user,
                                          .told_shard = "",
                                          .told_backend_user = "",
+                                         .look_only = true,
                                          .on_answer = on_route,
                                          .owner = step};
     router_find(step->control->router, &step->route);

@@ -1,0 +1,151 @@
+/* Owns the handler that compares a user's mailboxes at two stores. */
+#include "proxy/admin/handlers.h"
+
+#include "auth/username.h"
+#include "proxy/base/mem.h"
+#include "proxy/control.h"
+#include "proxy/verify.h"
+#include "routing/route.h"
+
+#include <stdio.h>
+
+struct verifying {
+    struct admin_call *call;
+    struct control *control;
+    struct route_request route; /* what is her name at the stores? */
+    struct verify_request verify;
+    char user[USERNAME_MAX + 1], backend_user[BACKEND_USER_MAX + 1];
+};
+
+static void cancel(struct admin_call *call)
+{
+    struct verifying *verifying = call->state;
+
+    router_cancel(&verifying->route);
+    verify_cancel(&verifying->verify);
+    mem_free(verifying);
+}
+
+static void refuse(struct verifying *verifying, const char *why)
+{
+    admin_refuse(verifying->call, "%s: %s", verifying->user, why);
+    mem_free(verifying);
+}
+
+/* Names may be cut within a character, or be no UTF-8 from the start. */
+static json_t *text(char *octets)
+{
+    json_t *json = json_string(octets);
+
+    if (json != NULL)
+        return json;
+    for (char *at = octets; *at != '\0'; at++)
+        if ((unsigned char)*at >= 0x80)
+            *at = '?';
+    return json_string(octets);
+}
+
+/* Each difference is an item; the reason of the refusal has the first one, too. */
+static void refuse_with(struct verifying *verifying, struct inventory_comparison *comparison)
+{
+    size_t count = comparison->difference_count;
+    char why[2 * INVENTORY_TEXT_MAX + 64];
+
+    for (size_t i = 0; i < count && i < INVENTORY_DIFFERENCES_MAX; i++) {
+        struct inventory_difference *difference = &comparison->differences[i];
+
+        admin_item(verifying->call, json_pack("{s:o, s:s}", "mailbox", text(difference->mailbox),
+                                              "differs", difference->what));
+    }
+    snprintf(why, sizeof why, "%zu mailbox%s: %s: %s", count, count == 1 ? " differs" : "es differ",
+             comparison->differences[0].mailbox, comparison->differences[0].what);
+    refuse(verifying, why);
+}
+
+static void on_verified(struct verify_request *request,
+                        const struct inventory_comparison *comparison, const struct err *err)
+{
+    struct verifying *verifying = request->owner;
+
+    if (err->kind != ERR_NONE) {
+        refuse(verifying, err->text);
+        return;
+    }
+    if (comparison->difference_count > 0) {
+        struct inventory_comparison own = *comparison;
+
+        refuse_with(verifying, &own);
+        return;
+    }
+    admin_answer(verifying->call,
+                 json_pack("{s:I, s:I}", "mailboxes", (json_int_t)comparison->mailboxes, "messages",
+                           (json_int_t)comparison->messages));
+    mem_free(verifying);
+}
+
+/* Whoever is moved has a route, which is not to be used. */
+static void on_route(struct route_request *request, const struct route *route,
+                     const struct err *err)
+{
+    struct verifying *verifying = request->owner;
+    struct control *control = verifying->control;
+    struct err why = {0};
+
+    if (route == NULL && err->kind != ERR_NONE && err->kind != ERR_ADMIN) {
+        refuse(verifying, err->text);
+        return;
+    }
+    snprintf(verifying->backend_user, sizeof verifying->backend_user, "%s",
+             route == NULL ? verifying->user : route->backend_user);
+    if (!verify_start(&control->env, control->tls, &verifying->verify, &why))
+        refuse(verifying, why.text);
+}
+
+/* False when it has been refused. */
+static bool read_arguments(struct verifying *verifying)
+{
+    const struct conf *conf = verifying->control->env.conf;
+    const char *user = admin_argument(verifying->call, "user"),
+               *from = admin_argument(verifying->call, "from"),
+               *to = admin_argument(verifying->call, "to");
+
+    verifying->verify = (struct verify_request){.from = conf_find_shard(conf, from),
+                                                .to = conf_find_shard(conf, to),
+                                                .from_user = verifying->backend_user,
+                                                .to_user = verifying->backend_user,
+                                                .on_answer = on_verified,
+                                                .owner = verifying};
+    if (!username_normalise(&conf->username, span_of(user), verifying->user))
+        admin_refuse(verifying->call, "this cannot be the name of a user");
+    else if (verifying->verify.from == NULL || verifying->verify.to == NULL)
+        admin_refuse(verifying->call, "there is no shard \"%s\"",
+                     verifying->verify.from == NULL ? from : to);
+    else
+        return true;
+    return false;
+}
+
+void run_cutover_verify(struct admin_call *call)
+{
+    struct verifying *verifying = mem_new(sizeof *verifying);
+
+    if (verifying == NULL) {
+        admin_answer(call, NULL);
+        return;
+    }
+    verifying->call = call;
+    verifying->control = call->context;
+    if (!read_arguments(verifying)) {
+        mem_free(verifying);
+        return;
+    }
+    verifying->route = (struct route_request){.user = verifying->user,
+                                              .told_shard = "",
+                                              .told_backend_user = "",
+                                              .look_only = true,
+                                              .on_answer = on_route,
+                                              .owner = verifying};
+    call->state = verifying;
+    call->cancel = cancel;
+    router_find(verifying->control->router, &verifying->route);
+}
