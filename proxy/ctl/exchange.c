@@ -182,9 +182,9 @@ static void attempt(const struct exchange *exchange, struct answer *answer_out)
 
 void exchange(const struct exchange *exchange, struct answer *answer_out)
 {
+    attempt(exchange, answer_out); /* which may have taken long until it failed */
     uint64_t end = clock_ms() + exchange->patience_ms;
 
-    attempt(exchange, answer_out);
     while ((answer_out->kind == ANSWER_NO_CONNECTION || answer_out->kind == ANSWER_BUSY ||
             answer_out->kind == ANSWER_LOST) &&
            clock_ms() < end && go_on(exchange, answer_out)) {

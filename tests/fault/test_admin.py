@@ -218,8 +218,8 @@ def test_help(proxy):
     (["st"], {"status"}), (["cache", ""], {"flush"}), (["-s", "some/path", "--json", "log", ""], {"level"}),
     (["log", "level", ""], {"--level", "error", "warning", "info", "debug"}), (["help", "cache", ""], {"flush"}),
     (["version", ""], set()), (["cache", "flush", "--"], {"--user"}), (["export", ""], {"--shard", "--csv"}),
-    (["import", "--"], {"--file", "--replace", "--dry-run"}), (["import", "/etc/passw"], {"/etc/passwd"}),
-    (["move", "--from-file", "/etc/passw"], {"/etc/passwd"}),
+    (["import", "--"], {"--file", "--replace", "--dry-run"}), (["import", "/etc/nsswitch.c"], {"/etc/nsswitch.conf"}),
+    (["move", "--from-file", "/etc/nsswitch.c"], {"/etc/nsswitch.conf"}),
 ])
 def test_completion(proxy, typed, offered):
     script = done(proxy, "--print-completion")
