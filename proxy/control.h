@@ -15,6 +15,7 @@
 struct cutovers;
 struct fleet;
 struct health;
+struct orders;
 struct router;
 struct tls;
 
@@ -25,6 +26,7 @@ struct control {
     struct cutovers *cutovers; /* NULL without Redis */
     struct fleet *fleet;       /* this process among the others; until the inbox is closed */
     struct workers *workers;   /* NULL before they start, and once they have ended */
+    struct orders *orders;     /* what operators want of the shards */
     struct health *health;     /* NULL while health.interval is 0 */
     struct inbox inbox;        /* for letters of the workers; open until they have ended */
     char conf_path[PATH_MAX];

@@ -391,6 +391,7 @@ static void on_route(struct route_request *request, const struct route *route,
     s->shard = conf_find_shard(s->home->env.conf, route->shard); /* the router has checked */
     assert(s->shard != NULL);
     referral_start(&s->entry->referral, route);
+    s->shard = pool_serving(s->home->pool, s->shard);
     snprintf(s->entry->backend_user, sizeof s->entry->backend_user, "%s", route->backend_user);
     phase_move(s, P_LEASE);
 }

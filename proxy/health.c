@@ -398,7 +398,8 @@ static void see(struct watch *watch, const union address *address, const char *h
     struct check *check;
 
     address_text(address, text);
-    DL_FOREACH (watch->checks, check) {
+    DL_FOREACH(watch->checks, check)
+    {
         if (strcmp(check->text, text) == 0 && strcmp(check->host, host) == 0) {
             check->seen = true;
             return;
@@ -415,7 +416,8 @@ static void end_walk(struct watch *watch)
 
     watch->walking = false;
     dial_release(&watch->dial);
-    DL_FOREACH_SAFE (watch->checks, check, next) {
+    DL_FOREACH_SAFE(watch->checks, check, next)
+    {
         if (check->seen)
             continue;
         if (check->state.is_down)
@@ -452,8 +454,8 @@ static void on_name(struct dial *dial, const struct err *err)
 
     if (err->kind != ERR_NONE) {
         snprintf(watch->why, sizeof watch->why, "%s", err->text);
-        DL_FOREACH (watch->checks, check)
-            check->seen = check->seen || strcmp(check->host, dial->host) == 0;
+        DL_FOREACH(watch->checks, check)
+        check->seen = check->seen || strcmp(check->host, dial->host) == 0;
     }
     walk(watch);
 }
@@ -463,8 +465,8 @@ static void on_look_up(uv_timer_t *timer)
     struct watch *watch = timer->data;
     struct check *check;
 
-    DL_FOREACH (watch->checks, check)
-        check->seen = false;
+    DL_FOREACH(watch->checks, check)
+    check->seen = false;
     watch->walking = true;
     watch->dial = (struct dial){.env = &watch->health->env,
                                 .names = &watch->store->shard->address,
@@ -498,8 +500,8 @@ static void on_doubt(uv_async_t *doubts)
             continue;
         if (watch->checks == NULL && !watch->walking)
             uv_timer_start(&watch->timer, on_look_up, 0, 0);
-        DL_FOREACH (watch->checks, check)
-            bring_forward(check);
+        DL_FOREACH(watch->checks, check)
+        bring_forward(check);
     }
 }
 
@@ -509,14 +511,10 @@ void health_each_address(const struct health *health, size_t index,
                          void (*visit)(void *owner, const struct health_address *address),
                          void *owner)
 {
-    const struct check *first = health == NULL ? NULL : health->watches[index].checks;
+    const struct watch *watch = &health->watches[index];
 
-    for (const struct check *check = first; check != NULL; check = check->next)
-        visit(owner,
-              &(struct health_address){&check->address, check->state.is_down, check->why});
-}
-
-const char *health_last_error(const struct health *health, size_t index)
-{
-    return health == NULL ? "" : health->watches[index].why;
+    if (watch->checks == NULL)
+        visit(owner, &(struct health_address){NULL, watch->names.is_down, watch->why});
+    for (const struct check *check = watch->checks; check != NULL; check = check->next)
+        visit(owner, &(struct health_address){&check->address, check->state.is_down, check->why});
 }

@@ -23,8 +23,8 @@ struct health *health_open(const struct env *env, const struct tls *tls, struct 
 void health_close(struct health **health); /* nulls the pointer; harmless on NULL */
 
 /*
- * What is known of the addresses of a shard, by its number in the configuration; `why` is "" or the
- * last failure. Nothing is visited when `health` is NULL, or the names are being looked up still.
+ * What is known of the addresses of a shard, by its number in the configuration; `why` is "", or
+ * why the last check failed. `address` is NULL, once, while its names have none.
  */
 struct health_address {
     const union address *address;
@@ -34,8 +34,5 @@ struct health_address {
 void health_each_address(const struct health *health, size_t index,
                          void (*visit)(void *owner, const struct health_address *address),
                          void *owner);
-
-/* The last failure of a check of the shard, if that was the last check of the address; "" if not. */
-const char *health_last_error(const struct health *health, size_t index);
 
 #endif

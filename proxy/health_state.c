@@ -14,8 +14,8 @@ uint64_t health_confirm_ms(const struct health_rules *rules)
 
 static void go_down(struct health_state *state, const struct health_rules *rules, uint64_t now_ms)
 {
-    bool relapse = state->came_up_ms != 0 &&
-                   now_ms - state->came_up_ms < SOON_INTERVALS * rules->interval_ms;
+    bool relapse =
+        state->came_up_ms != 0 && now_ms - state->came_up_ms < SOON_INTERVALS * rules->interval_ms;
 
     state->is_down = true;
     state->failures = 1;

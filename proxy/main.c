@@ -6,6 +6,7 @@
 #include "proxy/fleet.h"
 #include "proxy/net/redis_link.h"
 #include "proxy/net/tls.h"
+#include "proxy/orders.h"
 #include "routing/route.h"
 
 #include <getopt.h>
@@ -238,6 +239,7 @@ static void end_workers(struct process *process)
     uv_timer_stop(&process->metrics);
     health_close(&process->control.health);
     workers_end(&process->control.workers);
+    orders_close(&process->control.orders);
     fleet_leave(process->control.fleet);
     log_event(LOG_LEVEL_INFO, "stopped", "all sessions have ended");
 }
@@ -252,11 +254,26 @@ static bool open_router(struct control *control, struct err *err)
     return control->router != NULL;
 }
 
-static bool open_health(struct control *control, const struct tls *tls, struct err *err)
+/* NULL: of whichever. */
+static void on_shard_changed(void *owner, const char *shard)
 {
+    struct control *control = owner;
+
+    if (control->orders != NULL)
+        orders_look(control->orders, shard);
+}
+
+/* What decides about the stores that workers use. */
+static bool open_stores(struct control *control, struct err *err)
+{
+    control->orders = orders_open(control, err);
+    if (control->orders == NULL)
+        return false;
+    fleet_watch_shards(control->fleet, on_shard_changed, control);
     if (control->env.conf->health.interval == 0)
         return true;
-    control->health = health_open(&control->env, tls, workers_stores(control->workers), err);
+    control->health =
+        health_open(&control->env, control->tls, workers_stores(control->workers), err);
     return control->health != NULL;
 }
 
@@ -271,7 +288,7 @@ static bool serve(struct process *process, const struct conf *conf, const struct
     control->tls = tls;
     if (open_redis(control, err) && open_fleet(control, err) && !control->stopping &&
         open_admin(process, err) && start_workers(process, tls, err) && open_router(control, err) &&
-        open_health(control, tls, err) && fleet_serve(control->fleet, err)) {
+        open_stores(control, err) && fleet_serve(control->fleet, err)) {
         log_event(LOG_LEVEL_INFO, "ready", "imapmux " IMAPMUX_VERSION);
         start_metrics(process, &conf->metrics);
         uv_run(&process->loop, UV_RUN_DEFAULT);

@@ -370,6 +370,15 @@ bool pool_waits(const struct lease_request *request)
     return request->pool != NULL && request->waiting_since_ms != 0;
 }
 
+const struct conf_shard *pool_serving(struct pool *pool, const struct conf_shard *shard)
+{
+    const struct conf_shard *serving = store_serving(pool->shards->store, shard);
+
+    if (serving != shard)
+        counter_add(&pool->env->counters->replica_logins, 1);
+    return serving;
+}
+
 bool pool_lease(struct pool *pool, struct lease_request *request, const struct conf_shard *shard,
                 struct err *err)
 {

@@ -22,6 +22,9 @@
 struct pool *pool_open(const struct env *env, const struct tls *tls, struct store *stores,
                        size_t index, size_t worker_count);
 
+/* Who serves a user of this shard now: it, or its replica (store_serving). For pool_lease. */
+const struct conf_shard *pool_serving(struct pool *pool, const struct conf_shard *shard);
+
 /*
  * Answers once, later, never inside the call and never after pool_cancel. False with *err set, and
  * no answer, when the line is too long or memory short.

@@ -24,7 +24,7 @@ struct store {
     const struct store *replica; /* has the same mail; NULL: none */
     bool is_checked;             /* health checks say whether it is down; else logins find out */
     struct gate connections;     /* places: connections of this process to the store */
-    struct gate logins; /* places: sessions between connecting and the end of the login */
+    struct gate logins;          /* places: sessions between connecting and the end of the login */
     _Atomic uint64_t reached_ms; /* when it greeted last; uv_hrtime */
     _Atomic uint64_t down_ms;    /* when logins have found it down */
     _Atomic uint64_t changed_ms; /* when it was found down, or well again, or the start */

@@ -182,6 +182,8 @@ static bool open_services(struct worker *w, size_t worker_count, struct err *err
     struct home *home = &w->home;
     const struct conf *conf = home->env.conf;
     const struct router_view view = {.freshness = w->all->view.freshness,
+                                     .ring_weight = store_ring_weight,
+                                     .owner = w->all->stores,
                                      .worker_count = worker_count};
 
     if (conf_uses_redis(conf)) {

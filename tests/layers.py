@@ -33,6 +33,7 @@ ROWS = [
     ["proxy/worker"],
     ["proxy/ask", "proxy/control"],
     ["proxy/fleet"],
+    ["proxy/orders"],
     ["proxy/admin"],
     ["proxy/main"],
 ]

@@ -53,8 +53,9 @@ static void it_takes_some_in_a_row(void **state)
 
     (void)state;
     expect(&b, "++--+--+---", "uuuuuuuuuuD");
-    expect(&b, "-+--+-++++", "ddddddd"
-                             "Uuu");
+    expect(&b, "-+--+-++++",
+           "ddddddd"
+           "Uuu");
 }
 
 static void one_may_be_enough(void **state)
