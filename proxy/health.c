@@ -204,27 +204,17 @@ static bool all_down(const struct watch *watch)
     return true;
 }
 
-/* When the check that failed last began. */
-static uint64_t last_failure_ms(const struct watch *watch)
-{
-    uint64_t last = 0;
-
-    for (const struct check *check = watch->checks; check != NULL; check = check->next)
-        last = check->started_ms > last ? check->started_ms : last;
-    return last;
-}
-
 /*
  * Down is a store of which all addresses are down, but not one that has greeted a login since the
- * last check began: it may have no room for a check, and still serve.
+ * check began that tells us so: it may have no room for a check, and still serve.
  */
-static void judge(struct watch *watch)
+static void judge(struct watch *watch, uint64_t started_ms)
 {
     struct store *store = watch->store;
     bool was_down = atomic_load(&store->is_down), is_down = all_down(watch);
 
     if (is_down && !was_down && watch->checks != NULL &&
-        atomic_load(&store->reached_ms) > last_failure_ms(watch))
+        atomic_load(&store->reached_ms) > started_ms)
         return;
     store_found(store, is_down, watch->why);
     gauge_add(&watch->health->counters->stores_down, (int)is_down - (int)was_down);
@@ -270,7 +260,7 @@ static void take_result(struct check *check, bool good, const char *why)
         tell_address(check, check->state.is_down);
         log_address(check);
     }
-    judge(watch);
+    judge(watch, check->started_ms);
 }
 
 static void begin_check(struct check *check)
@@ -425,7 +415,7 @@ static void end_walk(struct watch *watch)
         close_check(check);
     }
     health_state_take(&watch->names, rules, watch->checks != NULL, now_ms());
-    judge(watch);
+    judge(watch, 0);
     uv_timer_start(&watch->timer, on_look_up, jittered(health_state_pause(&watch->names, rules)),
                    0);
 }

@@ -266,11 +266,20 @@ def test_a_store_with_no_room_for_checks_is_not_down(start):
         peer.send(b"L OK [CAPABILITY %s] Logged in\r\n" % CAPABILITIES)
         peer.serve()
 
-    with Store(slow_for_probes) as store:
-        proxy = start(shard("store", store.port, more=PROBE), health="interval = 100ms timeout = 500ms fall = 2")
-        while checks_of(proxy)["failed"] < 4:
+    def log_in_until(ended):
+        while not ended.is_set():
             assert login(proxy)[0].startswith(b"in OK ")
-        assert not proxy.events("store is down")
+
+    with Store(slow_for_probes) as store, concurrent.futures.ThreadPoolExecutor() as pool:
+        proxy = start(shard("store", store.port, more=PROBE), health="interval = 1s timeout = 1s fall = 2")
+        ended = threading.Event()
+        others = pool.submit(log_in_until, ended)
+        try:
+            servers.wait_for(lambda: checks_of(proxy)["failed"] >= 4, "checks that fail")
+            assert not proxy.events("store is down")
+        finally:
+            ended.set()
+        others.result()
         wait_for_events(proxy, "store is down")  # once nobody is greeted any more
         assert proxy.stop() == 0
 
