@@ -278,6 +278,9 @@ static enum phase_id refuse(struct session *s, const struct err *err)
 
     counter_add(&s->home->env.counters->logins_refused, 1);
     entry_log(s, ours ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO, "login refused", err);
+    if (s->phase >= P_VERIFY && s->entry->user[0] != '\0') /* it is at the user's home */
+        history_refused(s->home->history, s->entry->user, &s->peer,
+                        s->shard == NULL ? NULL : s->shard->title, err);
     s->shard = NULL;
     users_leave(s);
     admission_leave(s->home->admission, &s->place);

@@ -5,6 +5,7 @@
 #include "auth/auth.h"
 #include "proxy/admission.h"
 #include "proxy/base/inbox.h"
+#include "proxy/history.h"
 #include "proxy/imap/caps.h"
 #include "proxy/net/tls.h"
 #include "proxy/pool.h"
@@ -26,6 +27,7 @@ struct home {
     struct registry *registry;   /* NULL unless limits.shared */
     struct admission *admission;
     struct pool *pool;
+    struct history *history;
     struct inbox inbox;
     struct caps_filter filter;
     struct span

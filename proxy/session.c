@@ -141,6 +141,14 @@ static void log_end(struct session *s)
     log_write(&line);
 }
 
+static void remember_end(struct session *s)
+{
+    if (s->relayed && s->user != NULL)
+        history_ended(s->home->history, users_name(s->user), &s->peer, s->shard->title,
+                      (uv_hrtime() / 1000000 - s->accepted_ms) / 1000,
+                      s->reason == NULL ? "" : s->reason);
+}
+
 static void handle_closed(uv_handle_t *handle)
 {
     struct session *s = handle->data;
@@ -157,6 +165,7 @@ static void handle_closed(uv_handle_t *handle)
 static enum phase_id enter_gone(struct session *s)
 {
     log_end(s);
+    remember_end(s);
     counter_add(&s->home->env.counters->sessions_closed, 1);
     if (s->entry != NULL) {
         auth_cancel(&s->entry->verify);

@@ -244,7 +244,8 @@ static bool open_worker(struct worker *w, struct workers *all, size_t worker_cou
     home->on_session_gone = on_session_gone;
     home->on_held = on_held;
     home->users = users_open(home);
-    if (home->users == NULL)
+    home->history = history_open();
+    if (home->users == NULL || home->history == NULL)
         return err_set(err, ERR_INTERNAL, "no memory for a worker");
     home->pool = pool_open(&home->env, tls, all->stores, (size_t)(w - all->list), worker_count);
     if (home->pool == NULL)
@@ -280,6 +281,7 @@ static void close_worker(struct worker *w)
         uv_run(&w->loop, UV_RUN_NOWAIT); /* who was about to move arrives here instead */
         sessions_cut_off(&w->home);
         users_close(&w->home.users);
+        history_close(&w->home.history);
         pool_close(&w->home.pool);
         admission_close(&w->home.admission);
         registry_close(&w->home.registry);

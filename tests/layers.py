@@ -16,7 +16,7 @@ ROWS = [
     ["proxy/base"],
     ["proxy/imap", "proxy/net", "proxy/ctl", "auth", "routing"],
     ["proxy/offer", "proxy/client_id", "proxy/store_login", "proxy/gate", "proxy/relay", "proxy/limits", "proxy/registry",
-     "proxy/cutover", "proxy/inventory", "proxy/referral", "proxy/health_state"],
+     "proxy/cutover", "proxy/inventory", "proxy/referral", "proxy/history", "proxy/health_state"],
     ["proxy/login"],
     ["proxy/store", "proxy/admission"],
     ["proxy/backend"],
