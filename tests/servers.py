@@ -4,6 +4,7 @@ address, each in a folder of its own below the one it is given. A server is runn
 is ended by its process id; several checkouts can run side by side.
 """
 import contextlib
+import json
 import os
 import pathlib
 import pwd
@@ -234,20 +235,49 @@ def connections_to(port, process, host=HOST):
 
 
 class Redis(Server):
-    """redis-server without persistence."""
+    """redis-server without persistence, alone or as a replica of another one; `more` are lines of its redis.conf."""
 
     name = "redis-server"
 
-    def prepare(self):
+    def prepare(self, replica_of=None, more=""):
         self.port = free_port()
         self.address = f"{self.host}:{self.port}"
+        if replica_of:
+            more += f"\nreplicaof {replica_of.host} {replica_of.port}"
+        self._conf().write_text(f"""\
+bind {self.host}
+port {self.port}
+protected-mode no
+dir {self.folder}
+save ""
+appendonly no
+repl-diskless-sync-delay 0
+{more}
+""")
+
+    def _conf(self):
+        return self.folder / "redis.conf"  # a Sentinel rewrites it when roles change
 
     def ports(self):
         return [self.port]
 
     def command(self):
-        return ["redis-server", "--bind", self.host, "--port", str(self.port), "--save", "", "--appendonly", "no",
-                "--protected-mode", "no", "--dir", str(self.folder)]
+        return ["redis-server", str(self._conf())]
+
+    def kill(self):
+        """At once, as a machine that fails. `start` brings it back, without its data."""
+        self.process.kill()
+        self.process.wait()
+        self.process = None
+
+    def ask(self, *words):
+        """Sends one command and returns the answer, decoded."""
+        said = subprocess.run(["redis-cli", "-h", self.host, "-p", str(self.port), "--json", *words],
+                              capture_output=True, check=True)
+        return json.loads(said.stdout)
+
+    def role(self):
+        return self.ask("ROLE")[0]
 
     def call(self, *words):
         """Sends one command and returns the first line of the answer."""
@@ -271,6 +301,93 @@ class Redis(Server):
     def route(self, shards, prefix="imapmux:"):
         """Tells where mailboxes are: `shards` maps user names to shard names."""
         self.call_all([("HSET", f"{prefix}user:{{{user}}}", "shard", shard) for user, shard in shards.items()])
+
+
+class Sentinel(Redis):
+    """redis-server as a Sentinel that watches `master`. It looks more often than it would by itself."""
+
+    name = "sentinel"
+    # Four times the first is how long a new master has before another Sentinel demotes it, five times the last how old
+    # news of a replica may be that is to become one, of which there are some each second while the master is down.
+    periods = ["PUBLISH-PERIOD", "500", "INFO-PERIOD", "200", "ASK-PERIOD", "100", "PING-PERIOD", "300"]
+
+    def prepare(self, master, title="routes", quorum=2, down_after_ms=500):
+        self.title = title
+        super().prepare()
+        self._conf().write_text(f"""\
+bind {self.host}
+port {self.port}
+protected-mode no
+dir {self.folder}
+sentinel monitor {title} {master.host} {master.port} {quorum}
+sentinel down-after-milliseconds {title} {down_after_ms}
+sentinel failover-timeout {title} 3000
+""")
+
+    def command(self):
+        return [*super().command(), "--sentinel"]
+
+    def start(self):
+        super().start()
+        self.ask("SENTINEL", "DEBUG", *self.periods)
+
+    def master_port(self):
+        return int(self.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.title)[1])
+
+    def knows(self, replicas, sentinels):
+        state = self.ask("SENTINEL", "MASTER", self.title)
+        return (int(state["num-slaves"]), int(state["num-other-sentinels"]) + 1) == (replicas, sentinels)
+
+
+class WatchedRedis:
+    """A master, its replicas, and three Sentinels with a quorum of two; running when the constructor returns."""
+
+    title = "routes"
+
+    def __init__(self, folder, replicas=1, more=""):
+        folder = pathlib.Path(folder)
+        self._stack = contextlib.ExitStack()
+        try:
+            first = self._start(Redis, folder / "redis-0", more=more)
+            self.servers = [first] + [self._start(Redis, folder / f"redis-{number + 1}", replica_of=first, more=more)
+                                      for number in range(replicas)]
+            self.sentinels = [self._start(Sentinel, folder / f"sentinel-{number}", master=first, title=self.title)
+                              for number in range(3)]
+            for sentinel in self.sentinels:
+                wait_for(lambda one=sentinel: one.knows(replicas, len(self.sentinels)), "the Sentinels to meet")
+        except BaseException:
+            self._stack.close()
+            raise
+        names = ", ".join(f'"{sentinel.address}"' for sentinel in self.sentinels)
+        self.settings = f'sentinels = {{ {names} }} sentinel_master = "{self.title}"'
+
+    def _start(self, kind, *arguments, **options):
+        server = kind(*arguments, **options)
+        self._stack.callback(server.stop)
+        return server
+
+    def master(self):
+        """The server that is the master, as soon as those Sentinels that run agree on it, and it knows."""
+        def agreed():
+            running = [sentinel for sentinel in self.sentinels if sentinel.process]
+            ports = {sentinel.master_port() for sentinel in running}
+            named = [server for server in self.servers if server.port in ports and server.process]
+            return named[0] if len(ports) == len(named) == 1 and named[0].role() == "master" else None
+        return wait_for(agreed, "the Sentinels to agree on a master")
+
+    def fail_over(self):
+        """Kills the master, and returns the next one."""
+        self.master().kill()
+        return self.master()
+
+    def stop(self):
+        self._stack.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
 
 
 class Dovecot(Server):

@@ -61,10 +61,6 @@ class Moody:
 class Counting(servers.Redis):
     """Redis, with what it counts."""
 
-    def ask(self, *words):
-        said = subprocess.run(["redis-cli", "-p", str(self.port), "--json", *words], capture_output=True, check=True)
-        return json.loads(said.stdout)
-
     def nodes(self):
         return {key.partition("{")[2].rstrip("}") for key in self.ask("KEYS", "imapmux:node:*")}
 
@@ -82,10 +78,6 @@ class Counting(servers.Redis):
 
     def addresses(self):
         return self._sums("addresses")
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -156,11 +156,13 @@ static inline void group_start(struct group *group)
         node_start(&group->sentinels[i], servers[0].port, true);
         /*
          * They find one another, and the replica, by what is sent each two or ten seconds. Four
-         * times the first is how long a promoted replica has before another Sentinel demotes it.
+         * times the first is how long a new master has before another Sentinel demotes it, five
+         * times the last how old news may be of a replica that is to become one, of which there are
+         * some each second while the master is down.
          */
         node_wait(&group->sentinels[i],
-                  "SENTINEL DEBUG PUBLISH-PERIOD 500 INFO-PERIOD 200 PING-PERIOD 100 "
-                  "ASK-PERIOD 100",
+                  "SENTINEL DEBUG PUBLISH-PERIOD 500 INFO-PERIOD 200 ASK-PERIOD 100 "
+                  "PING-PERIOD 300",
                   "OK");
     }
     for (size_t i = 0; i < SENTINELS; i++) {
