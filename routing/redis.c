@@ -71,6 +71,7 @@ static void redis_close(void *state)
 
 const struct route_source route_source_redis = {
     .name = "redis",
+    .is_remembered = true,
     .open = redis_open,
     .find = redis_find,
     .cancel = redis_cancel,

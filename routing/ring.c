@@ -51,14 +51,6 @@ static bool send_choice(struct ring_source *source, const struct conf_ring *ring
                         struct err *err);
 static void on_reply(void *owner, const redisReply *reply, const struct err *err);
 
-static bool is_source(const struct conf *conf, const char *name)
-{
-    for (size_t i = 0; i < conf->route.sources.count; i++)
-        if (strcmp(conf->route.sources.items[i], name) == 0)
-            return true;
-    return false;
-}
-
 static void *ring_open(const struct env *env, const struct router_view *view, struct err *err)
 {
     struct ring_source *source = mem_new(sizeof *source);
@@ -69,7 +61,7 @@ static void *ring_open(const struct env *env, const struct router_view *view, st
     }
     source->env = env;
     source->view = *view;
-    source->writes = is_source(env->conf, "redis");
+    source->writes = conf_routes_by_redis(env->conf);
     if (redis_script_init(&source->script, script_text, err) &&
         (redis_key(source->channel, &env->conf->redis, "events", NULL) ||
          err_set(err, ERR_CONFIG, "ring: no room for the name of a channel")))
@@ -116,14 +108,6 @@ static const struct conf_ring *find_ring(const struct conf *conf, const char *us
     return NULL;
 }
 
-static bool is_member(const struct conf_ring *ring, const char *title)
-{
-    for (size_t i = 0; i < ring->shards.count; i++)
-        if (strcmp(ring->shards.items[i], title) == 0)
-            return true;
-    return ring->shards.count == 0;
-}
-
 /* FNV-1a of both names and the NUL between them; then the last step of MurmurHash3's mixing. */
 static uint64_t hash_pair(const char *user, const char *title)
 {
@@ -161,7 +145,7 @@ static const struct conf_shard *choose(const struct ring_source *source,
                               : (uint32_t)shard->weight;
         double wait;
 
-        if (weight == 0 || !is_member(ring, shard->title))
+        if (weight == 0 || (ring->shards.count > 0 && !conf_has_word(&ring->shards, shard->title)))
             continue;
         wait = wait_of(user, shard->title, weight);
         if (wait >= shortest)
@@ -217,6 +201,7 @@ static void ring_close(void *state)
 
 const struct route_source route_source_ring = {
     .name = "ring",
+    .is_remembered = true,
     .open = ring_open,
     .find = ring_find,
     .cancel = ring_cancel,

@@ -47,6 +47,11 @@ struct router_view {
     size_t worker_count; /* among whom conf->route.max_known is divided; 0 counts as 1 */
 };
 
+/* When something was asked: by the clock, and after how many events. */
+struct route_moment {
+    uint64_t ms, event;
+};
+
 struct route_request {
     /* Set by the owner; borrowed until the answer. */
     const char *user;              /* normalised, NUL-terminated */
@@ -67,7 +72,10 @@ struct route_request {
     /* Private to the chain. */
     struct router *router;
     size_t source_index;
+    unsigned tries;            /* answers that were older than what events had told */
+    struct route_moment asked; /* the source */
     uv_timer_t *deadline;
+    uint64_t limit_ms; /* of the whole look-up, on the loop's clock */
     struct route route;
     struct err err;
     struct turn_task task;
@@ -102,8 +110,8 @@ struct known_route {
 };
 
 /*
- * All that may serve while Redis is away, on the worker's thread. Snapshots are made of it:
- * snapshot.h.
+ * All that may serve while Redis is away, on the worker's thread, who came last first. Snapshots
+ * are made of it: snapshot.h.
  */
 void router_known_each(const struct router *router,
                        void (*visit)(void *owner, const struct known_route *route), void *owner);
@@ -121,6 +129,7 @@ void router_know(struct router *router, const struct known_route *route);
  */
 struct route_source {
     const char *name;
+    bool is_remembered; /* with Redis among the sources, its routes are those of Redis */
     void *(*open)(const struct env *env, const struct router_view *view, struct err *err);
     void (*find)(void *state, struct route_request *request);
     void (*cancel)(void *state, struct route_request *request);

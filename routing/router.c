@@ -3,14 +3,23 @@
  * conf->route.timeout. A source may answer whenever it likes; what it says is written into the
  * request and acted upon in the next turn, so no source is ever entered from inside another and no
  * owner from inside a source.
+ *
+ * What Redis has said is remembered (known.h). It is looked at where Redis would be asked, and where
+ * Redis has not answered.
  */
 #include "routing/route.h"
 
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
+#include "routing/known.h"
 
 #include <assert.h>
 #include <stdio.h>
+
+enum {
+    TRIES_MAX = 3,
+    PATIENCE_MS = 500 /* with Redis, where there is a last known route to go on with */
+};
 
 struct link {
     const struct route_source *source;
@@ -20,6 +29,7 @@ struct link {
 struct router {
     const struct env *env;
     struct router_view view;
+    struct known *known; /* NULL unless Redis is a source */
     size_t active_count; /* requests under way */
     size_t count;
     struct link links[];
@@ -31,11 +41,17 @@ static const struct route_source *const known_sources[] = {
 
 static bool open_link(struct router *router, const char *name, struct err *err);
 static bool arm_deadline(struct route_request *request);
+static void be_patient(struct route_request *request, uint64_t ms);
 static void on_deadline(uv_timer_t *timer);
 static void timer_closed(uv_handle_t *handle);
 static void ask_source(struct turn_task *task);
 static void give_answer(struct turn_task *task);
+static bool is_outdated(const struct route_request *request, enum route_verdict verdict,
+                        const struct route *route);
+static void ask_again(struct route_request *request);
+static bool recall(struct route_request *request, enum known_use use);
 static void judge(struct route_request *request, const struct route *found);
+static void remember(struct route_request *request, const struct route *found);
 static void next_source(struct route_request *request);
 static void post(struct route_request *request, void (*run)(struct turn_task *task));
 static void leave(struct route_request *request);
@@ -43,6 +59,12 @@ static void leave(struct route_request *request);
 static struct route_request *request_of(struct turn_task *task)
 {
     return (struct route_request *)((char *)task - offsetof(struct route_request, task));
+}
+
+/* The source that is being asked, or was asked last. */
+static struct link *link_of(const struct route_request *request)
+{
+    return &request->router->links[request->source_index];
 }
 
 struct router *router_open(const struct env *env, const struct router_view *view, struct err *err)
@@ -61,6 +83,13 @@ struct router *router_open(const struct env *env, const struct router_view *view
     }
     router->env = env;
     router->view = *view;
+    if (conf_routes_by_redis(env->conf)) {
+        router->known = known_open(env->conf, view, env->counters, err);
+        if (router->known == NULL) {
+            mem_free(router);
+            return NULL;
+        }
+    }
     for (size_t i = 0; i < names->count; i++) {
         if (!open_link(router, names->items[i], err)) {
             router_close(&router);
@@ -91,6 +120,7 @@ void router_find(struct router *router, struct route_request *request)
     assert(!request->active);
     request->router = router;
     request->source_index = 0;
+    request->tries = 0;
     request->operation = NULL;
     request->err = (struct err){0};
     request->task = (struct turn_task){0};
@@ -109,7 +139,7 @@ void router_cancel(struct route_request *request)
 
     if (!request->active)
         return;
-    link = &request->router->links[request->source_index];
+    link = link_of(request);
     if (request->task.link == NULL) /* nothing posted: a source is at work */
         link->source->cancel(link->state, request);
     leave(request);
@@ -125,50 +155,110 @@ void router_close(struct router **router)
     assert(r->active_count == 0);
     for (size_t i = 0; i < r->count; i++)
         r->links[i].source->close(r->links[i].state);
+    known_close(&r->known);
     mem_free(r);
 }
 
-/* Nothing is remembered yet. */
-
 void router_learn(struct router *router, const char *user, uint64_t epoch, enum route_state state)
 {
-    (void)router;
-    (void)user;
-    (void)epoch;
-    (void)state;
+    if (router->known != NULL)
+        known_learn(router->known, user, epoch, state);
 }
 
 void router_known_each(const struct router *router,
                        void (*visit)(void *owner, const struct known_route *route), void *owner)
 {
-    (void)router;
-    (void)visit;
-    (void)owner;
+    if (router->known != NULL)
+        known_each(router->known, visit, owner);
 }
 
 void router_know(struct router *router, const struct known_route *route)
 {
-    (void)router;
-    (void)route;
+    if (router->known != NULL)
+        known_add(router->known, route);
 }
 
 void route_source_answer(struct route_request *request, enum route_verdict verdict,
                          const struct route *route, const struct err *err)
 {
     assert(request->active && request->task.link == NULL);
-    if (verdict == ROUTE_UNKNOWN_USER) {
-        next_source(request);
+    if (is_outdated(request, verdict, route)) {
+        ask_again(request);
         return;
     }
+    if (verdict == ROUTE_NO_ANSWER && recall(request, KNOWN_LAST))
+        return;
     /*
      * Whatever went wrong, the user is told to come back: a failure never looks like "no such
      * user".
      */
-    if (verdict == ROUTE_FOUND && route != NULL)
+    if (verdict == ROUTE_FOUND)
         judge(request, route);
+    else if (verdict != ROUTE_UNKNOWN_USER)
+        err_set(&request->err, ERR_UNAVAILABLE, "%s", err->text);
+    if (verdict != ROUTE_NO_ANSWER)
+        remember(request, verdict == ROUTE_FOUND ? route : NULL);
+    if (verdict == ROUTE_UNKNOWN_USER)
+        next_source(request);
     else
-        err_set(&request->err, ERR_UNAVAILABLE, "%s", err == NULL ? "no answer" : err->text);
+        post(request, give_answer);
+}
+
+/* Where Redis is, or would be, asked: is there a remembered route to answer with? Then it is. */
+static bool recall(struct route_request *request, enum known_use use)
+{
+    struct router *router = request->router;
+    struct counters *counters = router->env->counters;
+    struct route route;
+
+    if (link_of(request)->source != &route_source_redis ||
+        !known_find(router->known, request->user, use, &route))
+        return false;
+    route.stale = use == KNOWN_LAST;
+    if (!request->look_only)
+        counter_add(route.stale ? &counters->route_cache_stale : &counters->route_cache_hits, 1);
+    judge(request, &route);
     post(request, give_answer);
+    return true;
+}
+
+static bool is_of_redis(const struct route_request *request)
+{
+    return request->router->known != NULL && link_of(request)->source->is_remembered;
+}
+
+/* Of an answer of Redis that is no failure. */
+static bool is_outdated(const struct route_request *request, enum route_verdict verdict,
+                        const struct route *route)
+{
+    return is_of_redis(request) && (verdict == ROUTE_FOUND || verdict == ROUTE_UNKNOWN_USER) &&
+           known_is_outdated(request->router->known, request->user, request->asked,
+                             verdict == ROUTE_FOUND ? route->epoch : 0);
+}
+
+static void ask_again(struct route_request *request)
+{
+    if (++request->tries < TRIES_MAX) {
+        post(request, ask_source);
+        return;
+    }
+    err_set(&request->err, ERR_UNAVAILABLE, "redis: it knows less than its events have told");
+    log_event(LOG_LEVEL_WARNING, "redis is behind its events", "the route of %s is an older one",
+              request->user);
+    post(request, give_answer);
+}
+
+/* What Redis has said (NULL: nothing good), after it was judged. */
+static void remember(struct route_request *request, const struct route *found)
+{
+    if (!is_of_redis(request) || request->look_only)
+        return;
+    if (found == NULL || request->err.kind != ERR_NONE) {
+        known_forget(request->router->known, request->user);
+        return;
+    }
+    known_keep(request->router->known, request->user, request->asked, found,
+               link_of(request)->source->name);
 }
 
 /* Decides what a found route means. A disabled user needs no shard, so that comes first. */
@@ -178,7 +268,8 @@ static void judge(struct route_request *request, const struct route *found)
     struct log_line line;
 
     *route = *found;
-    route->source = request->router->links[request->source_index].source->name;
+    if (route->source == NULL)
+        route->source = link_of(request)->source->name;
     request->found = true;
     if (route->backend_user[0] == '\0' &&
         (size_t)snprintf(route->backend_user, sizeof route->backend_user, "%s",
@@ -224,14 +315,31 @@ static void post(struct route_request *request, void (*run)(struct turn_task *ta
 static void ask_source(struct turn_task *task)
 {
     struct route_request *request = request_of(task);
-    struct link *link = &request->router->links[request->source_index];
+    struct router *router = request->router;
+    struct link *link = link_of(request);
 
+    if (is_of_redis(request))
+        request->asked = known_moment(router->known);
+    if (recall(request, KNOWN_FRESH))
+        return;
+    if (link->source == &route_source_redis) {
+        be_patient(request, PATIENCE_MS);
+        if (!request->look_only)
+            counter_add(&router->env->counters->route_cache_misses, 1);
+    }
     link->source->find(link->state, request);
 }
 
 static void give_answer(struct turn_task *task)
 {
     struct route_request *request = request_of(task);
+
+    if (request->err.kind == ERR_NONE && is_outdated(request, ROUTE_FOUND, &request->route)) {
+        request->found = false; /* since it was posted */
+        ask_again(request);
+        return;
+    }
+
     struct route route = request->route; /* copies: the owner may reuse or free the request */
     struct err err = request->err;
     bool tells = err.kind == ERR_NONE || (request->found && route.state != ROUTE_ACTIVE);
@@ -264,8 +372,18 @@ static bool arm_deadline(struct route_request *request)
         return err_set(&request->err, ERR_INTERNAL, "route: no memory for a look-up");
     uv_timer_init(env->loop, request->deadline); /* cannot fail */
     request->deadline->data = request;
-    uv_timer_start(request->deadline, on_deadline, env->conf->route.timeout, 0);
+    request->limit_ms = uv_now(env->loop) + env->conf->route.timeout;
+    be_patient(request, env->conf->route.timeout);
     return true;
+}
+
+/* So long, but not beyond the limit of the look-up. */
+static void be_patient(struct route_request *request, uint64_t ms)
+{
+    uint64_t now = uv_now(request->router->env->loop);
+    uint64_t left = request->limit_ms > now ? request->limit_ms - now : 0;
+
+    uv_timer_start(request->deadline, on_deadline, ms < left ? ms : left, 0);
 }
 
 static void timer_closed(uv_handle_t *handle)
@@ -276,14 +394,24 @@ static void timer_closed(uv_handle_t *handle)
 static void on_deadline(uv_timer_t *timer)
 {
     struct route_request *request = timer->data;
-    struct link *link = &request->router->links[request->source_index];
+    const struct env *env = request->router->env;
+    struct link *link = link_of(request);
+    bool is_asked = request->task.link == NULL;
 
-    if (request->task.link != NULL && request->task.run == give_answer)
+    if (!is_asked && request->task.run == give_answer)
         return; /* the answer is already on its way */
-    if (request->task.link == NULL)
+    if (is_asked && recall(request, KNOWN_LAST)) {
+        link->source->cancel(link->state, request);
+        return;
+    }
+    if (uv_now(env->loop) < request->limit_ms) {
+        be_patient(request, env->conf->route.timeout);
+        return;
+    }
+    if (is_asked)
         link->source->cancel(link->state, request);
     err_set(&request->err, ERR_UNAVAILABLE, "route: no answer within %llu ms",
-            (unsigned long long)request->router->env->conf->route.timeout);
-    turn_cancel(request->router->env->turn, &request->task);
+            (unsigned long long)env->conf->route.timeout);
+    turn_cancel(env->turn, &request->task);
     post(request, give_answer);
 }

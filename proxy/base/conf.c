@@ -151,14 +151,17 @@ void conf_close(struct conf **conf)
     *conf = NULL;
 }
 
-bool conf_routes_by_redis(const struct conf *conf)
+bool conf_has_word(const struct conf_words *words, const char *word)
 {
-    const struct conf_words *sources = &conf->route.sources;
-
-    for (size_t i = 0; i < sources->count; i++)
-        if (strcmp(sources->items[i], "redis") == 0)
+    for (size_t i = 0; i < words->count; i++)
+        if (strcmp(words->items[i], word) == 0)
             return true;
     return false;
+}
+
+bool conf_routes_by_redis(const struct conf *conf)
+{
+    return conf_has_word(&conf->route.sources, "redis");
 }
 
 bool conf_uses_redis(const struct conf *conf)

@@ -89,6 +89,9 @@ bool conf_routes_by_redis(const struct conf *conf);
 /* Whether anything in it needs a connection to Redis. */
 bool conf_uses_redis(const struct conf *conf);
 
+/* Is it one of them, to the letter? */
+bool conf_has_word(const struct conf_words *words, const char *word);
+
 /* The shard with this title, or NULL. */
 const struct conf_shard *conf_find_shard(const struct conf *conf, const char *title);
 

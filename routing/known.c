@@ -1,0 +1,344 @@
+/*
+ * Owns a table of users. Of each it has a route, or the last event, or both; a route that does not
+ * agree with the last event is dropped. What events have told is kept without a route, too, for
+ * answers may come that are older: from before the event, or from a server that was cut off from
+ * the others. Such entries take a quarter of the places at most when places are short.
+ *
+ * An event that had to make room is not quite forgotten: `lost_event` says that what was asked
+ * before it is to be asked again, whoever it is about.
+ */
+#include "routing/known.h"
+
+#include "proxy/base/hash.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <utlist.h>
+
+struct entry {
+    UT_hash_handle hh;
+    struct entry *prev, *next; /* in the list that it belongs to; who came last is first */
+    const char *shard;         /* the title in the configuration; NULL without a route */
+    const char *source;
+    char *backend_user; /* NULL: Redis names none */
+    uint64_t epoch;
+    uint64_t read_ms;    /* when it was asked for */
+    uint64_t told_epoch; /* by the last event */
+    uint64_t told_ms;
+    uint64_t told_event; /* its number; 0: there was none */
+    bool told_gone;
+    char user[];
+};
+
+struct list {
+    struct entry *recent;
+    size_t count;
+};
+
+struct known {
+    const struct conf *conf;
+    const struct freshness *freshness;
+    struct counters *counters;
+    size_t max;
+    struct entry *by_user;
+    struct list routes, told; /* entries with a route, and without */
+    uint64_t event_count;
+    uint64_t lost_event; /* the last one that is not in the table any more */
+};
+
+static uint64_t now_ms(void)
+{
+    return uv_hrtime() / 1000000;
+}
+
+/* --- life --- */
+
+struct known *known_open(const struct conf *conf, const struct router_view *view,
+                         struct counters *counters, struct err *err)
+{
+    static const struct freshness none;
+    struct known *known = mem_new(sizeof *known);
+    size_t workers = view->worker_count == 0 ? 1 : view->worker_count;
+
+    if (known == NULL) {
+        err_set(err, ERR_INTERNAL, "route: no memory");
+        return NULL;
+    }
+    known->conf = conf;
+    known->freshness = view->freshness == NULL ? &none : view->freshness;
+    known->counters = counters;
+    known->max = (size_t)conf->route.max_known / workers + 1;
+    return known;
+}
+
+static struct list *list_of(struct known *known, const struct entry *entry)
+{
+    return entry->shard != NULL ? &known->routes : &known->told;
+}
+
+static void leave_list(struct known *known, struct entry *entry)
+{
+    struct list *list = list_of(known, entry);
+
+    DL_DELETE(list->recent, entry);
+    list->count--;
+    if (list == &known->routes)
+        gauge_add(&known->counters->routes_known, -1);
+}
+
+static void enter_list(struct known *known, struct entry *entry, bool as_first)
+{
+    struct list *list = list_of(known, entry);
+
+    if (as_first)
+        DL_PREPEND(list->recent, entry);
+    else
+        DL_APPEND(list->recent, entry);
+    list->count++;
+    if (list == &known->routes)
+        gauge_add(&known->counters->routes_known, 1);
+}
+
+static void drop(struct known *known, struct entry *entry)
+{
+    leave_list(known, entry);
+    if (entry->told_event > known->lost_event)
+        known->lost_event = entry->told_event;
+    HASH_DEL(known->by_user, entry);
+    mem_free(entry->backend_user);
+    mem_free(entry);
+}
+
+void known_close(struct known **known)
+{
+    struct known *k = *known;
+
+    *known = NULL;
+    if (k == NULL)
+        return;
+    while (k->routes.recent != NULL)
+        drop(k, k->routes.recent);
+    while (k->told.recent != NULL)
+        drop(k, k->told.recent);
+    mem_free(k);
+}
+
+/* --- entries --- */
+
+static struct entry *find(const struct known *known, const char *user)
+{
+    struct entry *entry;
+
+    HASH_FIND_STR(known->by_user, user, entry);
+    return entry;
+}
+
+static void make_room(struct known *known)
+{
+    struct list *list = &known->routes;
+
+    if (HASH_COUNT(known->by_user) < known->max)
+        return;
+    if (known->told.count > known->max / 4 || list->count == 0)
+        list = &known->told;
+    drop(known, list->recent->prev); /* the head's prev is the tail */
+}
+
+/* In no list yet. NULL without memory. */
+static struct entry *entry_new(struct known *known, const char *user)
+{
+    size_t len = strlen(user);
+    struct entry *entry = mem_new(sizeof *entry + len + 1);
+
+    if (entry == NULL)
+        return NULL;
+    make_room(known);
+    memcpy(entry->user, user, len);
+    HASH_ADD_STR(known->by_user, user, entry);
+    if (entry->hh.tbl != NULL)
+        return entry;
+    mem_free(entry);
+    return NULL;
+}
+
+/* What remains is what events have told; if that is nothing, nothing remains. */
+static void forget_route(struct known *known, struct entry *entry)
+{
+    if (entry->told_event == 0) {
+        drop(known, entry);
+        return;
+    }
+    leave_list(known, entry);
+    entry->shard = NULL;
+    mem_free(entry->backend_user);
+    entry->backend_user = NULL;
+    enter_list(known, entry, true);
+}
+
+/* --- looking --- */
+
+/* The clock is looked at last, so that it is never behind what the control thread has written. */
+static bool is_fresh(const struct known *known, const struct entry *entry)
+{
+    uint64_t since = atomic_load(&known->freshness->complete_since_ms);
+    uint64_t until = atomic_load(&known->freshness->events_until_ms);
+    uint64_t now = now_ms();
+
+    return entry->read_ms >= since && now < until &&
+           now - entry->read_ms < known->conf->route.cache_ttl;
+}
+
+static bool may_serve(const struct known *known, const struct entry *entry)
+{
+    return entry->read_ms >= atomic_load(&known->freshness->known_since_ms);
+}
+
+bool known_find(struct known *known, const char *user, enum known_use use, struct route *route_out)
+{
+    struct entry *entry = find(known, user);
+
+    if (entry == NULL || entry->shard == NULL || !may_serve(known, entry))
+        return false;
+    if (use == KNOWN_FRESH ? !is_fresh(known, entry)
+                           : now_ms() >= atomic_load(&known->freshness->fence_ms))
+        return false;
+    leave_list(known, entry);
+    enter_list(known, entry, true);
+    *route_out = (struct route){.state = ROUTE_ACTIVE,
+                                .epoch = entry->epoch,
+                                .source = entry->source,
+                                .age_ms = now_ms() - entry->read_ms};
+    snprintf(route_out->shard, sizeof route_out->shard, "%s", entry->shard);
+    if (entry->backend_user != NULL)
+        snprintf(route_out->backend_user, sizeof route_out->backend_user, "%s",
+                 entry->backend_user);
+    return true;
+}
+
+struct route_moment known_moment(const struct known *known)
+{
+    return (struct route_moment){now_ms(), known->event_count};
+}
+
+/*
+ * Whoever was asked after the event may still be a server that has not heard of it, but that counts
+ * only while the events come from the same one: after that epochs may have begun anew.
+ */
+bool known_is_outdated(const struct known *known, const char *user, struct route_moment asked,
+                       uint64_t epoch)
+{
+    const struct entry *entry = find(known, user);
+
+    if (known->lost_event > asked.event)
+        return true;
+    if (entry == NULL || entry->told_event == 0)
+        return false;
+    if (entry->told_event > asked.event)
+        return entry->told_gone || epoch < entry->told_epoch;
+    return entry->told_ms >= atomic_load(&known->freshness->complete_since_ms) &&
+           epoch < entry->told_epoch;
+}
+
+/* --- learning --- */
+
+/* Takes over a route; without memory there is none. The entry is in no list. */
+static void set_route(struct known *known, struct entry *entry, const char *shard,
+                      const char *backend_user)
+{
+    mem_free(entry->backend_user);
+    entry->backend_user = NULL;
+    entry->shard = conf_find_shard(known->conf, shard)->title;
+    if (backend_user[0] == '\0')
+        return;
+    entry->backend_user = mem_copy_text(backend_user, strlen(backend_user));
+    if (entry->backend_user == NULL)
+        entry->shard = NULL;
+}
+
+void known_keep(struct known *known, const char *user, struct route_moment asked,
+                const struct route *route, const char *source)
+{
+    struct entry *entry = find(known, user);
+
+    assert(route->state == ROUTE_ACTIVE);
+    if (entry != NULL)
+        leave_list(known, entry);
+    else
+        entry = entry_new(known, user);
+    if (entry == NULL)
+        return;
+    entry->epoch = route->epoch;
+    entry->read_ms = asked.ms;
+    entry->source = source;
+    set_route(known, entry, route->shard, route->backend_user);
+    enter_list(known, entry, true);
+}
+
+void known_forget(struct known *known, const char *user)
+{
+    struct entry *entry = find(known, user);
+
+    if (entry != NULL && entry->shard != NULL)
+        forget_route(known, entry);
+}
+
+void known_learn(struct known *known, const char *user, uint64_t epoch, enum route_state state)
+{
+    struct entry *entry = find(known, user);
+    bool is_new = entry == NULL;
+
+    known->event_count++;
+    if (is_new)
+        entry = entry_new(known, user);
+    if (entry == NULL) {
+        known->lost_event = known->event_count;
+        return;
+    }
+    entry->told_event = known->event_count;
+    entry->told_ms = now_ms();
+    entry->told_gone = state == ROUTE_GONE;
+    entry->told_epoch = entry->told_gone ? 0 : epoch;
+    if (is_new)
+        enter_list(known, entry, true);
+    else if (entry->shard != NULL && (state != ROUTE_ACTIVE || entry->epoch != epoch))
+        forget_route(known, entry);
+}
+
+/* --- snapshots --- */
+
+void known_each(const struct known *known,
+                void (*visit)(void *owner, const struct known_route *route), void *owner)
+{
+    const struct entry *entry;
+
+    DL_FOREACH(known->routes.recent, entry)
+    {
+        struct known_route route = {.user = entry->user,
+                                    .shard = entry->shard,
+                                    .backend_user =
+                                        entry->backend_user == NULL ? "" : entry->backend_user,
+                                    .epoch = entry->epoch,
+                                    .age_ms = now_ms() - entry->read_ms};
+
+        if (may_serve(known, entry))
+            visit(owner, &route);
+    }
+}
+
+void known_add(struct known *known, const struct known_route *route)
+{
+    uint64_t now = now_ms();
+    struct entry *entry;
+
+    if (conf_find_shard(known->conf, route->shard) == NULL || find(known, route->user) != NULL ||
+        HASH_COUNT(known->by_user) >= known->max)
+        return;
+    entry = entry_new(known, route->user);
+    if (entry == NULL)
+        return;
+    entry->epoch = route->epoch;
+    entry->read_ms = route->age_ms < now ? now - route->age_ms : 0;
+    entry->source = "snapshot";
+    set_route(known, entry, route->shard, route->backend_user);
+    enter_list(known, entry, false);
+}
