@@ -84,8 +84,8 @@ static void cut_off(void *owner)
     fleet->cut_off_wanted = !dispatch_cut_off(fleet->control);
 }
 
-static const struct membership_events membership_events = {
-    count_sessions, stop_waiting, on_forgotten, let_go, cut_off};
+static const struct membership_events membership_events = {count_sessions, stop_waiting,
+                                                           on_forgotten, let_go, cut_off};
 
 /* --- events --- */
 
@@ -259,8 +259,8 @@ bool fleet_serve(struct fleet *fleet, struct err *err)
         return true;
     fleet->reread = reread_open(control, fleet->id, on_read, fleet, err);
     if (fleet->reread != NULL)
-        fleet->hearing = hearing_open(&control->env, fleet->id, &fleet->freshness, &hearing_events,
-                                      fleet, err);
+        fleet->hearing =
+            hearing_open(&control->env, fleet->id, &fleet->freshness, &hearing_events, fleet, err);
     return fleet->hearing != NULL;
 }
 

@@ -163,8 +163,7 @@ static void count_kicked(struct fleet_question *question, json_t *items)
 static void end_kick(struct fleet_question *question, const struct err *err)
 {
     struct kick *kick = (struct kick *)question;
-    json_t *result =
-        json_pack("{s:I, s:I}", "sessions", kick->sessions, "proxies", kick->proxies);
+    json_t *result = json_pack("{s:I, s:I}", "sessions", kick->sessions, "proxies", kick->proxies);
 
     if (err->kind != ERR_NONE) {
         admin_item(kick->call, result);

@@ -188,11 +188,11 @@ static void list_session(void *owner, const struct users_session *session)
     if (!is_wanted(part->answer, session))
         return;
     address_host_text(session->peer, address);
-    add_item(part, json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:s, s:s}", "user", session->user,
-                             "address", address, "shard", session->shard, "proxy", part->answer->id,
-                             "session", session->id, "since_seconds",
-                             (json_int_t)session->since_seconds, "tls", session->tls, "phase",
-                             session->phase));
+    add_item(part,
+             json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:s, s:s}", "user", session->user, "address",
+                       address, "shard", session->shard, "proxy", part->answer->id, "session",
+                       session->id, "since_seconds", (json_int_t)session->since_seconds, "tls",
+                       session->tls, "phase", session->phase));
 }
 
 static void visit(struct ask *ask, struct home *home, size_t number)

@@ -149,7 +149,8 @@ static bool list_others(struct asking *asking, const json_t *list)
     size_t i;
     json_t *row;
 
-    json_array_foreach ((json_t *)list, i, row) {
+    json_array_foreach((json_t *)list, i, row)
+    {
         const char *id = json_string_value(json_array_get(row, 0));
         const char *host = json_string_value(json_array_get(row, 1));
         struct asked *asked = NULL;
@@ -214,7 +215,8 @@ static bool put(struct asking *asking, const json_t *question)
         const struct span arguments[] = {span_of(proxies), span_of(channel), span_of(text),
                                          span_of(bytes)};
 
-        asking->command = redis_link_call(env->redis, &q->put, arguments, 4, 1, on_put, asking, &err);
+        asking->command =
+            redis_link_call(env->redis, &q->put, arguments, 4, 1, on_put, asking, &err);
     }
     mem_free(text);
     return asking->command != NULL;
@@ -383,8 +385,7 @@ void questions_hear_answer(struct questions *questions, const json_t *event)
 
     while (asking != NULL && id != NULL && strcmp(asking->id, id) != 0)
         asking = asking->next;
-    if (asking == NULL || id == NULL || proxy == NULL ||
-        (asked = asked_for(asking, proxy)) == NULL)
+    if (asking == NULL || id == NULL || proxy == NULL || (asked = asked_for(asking, proxy)) == NULL)
         return; /* of a question that is over */
     if (json_integer_value(json_object_get(event, "number")) != asked->pieces++ ||
         !pass_items(asking, json_object_get(event, "items")))

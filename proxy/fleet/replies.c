@@ -51,8 +51,8 @@ void replies_close(struct replies **replies)
     *replies = NULL;
 }
 
-static void publish_piece(const struct reply *reply, struct span items, int number,
-                          bool last, bool cut)
+static void publish_piece(const struct reply *reply, struct span items, int number, bool last,
+                          bool cut)
 {
     struct replies *replies = reply->replies;
     struct span arguments[2];
@@ -63,11 +63,13 @@ static void publish_piece(const struct reply *reply, struct span items, int numb
     if (buf_printf(&message,
                    "{\"event\":\"answer\",\"id\":\"%s\",\"proxy\":\"%s\",\"number\":%d,"
                    "\"last\":%s,\"cut\":%s,\"items\":[",
-                   reply->id, replies->id, number, last ? "true" : "false", cut ? "true" : "false") &&
+                   reply->id, replies->id, number, last ? "true" : "false",
+                   cut ? "true" : "false") &&
         buf_append(&message, items) && buf_append_text(&message, "]}")) {
         arguments[0] = span_of(reply->channel);
         arguments[1] = buf_span(&message);
-        redis_link_call(replies->control->env.redis, &replies->publish, arguments, 2, 0, NULL, NULL, &err);
+        redis_link_call(replies->control->env.redis, &replies->publish, arguments, 2, 0, NULL, NULL,
+                        &err);
     }
     buf_release(&message);
 }
@@ -114,11 +116,11 @@ void replies_hear_ask(struct replies *replies, const json_t *event)
         return;
     reply->replies = replies;
     memcpy(reply->id, id, sizeof reply->id);
-    if (hearing_channel(reply->channel, sizeof reply->channel,
-                        &replies->control->env.conf->redis, from) &&
+    if (hearing_channel(reply->channel, sizeof reply->channel, &replies->control->env.conf->redis,
+                        from) &&
         answer_start(replies->control, event, replies->id,
-                     bytes < ANSWER_BYTES_MAX ? (size_t)bytes : ANSWER_BYTES_MAX, on_answered, reply,
-                     &err) != NULL) {
+                     bytes < ANSWER_BYTES_MAX ? (size_t)bytes : ANSWER_BYTES_MAX, on_answered,
+                     reply, &err) != NULL) {
         replies->count++;
         return;
     }

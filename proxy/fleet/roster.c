@@ -48,7 +48,8 @@ static json_t *read_list(const struct roster_request *request, const redisReply 
     json_t *rows = json_loadb(reply->str, reply->len, 0, NULL), *list = json_array(), *row;
     size_t i;
 
-    json_array_foreach (rows, i, row) {
+    json_array_foreach(rows, i, row)
+    {
         json_int_t ms = json_integer_value(json_array_get(row, 3));
         const char *id = json_string_value(json_array_get(row, 0));
 
