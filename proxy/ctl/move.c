@@ -416,9 +416,19 @@ enum move_end move_settle(struct move *m, const char *old_id)
     }
 }
 
-const char *move_end_name(enum move_end end)
+json_t *move_describe(const struct move *m, enum move_end end)
 {
     static const char *const names[] = {"ready", "moved", "there", "failed", "unsure"};
+    json_t *result = json_pack("{s:s, s:s, s:s, s:s}", "user", m->user, "from", m->from, "to",
+                               m->to, "state", names[end]);
 
-    return names[end];
+    if (end == MOVE_MOVED)
+        json_object_set_new(result, "hold_ms", json_integer((json_int_t)m->hold_ms));
+    if (end == MOVE_MOVED && m->messages >= 0) {
+        json_object_set_new(result, "mailboxes", json_integer(m->mailboxes));
+        json_object_set_new(result, "messages", json_integer(m->messages));
+    }
+    if (end == MOVE_FAILED || end == MOVE_UNSURE)
+        json_object_set_new(result, "why", json_string(m->why));
+    return result;
 }

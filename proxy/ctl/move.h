@@ -64,7 +64,10 @@ enum move_end move_run(struct move *move);
  */
 enum move_end move_settle(struct move *move, const char *old_id);
 
-/* The end as a word, as in results: "moved". */
-const char *move_end_name(enum move_end end);
+/*
+ * What became of the user, as results have it: {user, from, to, state, hold_ms, ..., why}, where
+ * `state` is "moved", "there", "failed" or "unsure". The caller has the reference.
+ */
+json_t *move_describe(const struct move *move, enum move_end end);
 
 #endif

@@ -207,6 +207,15 @@ void show_text(FILE *out, const char *text)
         fputc('\n', out);
 }
 
+void show_prefixed(FILE *out, const char *prefix, struct span text)
+{
+    char *line = NULL;
+
+    if (asprintf(&line, "%s: %.*s", prefix, SPAN_ARG(text)) >= 0)
+        show_text(out, line);
+    mem_free(line);
+}
+
 static void show_line(FILE *out, const json_t *value)
 {
     struct buf cell;

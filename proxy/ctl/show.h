@@ -6,10 +6,15 @@
 #ifndef IMAPMUX_CTL_SHOW_H
 #define IMAPMUX_CTL_SHOW_H
 
+#include "proxy/base/span.h"
+
 #include <jansson.h>
 #include <stdio.h>
 
 void show_result(FILE *out, const json_t *result);
+
+/* "PREFIX: TEXT" as one line. */
+void show_prefixed(FILE *out, const char *prefix, struct span text);
 
 /* A text alone, which ends with a line's end then. */
 void show_text(FILE *out, const char *text);

@@ -30,6 +30,14 @@ void tool_show(const struct tool *tool, const json_t *result)
     fflush(stdout); /* what comes piece by piece is read so, too */
 }
 
+void tool_show_items(const struct tool *tool, const json_t *items)
+{
+    if (!tool->json && json_array_size(items) > 0)
+        tool_show(tool, items);
+    for (size_t i = 0; tool->json && i < json_array_size(items); i++)
+        tool_show(tool, json_array_get(items, i));
+}
+
 enum ctl_status tool_complain(enum ctl_status status, const char *format, ...)
 {
     char text[1024];
@@ -49,6 +57,25 @@ enum ctl_status tool_finish(enum ctl_status status)
     return ferror(stdout) ? tool_complain(CTL_FAILED, "the result could not be written") : status;
 }
 
+enum ctl_status tool_complain_of(const struct answer *answer)
+{
+    return tool_complain(answer->kind == ANSWER_NO_CONNECTION ? CTL_NO_CONNECTION : CTL_FAILED,
+                         "%s", answer->why);
+}
+
+enum ctl_status tool_reach(const struct tool *tool)
+{
+    json_t *none = json_object();
+    struct exchange request = {.socket = tool->socket, .command = "version", .arguments = none};
+    struct answer answer;
+
+    exchange(&request, &answer);
+    enum ctl_status status = answer.kind == ANSWER_DONE ? CTL_DONE : tool_complain_of(&answer);
+    answer_release(&answer);
+    json_decref(none);
+    return status;
+}
+
 static void show_item(void *tool, const json_t *item)
 {
     tool_show(tool, item);
@@ -66,13 +93,11 @@ enum ctl_status tool_ask(const struct tool *tool, const char *command, json_t *a
     enum ctl_status status = CTL_DONE;
 
     exchange(&request, &answer);
-    if (json_array_size(answer.items) > 0)
-        tool_show(tool, answer.items);
+    tool_show_items(tool, answer.items);
     if (answer.kind == ANSWER_DONE)
         tool_show(tool, answer.result);
     else
-        status = tool_complain(answer.kind == ANSWER_NO_CONNECTION ? CTL_NO_CONNECTION : CTL_FAILED,
-                               "%s", answer.why);
+        status = tool_complain_of(&answer);
     answer_release(&answer);
     return tool_finish(status);
 }

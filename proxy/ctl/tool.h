@@ -30,9 +30,19 @@ enum ctl_status tool_ask(const struct tool *tool, const char *command, json_t *a
 /* Shows a result, for people or for programs. */
 void tool_show(const struct tool *tool, const json_t *result);
 
+/* Shows an array of items: as one table, or each in a line. */
+void tool_show_items(const struct tool *tool, const json_t *items);
+
+/* Is imapmux there? For commands that ask more than once; else it has complained. */
+enum ctl_status tool_reach(const struct tool *tool);
+
 /* Complains on standard error, with the program's name before, and returns `status`. */
 enum ctl_status tool_complain(enum ctl_status status, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
+
+/* Complains of an answer that is not DONE. */
+struct answer;
+enum ctl_status tool_complain_of(const struct answer *answer);
 
 /* The status once all is printed: FAILED if that could not be written. */
 enum ctl_status tool_finish(enum ctl_status status);
