@@ -113,6 +113,20 @@ static void defaults_apply(void **state)
     assert_null(conf);
 }
 
+static void durations_by_themselves(void **state)
+{
+    uint64_t ms;
+
+    (void)state;
+    assert_true(conf_read_duration("90s", 90000, &ms));
+    assert_int_equal(ms, 90000);
+    assert_true(conf_read_duration("0", 0, &ms));
+    assert_int_equal(ms, 0);
+    assert_false(conf_read_duration("91s", 90000, &ms));
+    assert_false(conf_read_duration("90", 90000, &ms));
+    assert_false(conf_read_duration("", 90000, &ms));
+}
+
 static void values_of_every_kind(void **state)
 {
     struct err err;
@@ -404,6 +418,20 @@ static void what_is_said_of_bad_files(void **state)
          ":6: setting \"shards\" of ring \"odd\": there is no shard \"red\""},
         {LISTENER PASSWD SHARD "route { sources = ldap\n snapshot = known }",
          ":4: \"snapshot\" of route is set, but the source \"redis\" is not asked"},
+        {GOOD "shard s {\n address = h:1\n replica = s\n}\n",
+         ":5: setting \"replica\" of shard \"s\": found \"s\", expected the title of another "
+         "shard"},
+        {GOOD "shard s { address = h:1 replica = red }\n",
+         ":5: setting \"replica\" of shard \"s\": found \"red\", expected the title of another "
+         "shard"},
+        {GOOD "shard s { address = h:1 replica = blue }\nshard t { address = h:1 replica = s }\n",
+         ":6: setting \"replica\" of shard \"t\": \"s\" has a replica itself"},
+        {GOOD "shard s { address = h:1 probe_user = p }\n",
+         ":5: shard \"s\": \"probe_password\" is not set, but the other one is"},
+        {GOOD "shard s { address = h:1 probe_password = p }\n",
+         ":5: shard \"s\": \"probe_user\" is not set, but the other one is"},
+        {GOOD "health { rise = 0 }\n",
+         ":5: setting \"rise\" of health: found \"0\", expected a number from 1 to 100"},
         {GOOD "shard s {\n address = h:1\n weight = 0\n}\n",
          ":7: setting \"weight\" of shard \"s\": found \"0\", expected a number from 1 to 1000"},
         {LISTENER PASSWD SHARD "route { sources = redis }\nredis { address = here }",
@@ -649,6 +677,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults_apply),
+        cmocka_unit_test(durations_by_themselves),
         cmocka_unit_test(values_of_every_kind),
         cmocka_unit_test(paths_start_from_the_folder_of_the_file),
         cmocka_unit_test(includes),

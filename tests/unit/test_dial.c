@@ -217,6 +217,40 @@ static void a_name_without_address_is_told_and_left_behind(void **state)
     bench_release(&b);
 }
 
+/* Port 143 is what does not answer. */
+static bool is_port_143(void *owner, const union address *address)
+{
+    (void)owner;
+    return address_port(address) == 143;
+}
+
+static void what_does_not_answer_comes_last(void **state)
+{
+    struct bench b;
+
+    (void)state;
+    bench_init(&b, NAMES(numbers, unknown, six, local, more));
+    b.dial.comes_last = is_port_143;
+    while (b.dial.name_next < 3)
+        step(&b);
+    assert_true(step(&b)); /* six */
+    look_up_three(&b);
+    walk(&b);
+    assert_string_equal(b.story, "not: does-not-exist.invalid [2001:db8::7]:993 192.0.2.2:65535 "
+                                 "192.0.2.1:143 [2001:db8::2]:143 192.0.2.9:143 "
+                                 "[2001:db8::1]:143 end");
+    assert_int_equal(b.dial.name_index, 3); /* they have their own names */
+    assert_string_equal(b.dial.host, "localhost");
+    assert_false(step(&b));
+    bench_release(&b);
+
+    bench_init(&b, NAMES(numbers));
+    b.dial.comes_last = is_port_143;
+    walk(&b);
+    assert_string_equal(b.story, "192.0.2.1:143 end"); /* if there is nothing better */
+    bench_release(&b);
+}
+
 static void skip_goes_on_with_the_next_name(void **state)
 {
     static char *const skipped[] = {numbers, local, unknown};
@@ -349,6 +383,7 @@ int main(void)
         cmocka_unit_test(all_addresses_of_a_name_are_tried_in_the_resolvers_order),
         cmocka_unit_test(a_name_that_the_system_knows),
         cmocka_unit_test(a_name_without_address_is_told_and_left_behind),
+        cmocka_unit_test(what_does_not_answer_comes_last),
         cmocka_unit_test(skip_goes_on_with_the_next_name),
         cmocka_unit_test(the_last_name_can_be_skipped),
         cmocka_unit_test(skip_without_a_look_up_loses_nothing),

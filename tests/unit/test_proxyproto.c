@@ -140,6 +140,22 @@ static void a_reader_takes_the_header_and_no_more(void **state)
 }
 
 /* Into memory of exactly each size, so that the sanitizer sees a write past the end. */
+static void for_nobody_it_is_local(void **state)
+{
+    static const union address none;
+    struct proxyproto header;
+    char out[16];
+
+    (void)state;
+    assert_int_equal(proxyproto_write(&none, &none, "id", NULL, NULL, out, sizeof out), 16);
+    assert_memory_equal(out, signature, 12);
+    assert_memory_equal(out + 12, "\x20\0\0\0", 4);
+    assert_int_equal(proxyproto_missing((struct span){out, 16}), 0);
+    assert_true(proxyproto_parse((struct span){out, 16}, &header));
+    assert_false(header.told);
+    assert_int_equal(proxyproto_write(&none, &none, "id", NULL, NULL, out, 15), 0);
+}
+
 static void what_does_not_fit_is_not_written(void **state)
 {
     char whole[600];
@@ -187,6 +203,7 @@ int main(void)
         cmocka_unit_test(every_octet_is_as_specified),
         cmocka_unit_test(what_is_written_can_be_read),
         cmocka_unit_test(a_reader_takes_the_header_and_no_more),
+        cmocka_unit_test(for_nobody_it_is_local),
         cmocka_unit_test(what_does_not_fit_is_not_written),
         cmocka_unit_test(long_values_are_counted_in_two_octets),
     };
