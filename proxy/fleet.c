@@ -77,11 +77,18 @@ static void let_go(void *owner, uint64_t within_ms)
     dispatch_let_go(fleet->control, within_ms); /* without memory they are cut off later */
 }
 
+static void on_cut_off(void *owner)
+{
+    struct fleet *fleet = owner;
+
+    membership_is_cut_off(fleet->membership);
+}
+
 static void cut_off(void *owner)
 {
     struct fleet *fleet = owner;
 
-    fleet->cut_off_wanted = !dispatch_cut_off(fleet->control);
+    fleet->cut_off_wanted = !dispatch_cut_off(fleet->control, on_cut_off, fleet);
 }
 
 static const struct membership_events membership_events = {count_sessions, stop_waiting,

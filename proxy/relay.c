@@ -7,6 +7,8 @@
  */
 #include "proxy/relay.h"
 
+#include "routing/freshness.h"
+
 #include <assert.h>
 
 enum {
@@ -332,6 +334,10 @@ static void client_readable(void *owner)
 {
     struct relay *r = owner;
 
+    if (freshness_fences_off(r->env->freshness, uv_now(r->env->loop))) {
+        conn_want_read(r->client, false); /* the end of all sessions is on its way here */
+        return;
+    }
     if (!r->client_left && !r->backend_left && dialog_client_waits(&r->dialog)) {
         r->on_linger(r->owner); /* it has sent its end: no store may make it wait for long now */
         return;

@@ -6,6 +6,7 @@
 
 #include "proxy/base/mem.h"
 #include "proxy/entry.h"
+#include "routing/freshness.h"
 #include "proxy/users.h"
 
 /* --- relay --- */
@@ -129,6 +130,8 @@ enum phase_id relaying_enter(struct session *s)
     struct backend *backend = pooled_backend(s->connection);
     struct counters *counters = s->home->env.counters;
 
+    if (freshness_fences_off(s->home->env.freshness, uv_now(s->home->env.loop)))
+        return phase_gone(s, "cut off: no word from Redis");
     if (!keep_master(s))
         return phase_gone(s, "out of memory");
     if (!welcome(s))

@@ -226,8 +226,11 @@ static bool open_worker(struct worker *w, struct workers *all, size_t worker_cou
     w->inbox_open = inbox_open(&home->inbox, &w->loop, home);
     if (!w->inbox_open)
         return err_set(err, ERR_INTERNAL, "no descriptors for a worker");
-    home->env = (struct env){
-        .loop = &w->loop, .turn = &w->turn, .conf = all->conf, .counters = &w->counters};
+    home->env = (struct env){.loop = &w->loop,
+                             .turn = &w->turn,
+                             .conf = all->conf,
+                             .counters = &w->counters,
+                             .freshness = all->view.freshness};
     home->phases = session_phases();
     home->tls = tls;
     home->shard_capabilities = mem_array(all->conf->shard_count, sizeof(struct span));

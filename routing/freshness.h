@@ -7,6 +7,8 @@
 #define IMAPMUX_ROUTING_FRESHNESS_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct freshness {
@@ -18,6 +20,19 @@ struct freshness {
      * of the one whose snapshot it has read), so a user may have been moved without it.
      */
     _Atomic uint64_t known_since_ms;
+    /*
+     * After this no session may send anything to a store: the user may be at another one. What a
+     * timer does about it would come too late in a process that was frozen meanwhile.
+     */
+    _Atomic uint64_t serve_until_ms; /* 0: no such end */
 };
+
+/* Whether sessions must keep away from their stores. `freshness` may be NULL: no. */
+static inline bool freshness_fences_off(const struct freshness *freshness, uint64_t now_ms)
+{
+    uint64_t until = freshness == NULL ? 0 : atomic_load(&freshness->serve_until_ms);
+
+    return until != 0 && now_ms >= until;
+}
 
 #endif

@@ -12,6 +12,7 @@
 
 #include <uv.h>
 
+struct freshness;
 struct redis_link;
 
 struct env {
@@ -20,6 +21,7 @@ struct env {
     const struct conf *conf;
     struct counters *counters;
     struct redis_link *redis; /* NULL unless conf_uses_redis */
+    const struct freshness *freshness; /* of what Redis has told; of workers; may be NULL */
 };
 
 #endif

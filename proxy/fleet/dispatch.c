@@ -87,6 +87,8 @@ struct order {
     struct ask ask; /* first member */
     bool cut_off;
     uint64_t within_ms;
+    void (*on_done)(void *owner); /* of a cut-off */
+    void *owner;
 };
 
 static void carry_out(struct ask *ask, struct home *home, size_t number)
@@ -102,21 +104,21 @@ static void carry_out(struct ask *ask, struct home *home, size_t number)
 
 static void on_carried_out(struct ask *ask)
 {
-    mem_free(ask); /* the order's first member */
+    struct order *order = (struct order *)ask;
+
+    if (order->on_done != NULL)
+        order->on_done(order->owner);
+    mem_free(order);
 }
 
-static bool give(struct control *control, bool cut_off, uint64_t within_ms)
+static bool give(struct control *control, const struct order *what)
 {
-    struct order *order;
+    struct order *order = mem_new(sizeof *order);
 
-    if (control->workers == NULL)
-        return true;
-    order = mem_new(sizeof *order);
     if (order == NULL)
         return false;
+    *order = *what;
     order->ask = (struct ask){.visit = carry_out, .on_done = on_carried_out};
-    order->cut_off = cut_off;
-    order->within_ms = within_ms;
     if (ask_workers(&order->ask, control->workers, &control->inbox))
         return true;
     mem_free(order);
@@ -125,10 +127,13 @@ static bool give(struct control *control, bool cut_off, uint64_t within_ms)
 
 bool dispatch_let_go(struct control *control, uint64_t within_ms)
 {
-    return give(control, false, within_ms);
+    return control->workers == NULL || give(control, &(struct order){.within_ms = within_ms});
 }
 
-bool dispatch_cut_off(struct control *control)
+bool dispatch_cut_off(struct control *control, void (*on_done)(void *owner), void *owner)
 {
-    return give(control, true, 0);
+    if (control->workers != NULL)
+        return give(control, &(struct order){.cut_off = true, .on_done = on_done, .owner = owner});
+    on_done(owner);
+    return true;
 }

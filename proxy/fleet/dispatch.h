@@ -21,8 +21,11 @@ bool dispatch_read_state(const char *word, enum route_state *state_out);
 bool dispatch_route(struct control *control, const char *user, uint64_t epoch,
                     enum route_state state);
 
-/* Lets all sessions go within this time; or cuts them off at once. False without memory. */
+/*
+ * Lets all sessions go within this time; or cuts them off at once, and `on_done` follows, later or
+ * inside the call. False without memory.
+ */
 bool dispatch_let_go(struct control *control, uint64_t within_ms);
-bool dispatch_cut_off(struct control *control);
+bool dispatch_cut_off(struct control *control, void (*on_done)(void *owner), void *owner);
 
 #endif

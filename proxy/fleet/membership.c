@@ -21,7 +21,7 @@ enum {
 };
 
 enum step { IDLE, BEATING, WAITING /* for replicas */, LEAVING, LEFT };
-enum fence { NO_FENCE, FAR, NEAR, PASSED };
+enum fence { NO_FENCE, FAR, NEAR, PASSED /* and somebody may still be there */ };
 
 struct membership {
     const struct env *env;
@@ -202,11 +202,12 @@ static void arm_fence(struct membership *m, uint64_t at_ms)
  */
 static void move_fence(struct membership *m)
 {
-    if (keep_ms(m) == 0)
+    if (keep_ms(m) == 0 || m->fence == PASSED)
         return;
     m->fence_ms = m->sent_ms + keep_ms(m);
     m->fence = FAR;
     atomic_store(&m->freshness->fence_ms, m->fence_ms - let_go_ms(m));
+    atomic_store(&m->freshness->serve_until_ms, m->fence_ms);
     arm_fence(m, m->fence_ms - let_go_ms(m));
 }
 
@@ -233,6 +234,11 @@ static void on_fence(uv_timer_t *timer)
                   now - m->sent_ms);
         m->events->cut_off(m->owner);
     }
+}
+
+void membership_is_cut_off(struct membership *membership)
+{
+    membership->fence = NO_FENCE;
 }
 
 /* --- beats --- */

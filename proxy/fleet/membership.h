@@ -20,7 +20,10 @@ struct membership_events {
     void (*on_beat)(void *owner); /* was confirmed, or was not: after each */
     /* The record had been taken away: moves may have been completed without us. */
     void (*on_forgotten)(void *owner);
-    /* The fence comes near: nobody may be left after this time. Then: it has passed. */
+    /*
+     * The fence comes near: nobody may be left after this time. Then: it has passed;
+     * membership_is_cut_off follows when nobody is left, later or inside the call.
+     */
     void (*let_go)(void *owner, uint64_t within_ms);
     void (*cut_off)(void *owner);
 };
@@ -34,6 +37,9 @@ struct membership *membership_open(const struct env *env, const char *id,
                                    struct freshness *freshness,
                                    const struct membership_events *events, void *owner,
                                    struct err *err);
+
+/* All sessions that there were at the fence have ended: the next beat may move it. */
+void membership_is_cut_off(struct membership *membership);
 
 /* Whether the last beat was confirmed. */
 bool membership_is_confirmed(const struct membership *membership);

@@ -442,8 +442,15 @@ static void test_the_fence(void **state)
     WAIT_FOR(bench.cut_off_ms > 0);
     assert_true(bench.cut_off_ms >= confirmed_ms + KEEP_MS);
     assert_true(atomic_load(&bench.freshness.fence_ms) < clock_ms());
+    assert_true(freshness_fences_off(&bench.freshness, clock_ms()));
     kill(server.pid, SIGCONT);
+    WAIT_FOR(membership_is_confirmed(bench.membership));
+    next_beat();
+    assert_true(
+        freshness_fences_off(&bench.freshness, clock_ms())); /* somebody may still be there */
+    membership_is_cut_off(bench.membership);
     WAIT_FOR(atomic_load(&bench.freshness.fence_ms) > clock_ms());
+    assert_false(freshness_fences_off(&bench.freshness, clock_ms()));
     assert_true(membership_is_confirmed(bench.membership));
     assert_int_equal(atomic_load(&bench.counters.fleet_fences), 1);
 }
