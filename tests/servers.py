@@ -367,18 +367,15 @@ class WatchedRedis:
         return server
 
     def master(self):
-        """The server that is the master, as soon as those Sentinels that run agree on it, and it knows."""
+        return self.master_after(None)
+
+    def master_after(self, old):
+        """The server that is the master, but not the old one: as soon as all Sentinels agree on it, and it knows."""
         def agreed():
-            running = [sentinel for sentinel in self.sentinels if sentinel.process]
-            ports = {sentinel.master_port() for sentinel in running}
-            named = [server for server in self.servers if server.port in ports and server.process]
+            ports = {sentinel.master_port() for sentinel in self.sentinels if sentinel.process}
+            named = [server for server in self.servers if server.port in ports and server is not old]
             return named[0] if len(ports) == len(named) == 1 and named[0].role() == "master" else None
         return wait_for(agreed, "the Sentinels to agree on a master")
-
-    def fail_over(self):
-        """Kills the master, and returns the next one."""
-        self.master().kill()
-        return self.master()
 
     def stop(self):
         self._stack.close()
