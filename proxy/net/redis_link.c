@@ -48,10 +48,12 @@ static struct redis_command *command_new(struct redis_link *link, int argc, cons
 static bool command_write(struct redis_command *command);
 static struct redis_command *command_start(struct redis_command *command, redis_reply_fn *on_reply,
                                            void *owner, struct err *err);
+static void take_back(struct redis_command *command);
 static void on_command_reply(redisAsyncContext *context, void *reply, void *data);
 static bool is_unknown_script(const struct redis_command *command, const redisReply *reply);
 static void teach(struct redis_command *command);
 static void command_lost(struct redis_command *command);
+static void lose_sent(struct redis_link *link);
 static void command_refused(struct redis_command *command, const redisReply *reply);
 static void command_answer(struct redis_command *command, const redisReply *reply,
                            const struct err *err);
@@ -103,8 +105,7 @@ void redis_link_close(struct redis_link **link)
     if (l == NULL)
         return;
     redis_connection_close(&l->connection);
-    while ((command = TAILQ_FIRST(&l->sent)) != NULL) /* what hiredis had not remembered */
-        on_command_reply(NULL, NULL, command);
+    lose_sent(l);
     while ((command = TAILQ_FIRST(&l->waiting)) != NULL)
         command_free(command);
     assert(l->command_count == 0);
@@ -251,6 +252,13 @@ static bool command_write(struct redis_command *command)
     return true;
 }
 
+static void take_back(struct redis_command *command)
+{
+    TAILQ_REMOVE(&command->link->sent, command, entry);
+    command->sent = false;
+    TAILQ_INSERT_TAIL(&command->link->waiting, command, entry);
+}
+
 /* From hiredis, once for each command written; NULL when the connection is ending. */
 static void on_command_reply(redisAsyncContext *context, void *reply, void *data)
 {
@@ -258,9 +266,7 @@ static void on_command_reply(redisAsyncContext *context, void *reply, void *data
     struct redis_link *link = command->link;
     struct err why, err;
 
-    TAILQ_REMOVE(&link->sent, command, entry);
-    command->sent = false;
-    TAILQ_INSERT_TAIL(&link->waiting, command, entry);
+    take_back(command);
     if (reply != NULL && redis_has_leftover(context)) { /* then this one may not be ours either */
         err_set(&why, ERR_UNAVAILABLE, "a reply that nobody asked for");
         err_set(&err, ERR_UNAVAILABLE, "redis: %s", why.text);
@@ -318,6 +324,17 @@ static void command_lost(struct redis_command *command)
         command_answer(command, NULL, &err);
     } else {
         command->retried = true;
+    }
+}
+
+/* What hiredis had not remembered: it has given back the others. */
+static void lose_sent(struct redis_link *link)
+{
+    struct redis_command *command;
+
+    while ((command = TAILQ_FIRST(&link->sent)) != NULL) {
+        take_back(command);
+        command_lost(command);
     }
 }
 
@@ -427,10 +444,8 @@ static void on_up(void *owner)
 static void on_down(void *owner, bool was_up, const struct err *err)
 {
     struct redis_link *link = owner;
-    struct redis_command *command;
 
-    while ((command = TAILQ_FIRST(&link->sent)) != NULL) /* what hiredis had not remembered */
-        on_command_reply(NULL, NULL, command);
+    lose_sent(link);
     if (!was_up)
         fail_waiting(link, "not connected: ", err->text);
 }

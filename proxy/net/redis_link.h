@@ -47,8 +47,8 @@ void redis_link_close(struct redis_link **link);
  * Sends a command (arguments may hold any octet; copied), or keeps it while a connection is being
  * made. A command that is under way when the connection breaks is sent once more over the next one;
  * it must be harmless to repeat. So is one that is refused by a server that is not the master any
- * more, or not ready yet (READONLY, MASTERDOWN, LOADING). NULL with *err (UNAVAILABLE, INTERNAL) when Redis is down, too
- * many commands are held, or memory is short.
+ * more, or not ready yet (READONLY, MASTERDOWN, LOADING). NULL with *err (UNAVAILABLE, INTERNAL)
+ * when Redis is down, too many commands are held, or memory is short.
  */
 struct redis_command *redis_link_send(struct redis_link *link, int argc, const char **argv,
                                       const size_t *argv_len, redis_reply_fn *on_reply, void *owner,
