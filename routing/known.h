@@ -28,8 +28,8 @@ struct known *known_open(const struct conf *conf, const struct router_view *view
 void known_close(struct known **known);
 
 /*
- * Is there a route that may be used so now? It is active; `backend_user` is as Redis has it, `stale`
- * is false.
+ * Is there a route that may be used so now? It is active; `backend_user` is as Redis has it,
+ * `stale` is false.
  */
 bool known_find(struct known *known, const char *user, enum known_use use, struct route *route_out);
 

@@ -4,8 +4,8 @@
  * request and acted upon in the next turn, so no source is ever entered from inside another and no
  * owner from inside a source.
  *
- * What Redis has said is remembered (known.h). It is looked at where Redis would be asked, and where
- * Redis has not answered.
+ * What Redis has said is remembered (known.h). It is looked at where Redis would be asked, and
+ * where Redis has not answered.
  */
 #include "routing/route.h"
 

@@ -3,6 +3,7 @@
 
 #include "proxy/base/log.h"
 #include "proxy/base/span.h"
+#include "routing/words.h"
 
 #include <string.h>
 
@@ -143,18 +144,8 @@ static bool read_state(struct span value, enum route_state *state_out, struct er
 static bool read_epoch(struct span value, uint64_t *epoch_out, struct err *err)
 {
     *epoch_out = 0;
-    if (value.ptr == NULL)
-        return true;
-    if (value.len == 0)
-        return err_set(err, ERR_UNAVAILABLE, "redis: epoch is empty");
-    for (size_t i = 0; i < value.len; i++) {
-        unsigned digit = (unsigned)(unsigned char)value.ptr[i] - '0';
-
-        if (digit > 9 || *epoch_out > (UINT64_MAX - digit) / 10)
-            return err_set(err, ERR_UNAVAILABLE, "redis: epoch is no number of 64 bits");
-        *epoch_out = *epoch_out * 10 + digit;
-    }
-    return true;
+    return value.ptr == NULL || words_is_number(value, epoch_out) ||
+           err_set(err, ERR_UNAVAILABLE, "redis: epoch is no number of 64 bits");
 }
 
 static void log_bad_reply(const struct route_request *request, const struct err *err)
