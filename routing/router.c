@@ -312,12 +312,29 @@ static void post(struct route_request *request, void (*run)(struct turn_task *ta
     turn_post(request->router->env->turn, &request->task);
 }
 
+/*
+ * While Redis does not confirm this process, moves need not wait for it: even what Redis says now,
+ * or what its events let us remember, may be another truth a moment later, or that of an old master.
+ */
+static bool is_fenced_off(const struct route_request *request)
+{
+    const struct freshness *freshness = request->router->view.freshness;
+
+    return freshness != NULL && is_of_redis(request) &&
+           uv_hrtime() / 1000000 >= atomic_load(&freshness->fence_ms);
+}
+
 static void ask_source(struct turn_task *task)
 {
     struct route_request *request = request_of(task);
     struct router *router = request->router;
     struct link *link = link_of(request);
 
+    if (is_fenced_off(request)) {
+        err_set(&request->err, ERR_UNAVAILABLE, "redis: it has not confirmed this proxy for long");
+        post(request, give_answer);
+        return;
+    }
     if (is_of_redis(request))
         request->asked = known_moment(router->known);
     if (recall(request, KNOWN_FRESH))
