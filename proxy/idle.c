@@ -71,6 +71,21 @@ bool idle_drop_oldest(struct pool *pool)
     return oldest != NULL;
 }
 
+static void drop_at_down_addresses(struct pooled *list)
+{
+    struct pooled *p, *next;
+
+    DL_FOREACH_SAFE2(list, p, next, next)
+    if (store_address_is_down(p->at->store, backend_address(p->backend)))
+        pooled_drop(p, &p->pool->env->counters->drops_stale);
+}
+
+void idle_drop_at_down_addresses(struct pool_shard *at)
+{
+    drop_at_down_addresses(at->warm);
+    drop_at_down_addresses(at->parked);
+}
+
 /* --- parked --- */
 
 /*
@@ -216,7 +231,8 @@ static bool wants_spare(const struct pool_shard *at)
     const struct pool *pool = at->pool;
     uint64_t now = pool_now(pool);
 
-    return !pool->stopping && !store_refuses(at->store) && !at->spare_opening && (int64_t)at->warm_count < pool->conf->warm &&
+    return !pool->stopping && !store_refuses(at->store) && !at->spare_opening &&
+           (int64_t)at->warm_count < pool->conf->warm &&
            at->store->shard->client_address != CLIENT_ADDRESS_PROXY && at->last_lease_ms != 0 &&
            now - at->last_lease_ms < pool->conf->warm_time &&
            (at->spare_pause_ms == 0 || now >= at->next_spare_ms) && !is_wanted(at) &&

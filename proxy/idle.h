@@ -27,6 +27,9 @@ void idle_purge(struct pool *pool, const char *user, const struct pool_shard *at
 bool idle_drop_oldest_of(struct pool_shard *at);
 bool idle_drop_oldest(struct pool *pool);
 
+/* Drops those at addresses that were found down. */
+void idle_drop_at_down_addresses(struct pool_shard *at);
+
 /* Opens a spare, if one is wanted now. */
 void idle_refill(struct pool_shard *at);
 

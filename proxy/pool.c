@@ -716,6 +716,44 @@ static void refuse_all(struct pool_shard *at)
         ;
 }
 
+/* One that is opened for somebody, or logs in, at an address that was found down. */
+static struct pooled *find_at_down_address(const struct pool_shard *at)
+{
+    struct pooled *p = at->pool->all;
+
+    while (p != NULL &&
+           (p->at != at || (p->state != POOLED_OPENING && p->state != POOLED_LOGGING_IN) ||
+            !store_address_is_down(at->store, backend_address(p->backend))))
+        p = p->all_next;
+    return p;
+}
+
+/*
+ * An address was found down, and others of its store may be well. Who has not sent its login yet
+ * begins anew, and comes to these first; a login that was sent is not sent twice.
+ */
+static void leave_down_addresses(struct pool_shard *at)
+{
+    uint32_t news = atomic_load(&at->store->down_address_news);
+    struct counters *counters = at->pool->env->counters;
+    struct pooled *p;
+    struct err err = {0};
+
+    if (news == at->down_address_news)
+        return;
+    at->down_address_news = news;
+    idle_drop_at_down_addresses(at);
+    while ((p = find_at_down_address(at)) != NULL) {
+        bool was_sent = p->state == POOLED_LOGGING_IN;
+        struct lease_request *request = part(p, &counters->drops_refused);
+
+        err_set(&err, ERR_UNAVAILABLE, "shard %s: its address was found down",
+                at->store->shard->title);
+        if (was_sent || !open_new(request, &err))
+            fail(request, &err);
+    }
+}
+
 /* Others have freed places for us, or want ours; or a store has been found down. */
 static void on_wake(uv_async_t *async)
 {
@@ -726,6 +764,7 @@ static void on_wake(uv_async_t *async)
 
         if (store_refuses(at->store))
             refuse_all(at);
+        leave_down_addresses(at);
         gate_serve(&at->logins);
         gate_serve(&at->connections);
 

@@ -52,6 +52,7 @@ struct pool_shard {
     uint64_t spare_pause_ms, next_spare_ms; /* after a failure */
     uint64_t losses_since_ms;
     unsigned loss_count;
+    uint32_t down_address_news; /* of the store, so far as acted upon */
 };
 
 /* A user with parked connections, oldest first. */

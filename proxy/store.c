@@ -172,7 +172,8 @@ static size_t place_of(const struct store *store, uint64_t digest)
 
 bool store_address_is_down(const struct store *store, const union address *address)
 {
-    return place_of(store, digest_of(address)) < STORE_DOWN_ADDRESSES;
+    return address->any.sa_family != AF_UNSPEC &&
+           place_of(store, digest_of(address)) < STORE_DOWN_ADDRESSES;
 }
 
 void store_address_found(struct store *store, const union address *address, bool is_down)
@@ -186,6 +187,10 @@ void store_address_found(struct store *store, const union address *address, bool
         place = place_of(store, 0);
     if (place < STORE_DOWN_ADDRESSES)
         atomic_store(&store->down_addresses[place], is_down ? digest : 0);
+    if (is_down) {
+        atomic_fetch_add(&store->down_address_news, 1);
+        gate_call(&store->logins);
+    }
 }
 
 /* --- what the control thread decides --- */

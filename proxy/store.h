@@ -33,6 +33,7 @@ struct store {
     _Atomic bool is_doubted; /* a login has failed, or a session was lost */
     _Atomic(uv_async_t *) on_doubt;
     _Atomic uint64_t down_addresses[STORE_DOWN_ADDRESSES]; /* digests; 0: a free place */
+    _Atomic uint32_t down_address_news;                    /* grows when one was found down */
 };
 
 /* One for each shard, in the order of conf->shards; NULL without memory. */
@@ -70,7 +71,7 @@ const struct conf_shard *store_serving(const struct store *stores, const struct 
  */
 uint32_t store_ring_weight(void *stores, size_t index);
 
-/* Whether the checks have found this address of the store down: it is dialled last. */
+/* Whether the checks have found this address of the store down: it is dialled last. Not a zeroed one. */
 bool store_address_is_down(const struct store *store, const union address *address);
 
 /* --- the control thread --- */
@@ -83,6 +84,8 @@ void store_watch(struct store *store, uv_async_t *on_doubt);
  * answered. One that is back takes them slowly. `why` is for the log.
  */
 void store_found(struct store *store, bool is_down, const char *why);
+
+/* The same for one address: what is under way there is to be given up. */
 void store_address_found(struct store *store, const union address *address, bool is_down);
 
 /* What an operator wants; `weight` 0 is that of proxy.conf. True: something has changed. */

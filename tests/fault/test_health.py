@@ -391,6 +391,41 @@ def test_one_of_two_addresses_is_down(start):
         assert proxy.stop() == 0
 
 
+def test_who_is_at_an_address_that_is_found_down(start):
+    """Who is not greeted goes to the other one; a login that was sent is answered; what is idle is let go."""
+    moods = Moods()
+    with Store(moods) as first, Store() as second:
+        proxy = start(shard("store", first.port, second.port, more=PATIENT), health=QUICK,
+                      pool="warm = 1 park_time = 0s", users=("alice", "bob"))
+        with proxy.logged_in(), concurrent.futures.ThreadPoolExecutor() as pool:
+            wait_for_metrics(proxy, backends_warm=1)  # at the first address
+            moods.mood = hang
+            before = len(first.peers)
+            warm = next(peer for peer in reversed(first.peers) if not peer.heard)
+            waits = pool.submit(login, proxy, "alice")  # on the warm connection, which still serves
+            assert waits.result()[0].startswith(b"in OK ") and warm.heard
+            servers.wait_for(lambda: len(first.peers) > before, "a connection that is not greeted")
+            late = [pool.submit(login, proxy, user) for user in ("alice", "bob", "bob")]
+            wait_for_events(proxy, "store address is down")
+            for answer, _ in (job.result(PATIENCE_SECONDS / 2) for job in late):
+                assert answer.startswith(b"in OK ")
+            assert not proxy.events("login refused")
+
+            moods.mood = good
+            wait_for_events(proxy, "store address is back")
+            moods.mood = stuck_in_login
+            before = len(first.peers)
+            stuck = [pool.submit(login, proxy, user) for user in ("alice", "bob")]
+            servers.wait_for(lambda: any(b"AUTHENTICATE" in line for peer in first.peers[before:]
+                                         for line in peer.heard), "a login that hangs")
+            moods.mood = hang
+            wait_for_events(proxy, "store address is down", 2)
+            for answer, _ in (job.result(PATIENCE_SECONDS / 2) for job in stuck):
+                assert answer.startswith((b"in OK ", b"in NO [UNAVAILABLE] "))
+            assert "its address was found down" in proxy.events("login refused")[-1]["detail"]
+        assert proxy.stop() == 0
+
+
 def test_both_of_two_addresses_are_down(start):
     moods = Moods(hang)
     with Store(moods) as first, Store(moods) as second:
