@@ -57,6 +57,21 @@ void auth_forget(struct auth *auth, const char *user)
     chain_forget(auth->chain, user);
 }
 
+const struct env *auth_env(const struct auth *auth)
+{
+    return auth->env;
+}
+
+struct chain *auth_chain(const struct auth *auth)
+{
+    return auth->chain;
+}
+
+struct throttle *auth_throttle(const struct auth *auth)
+{
+    return auth->throttle;
+}
+
 static void on_decided(struct auth_question *question);
 
 /* --- the end of a request --- */

@@ -73,6 +73,11 @@ void auth_cancel(struct auth_request *request);
 /* Forgets what is remembered of this user, or, with NULL, of all. */
 void auth_forget(struct auth *auth, const char *user);
 
+/* What it is made of, borrowed. */
+const struct env *auth_env(const struct auth *auth);
+struct chain *auth_chain(const struct auth *auth);
+struct throttle *auth_throttle(const struct auth *auth);
+
 /* As chain_close. No request may be under way. */
 void auth_close(struct auth **auth);
 

@@ -104,7 +104,7 @@ static struct table *positive(struct auth_cache *cache, const struct cache_key *
     return key->by_name ? &cache->named : &cache->verified;
 }
 
-static struct entry *find(struct table *table, const char *user)
+static struct entry *find(const struct table *table, const char *user)
 {
     struct entry *entry;
 
@@ -143,6 +143,17 @@ enum cache_verdict auth_cache_find(struct auth_cache *cache, struct cache_key *k
     if (entry != NULL && now_ms - entry->decided_ms < cache->refused.kept_ms)
         return CACHE_REFUSED;
     return CACHE_UNKNOWN;
+}
+
+enum cache_verdict auth_cache_remembers(const struct auth_cache *cache, const char *user,
+                                        uint64_t now_ms, uint64_t *age_ms_out)
+{
+    const struct entry *entry = find(&cache->verified, user);
+
+    *age_ms_out = entry == NULL ? 0 : now_ms - entry->decided_ms;
+    return entry == NULL || *age_ms_out >= cache->verified.kept_ms ? CACHE_UNKNOWN
+           : *age_ms_out < cache->conf->ttl                        ? CACHE_VERIFIED
+                                                                   : CACHE_STALE;
 }
 
 /* --- learning --- */

@@ -48,6 +48,13 @@ enum cache_verdict auth_cache_find(struct auth_cache *cache, struct cache_key *k
                                    struct auth_facts **facts_out);
 
 /*
+ * Whether a password of this user is known to be right, whichever it is: VERIFIED, STALE, or
+ * UNKNOWN; and for how long. Changes nothing.
+ */
+enum cache_verdict auth_cache_remembers(const struct auth_cache *cache, const char *user,
+                                        uint64_t now_ms, uint64_t *age_ms_out);
+
+/*
  * A source has decided. A verified password takes the place of the one before, which has been
  * changed, it seems; a refused one is verified no more. One of each kind is kept for a user. Who is
  * unknown by name alone is not remembered.

@@ -267,3 +267,20 @@ void chain_forget(struct chain *chain, const char *user)
     if (chain->cache != NULL)
         auth_cache_forget(chain->cache, user);
 }
+
+const char *chain_source(const struct auth_question *question)
+{
+    const struct chain *chain = question->chain;
+    size_t i = question->source_index;
+
+    return i < chain->count ? chain->entries[i].source->name : "";
+}
+
+enum cache_verdict chain_remembers(const struct chain *chain, const char *user,
+                                   uint64_t *age_ms_out)
+{
+    *age_ms_out = 0;
+    return chain->cache == NULL
+               ? CACHE_UNKNOWN
+               : auth_cache_remembers(chain->cache, user, uv_now(chain->env->loop), age_ms_out);
+}

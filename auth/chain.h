@@ -29,6 +29,13 @@ void chain_give_up(struct auth_question *question);
 /* Ends the question and lets its facts go. Harmless on one that is not under way, or zeroed. */
 void chain_cancel(struct auth_question *question);
 
+/* The name of the source that has given the answer; "" when none has. A constant. */
+const char *chain_source(const struct auth_question *question);
+
+/* As auth_cache_remembers; UNKNOWN without a cache. */
+enum cache_verdict chain_remembers(const struct chain *chain, const char *user,
+                                   uint64_t *age_ms_out);
+
 /* Forgets what the cache knows of this user, or, with NULL, of all. */
 void chain_forget(struct chain *chain, const char *user);
 

@@ -264,3 +264,20 @@ void throttle_end(struct throttle *throttle, struct throttle_attempt *attempt,
     uv_mutex_unlock(&throttle->lock);
     *attempt = (struct throttle_attempt){0};
 }
+
+unsigned throttle_look(struct throttle *throttle, const char *user, uint64_t now_ms,
+                       uint64_t *delay_ms_out)
+{
+    struct throttle_entry copy = {.level = 0};
+    const struct throttle_entry *entry;
+    char key[KEY_MAX];
+
+    snprintf(key, sizeof key, "user %s", user);
+    uv_mutex_lock(&throttle->lock);
+    HASH_FIND_STR(throttle->by_key, key, entry);
+    if (entry != NULL)
+        copy = (struct throttle_entry){.level = entry->level, .failed_ms = entry->failed_ms};
+    uv_mutex_unlock(&throttle->lock);
+    *delay_ms_out = delay_of(throttle, &copy, throttle->conf->max_user_delay, now_ms);
+    return copy.level;
+}

@@ -45,4 +45,11 @@ bool throttle_begin(struct throttle *throttle, struct throttle_attempt *attempt,
 void throttle_end(struct throttle *throttle, struct throttle_attempt *attempt,
                   enum throttle_outcome outcome, uint64_t now_ms);
 
+/*
+ * The failures for this user that time has not forgiven, and how long her next login has to wait
+ * for them. Changes nothing.
+ */
+unsigned throttle_look(struct throttle *throttle, const char *user, uint64_t now_ms,
+                       uint64_t *delay_ms_out);
+
 #endif

@@ -12,6 +12,7 @@
 #include "routing/correction.h"
 #include "routing/route.h"
 
+struct inquiry;
 struct phase;
 struct session;
 struct users;
@@ -34,8 +35,9 @@ struct home {
         *shard_capabilities; /* by shard, as last heard after a login; for policy = common */
     char *scratch;
     size_t scratch_size;
-    struct session *sessions; /* list of those at home here */
-    struct users *users;      /* the same by name, once they are verified */
+    struct session *sessions;  /* list of those at home here */
+    struct inquiry *inquiries; /* list of those that are here */
+    struct users *users;       /* the same by name, once they are verified */
     bool stopping;
 
     struct home *(*home_of)(struct home *home,

@@ -245,6 +245,14 @@ void pool_forget_user(struct pool *pool, const char *user)
     }
 }
 
+size_t pool_parked(const struct pool *pool, const char *user)
+{
+    const struct parked_user *parked;
+
+    HASH_FIND_STR(pool->users, user, parked);
+    return parked == NULL ? 0 : parked->count;
+}
+
 /* --- a request --- */
 
 static struct lease_request *request_of(struct gate_ticket *ticket)

@@ -51,6 +51,9 @@ void pool_return(struct pooled **connection, enum lease_end end);
  */
 void pool_forget_user(struct pool *pool, const char *user);
 
+/* How many connections are parked for this user. */
+size_t pool_parked(const struct pool *pool, const char *user);
+
 /* A descriptor was given out: a high number means that they run short, and an idle one must go. */
 void pool_relieve(struct pool *pool, int fd);
 

@@ -63,7 +63,7 @@ TAILQ_HEAD(call_list, registry_call);
 
 struct registry {
     const struct env *env;
-    struct redis_script script;
+    struct redis_script script, count_script;
     enum state state;
     char node[NODE_NAME_MAX];   /* "" before the first one */
     char value[NODE_VALUE_MAX]; /* of its key, for people */
@@ -132,6 +132,16 @@ static const char script_text[] =
     "if KEYS[2] then add(KEYS[2], ARGV[2]) end\n"
     "return 0\n";
 
+/* Only counts. KEYS: the user's hash. ARGV: what keys of nodes begin with. */
+static const char count_text[] = "local all, fields = 0, redis.call('HGETALL', KEYS[1])\n"
+                                 "for i = 1, #fields, 2 do\n"
+                                 "  local node = string.match(fields[i], '^(%S*)')\n"
+                                 "  if redis.call('EXISTS', ARGV[1] .. node .. '}') == 1 then\n"
+                                 "    all = all + (tonumber(fields[i + 1]) or 0)\n"
+                                 "  end\n"
+                                 "end\n"
+                                 "return all\n";
+
 static void on_timer(uv_timer_t *timer);
 static void on_deadline(uv_timer_t *timer);
 static void settle(struct turn_task *task);
@@ -184,7 +194,8 @@ struct registry *registry_open(const struct env *env, struct err *err)
 
     if (registry == NULL)
         err_set(err, ERR_INTERNAL, "registry: no memory");
-    if (registry == NULL || !redis_script_init(&registry->script, script_text, err)) {
+    if (registry == NULL || !redis_script_init(&registry->script, script_text, err) ||
+        !redis_script_init(&registry->count_script, count_text, err)) {
         mem_free(registry);
         return NULL;
     }
@@ -380,6 +391,22 @@ static struct redis_command *send_call(struct registry_call *call,
     }
     return redis_link_call(registry->env->redis, &registry->script, arguments, count, key_count,
                            on_reply, call, &err);
+}
+
+struct redis_command *registry_count(struct registry *registry, const char *user,
+                                     redis_reply_fn *reply, void *owner)
+{
+    char key[REDIS_KEY_MAX], nodes[REDIS_KEY_MAX];
+    struct err err;
+
+    if (!redis_key(key, settings(registry), "sessions", user) ||
+        !redis_key(nodes, settings(registry), "node:{", NULL))
+        return NULL;
+
+    const struct span arguments[] = {span_of(key), span_of(nodes)};
+
+    return redis_link_call(registry->env->redis, &registry->count_script, arguments, 2, 1, reply,
+                           owner, &err);
 }
 
 /* Tells a difference, or asks whether there may be one more. NULL when it cannot be sent. */

@@ -14,6 +14,7 @@
 #include "proxy/base/address.h"
 #include "proxy/base/env.h"
 #include "proxy/base/err.h"
+#include "proxy/net/redis_link.h"
 
 enum { REGISTRY_ANSWER_MAX_MS = 1000 }; /* or redis.timeout, if that is less */
 
@@ -60,6 +61,13 @@ struct registry_entry *registry_add(struct registry *registry,
 
 /* There is one less. Nulls the pointer; harmless on NULL. */
 void registry_leave(struct registry *registry, struct registry_entry **entry);
+
+/*
+ * Asks how many sessions of this user there are on all proxies together: the reply is a number.
+ * NULL: it cannot be sent, and no reply comes.
+ */
+struct redis_command *registry_count(struct registry *registry, const char *user,
+                                     redis_reply_fn *on_reply, void *owner);
 
 /*
  * The worker ends: Redis is told that the node is no more. `on_retired` follows when it knows, or

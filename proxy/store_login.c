@@ -78,11 +78,31 @@ enum store_login_way store_login_way(const struct conf_shard *shard, struct span
     return offered(passwordless_way(shard), capabilities);
 }
 
-bool store_login_is_foreseen(const struct conf_shard *shard, const struct store_client *client)
+enum store_login_way store_login_foreseen(const struct conf_shard *shard,
+                                          const struct store_client *client)
 {
     static const char everything[] = "AUTH=PLAIN AUTH=OAUTHBEARER AUTH=XOAUTH2";
 
-    return store_login_way(shard, span_of(everything), client) != STORE_LOGIN_NONE;
+    return store_login_way(shard, span_of(everything), client);
+}
+
+bool store_login_is_foreseen(const struct conf_shard *shard, const struct store_client *client)
+{
+    return store_login_foreseen(shard, client) != STORE_LOGIN_NONE;
+}
+
+const char *store_login_name(enum store_login_way way)
+{
+    static const char *const names[] = {
+        [STORE_LOGIN_NONE] = "none",
+        [STORE_LOGIN_PASSWORD] = "password",
+        [STORE_LOGIN_MASTER_AUTHZID] = "master_authzid",
+        [STORE_LOGIN_MASTER_SUFFIX] = "master_suffix",
+        [STORE_LOGIN_OAUTHBEARER] = "oauthbearer",
+        [STORE_LOGIN_XOAUTH2] = "xoauth2",
+    };
+
+    return names[way];
 }
 
 bool store_login_is_own(enum store_login_way way)

@@ -57,8 +57,15 @@ bool store_login_possible(const struct conf_shard *shard, struct span capabiliti
 enum store_login_way store_login_way(const struct conf_shard *shard, struct span capabilities,
                                      const struct store_client *client);
 
-/* Whether there is a way at least at a store that can do everything. */
+/* The same at a store that can do everything. */
+enum store_login_way store_login_foreseen(const struct conf_shard *shard,
+                                          const struct store_client *client);
+
+/* Whether that is any at all. */
 bool store_login_is_foreseen(const struct conf_shard *shard, const struct store_client *client);
+
+/* For people: "master_suffix", or "none". */
+const char *store_login_name(enum store_login_way way);
 
 /* Whether that way is with the user's own password or token, so that the user may be wrong. */
 bool store_login_is_own(enum store_login_way way);

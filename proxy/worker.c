@@ -3,6 +3,7 @@
 
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
+#include "proxy/inquiry.h"
 #include "proxy/net/listener.h"
 #include "proxy/net/redis_link.h"
 #include "proxy/relay.h"
@@ -128,6 +129,7 @@ static void on_end(struct letter *letter, void *receiver)
     close_listeners(w);
     w->home.stopping = true;
     sessions_cut_off(&w->home);
+    inquiries_end(&w->home);
     if (w->home.registry == NULL || !registry_retire(w->home.registry, end_loop, w))
         end_loop(w);
 }

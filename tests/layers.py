@@ -27,6 +27,7 @@ ROWS = [
     ["proxy/home"],
     ["proxy/phase"],
     ["proxy/users"],
+    ["proxy/inquiry"],
     ["proxy/entry"],
     ["proxy/relaying"],
     ["proxy/session"],

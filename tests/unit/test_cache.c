@@ -221,6 +221,33 @@ static void guesses_displace_nobody(void **state)
     assert_int_equal(at(1, "guess9", &wrong), CACHE_REFUSED);
 }
 
+static void remembers(const char *user, uint64_t now_ms, enum cache_verdict verdict, uint64_t age)
+{
+    uint64_t age_ms;
+
+    assert_int_equal(auth_cache_remembers(cache, user, now_ms, &age_ms), verdict);
+    assert_int_equal(age_ms, age);
+}
+
+/* Nor does it keep anybody from making room. */
+static void a_look_changes_nothing(void **state)
+{
+    (void)state;
+    remembers("ann", 1, CACHE_UNKNOWN, 0);
+    verified("ann", &right, 0);
+    verified("bob", &right, 1);
+    verified("cid", &right, 1);
+    remembers("ann", 99, CACHE_VERIFIED, 99);
+    remembers("ann", 100, CACHE_STALE, 100);
+    remembers("ann", 1100, CACHE_UNKNOWN, 1100);
+    remembers("ann", 50, CACHE_VERIFIED, 50);
+    verified("dan", &right, 2);
+    remembers("ann", 50, CACHE_UNKNOWN, 0);
+    remembers("bob", 50, CACHE_VERIFIED, 49);
+    refused("eve", &wrong, 0);
+    remembers("eve", 1, CACHE_UNKNOWN, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -233,6 +260,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(names_and_passwords_are_apart, setup, teardown),
         cmocka_unit_test_setup_teardown(who_came_longest_ago_makes_room, setup, teardown),
         cmocka_unit_test_setup_teardown(guesses_displace_nobody, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_look_changes_nothing, setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

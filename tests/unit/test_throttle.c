@@ -104,6 +104,30 @@ static void a_user_waits_for_guesses_from_everywhere(void **state)
     assert_int_equal(guess_anyone("192.0.2.1", 0), 0);
 }
 
+static unsigned look(const char *user, uint64_t now_ms, uint64_t *delay_ms_out)
+{
+    return throttle_look(throttle, user, now_ms, delay_ms_out);
+}
+
+static void a_look_changes_nothing(void **state)
+{
+    uint64_t delay_ms = 1;
+
+    (void)state;
+    assert_int_equal(look("ann", 0, &delay_ms), 0);
+    assert_int_equal(delay_ms, 0);
+    for (unsigned i = 1; i <= 3; i++) {
+        guess("192.0.2.1", "ann", 0);
+        assert_int_equal(look("ann", 0, &delay_ms), i);
+    }
+    assert_int_equal(delay_ms, 150);
+    assert_int_equal(look("bob", 0, &delay_ms), 0);
+    assert_int_equal(look("ann", UINT64_C(1000000000), &delay_ms), 0); /* all forgiven by then */
+    assert_int_equal(delay_ms, 0);
+    assert_int_equal(look("ann", 0, &delay_ms), 3);
+    assert_int_equal(guess("192.0.2.4", "ann", 0), 150);
+}
+
 static void a_success_does_not_clear_the_address(void **state)
 {
     (void)state;
@@ -235,6 +259,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(an_address_waits_longer_each_time),
         TEST(a_user_waits_for_guesses_from_everywhere),
+        TEST(a_look_changes_nothing),
         TEST(a_success_does_not_clear_the_address),
         TEST(the_same_password_again_is_no_guess),
         TEST(nobody_knows_is_no_failure),
