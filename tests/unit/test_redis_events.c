@@ -377,6 +377,39 @@ static void a_server_that_does_not_confirm_is_left(void **state)
     bench_release(&b);
 }
 
+static void note_time(uv_timer_t *timer)
+{
+    *(bool *)timer->data = true;
+}
+
+/* A server that refuses is asked less and less. */
+static void the_pause_grows(void **state)
+{
+    static const struct peer_answer answers[] = {
+        {"SELECT", "+OK\r\n"}, {"SUBSCRIBE", "-NOPERM no\r\n"}, {NULL, NULL}};
+    struct peer_server peer;
+    struct bench b;
+    uv_timer_t timer;
+    bool over = false;
+
+    (void)state;
+    bench_init(&b);
+    b.conf.redis.retry_max = 60000;
+    peer_server_open(&peer, &b.loop, answers);
+    snprintf(b.address, sizeof b.address, "127.0.0.1:%d", peer.port);
+    uv_timer_init(&b.loop, &timer);
+    timer.data = &over;
+    uv_timer_start(&timer, note_time, 600, 0);
+    bench_open(&b);
+    while (!over)
+        uv_run(&b.loop, UV_RUN_ONCE);
+    assert_in_range(peer.connections, 1, 6);
+    uv_close((uv_handle_t *)&timer, NULL);
+    redis_events_close(&b.events);
+    peer_server_close(&peer);
+    bench_release(&b);
+}
+
 static void a_message_too_long_ends_the_subscription(void **state)
 {
     static char big[2 * 1024 * 1024];
@@ -420,6 +453,7 @@ int main(void)
         cmocka_unit_test(odd_replies_end_the_subscription),
         cmocka_unit_test(messages_before_all_is_subscribed_to_are_not_told),
         cmocka_unit_test(a_server_that_does_not_confirm_is_left),
+        cmocka_unit_test(the_pause_grows),
         cmocka_unit_test(a_message_too_long_ends_the_subscription),
     };
 
