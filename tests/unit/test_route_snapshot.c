@@ -351,6 +351,12 @@ static void a_new_snapshot_ends_only_what_was_before_it(void **state)
     write_good(snapshot, head);
     snapshot_close(&snapshot);
     assert_string_equal(served(), "at");
+    snapshot = open_good(); /* the next process */
+    head.mark = snapshot_mark(snapshot);
+    moved(snapshot, "two words");
+    write_good(snapshot, head);
+    snapshot_close(&snapshot);
+    assert_string_equal(served(), "ab");
     snapshot = open_good();
     head.mark = snapshot_mark(snapshot);
     write_good(snapshot, head); /* nothing since: it is emptied */
