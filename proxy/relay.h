@@ -31,8 +31,10 @@ struct relay {
     const struct caps_filter *filter;
     char *scratch; /* the worker's, shared by all its relays */
     size_t scratch_size;
-    void (*on_linger)(
-        void *owner); /* one side has left, the other gets what there is: a deadline is wanted */
+    /*
+     * One side has left, the other gets what there is: a deadline is wanted. May free the relay.
+     */
+    void (*on_linger)(void *owner);
     void (*on_end)(void *owner); /* all is done, `why` is set; may free the relay */
     void *owner;
 

@@ -15,6 +15,10 @@ static void on_relay_linger(void *owner)
 {
     struct session *s = owner;
 
+    if (s->told_to_end && relay_has_left_store(&s->relay)) {
+        phase_move(s, phase_linger(s, "closed by store"));
+        return;
+    }
     s->lingering = true;
     phase_arm(s, LIMIT_LINGER);
     /* A client that was told BYE may come again before it closes. */

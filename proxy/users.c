@@ -205,20 +205,18 @@ bool users_see_deadline(struct session *s)
 
 /* --- held --- */
 
-static bool has_store(const struct session *s)
-{
-    return s->connection != NULL || s->phase == P_LEASE;
-}
-
-/* Tells that she is held, once nothing of hers is at a store. Logins cannot get there meanwhile. */
+/*
+ * Tells that she is held, once nothing of hers is at a store. Logins were taken back, and new ones
+ * do not get there meanwhile; what sessions have returned since was not kept.
+ */
 static void look(struct turn_task *task)
 {
     struct hold *hold = (struct hold *)((char *)task - offsetof(struct hold, look));
     struct home *home = hold->users->home;
 
     for (const struct session *s = hold->user->sessions; s != NULL; s = s->user_next)
-        if (has_store(s))
-            return; /* users_left_store or users_leave follows */
+        if (s->connection != NULL)
+            return; /* users_left_store follows */
     pool_forget_user(home->pool, hold->user->name);
     hold->told = true;
     if (home->on_held != NULL)
@@ -245,7 +243,6 @@ static bool begin_hold(struct users *users, struct user *user, uint64_t epoch)
     hold->epoch = epoch;
     hold->told = false;
     router_learn(users->home->router, user->name, epoch, ROUTE_MOVING);
-    pool_forget_user(users->home->pool, user->name);
     look_soon(users, user);
     return true;
 }

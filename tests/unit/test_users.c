@@ -15,6 +15,7 @@
 #include "proxy/users.h"
 
 #include <arpa/inet.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,7 +38,8 @@ static const char configuration[] =
     "pool { warm = 0 check_after = 28m park_time = 28m }\n"
     "passwd { file = \"passwd\" }\n"
     "route { file = \"routes\" }\n"
-    "shard blue { address = {\"127.0.0.1:%d\"} tls = none client_address = none }\n"
+    "shard blue { address = {\"127.0.0.1:%d\"} tls = none client_address = none connect_timeout = "
+    "2m }\n"
     "shard red { address = {\"127.0.0.1:%d\"} tls = none client_address = none }\n";
 static const char passwords[] = "ann:%s\nben:%s\n";
 static const char routes[] = "ann blue\nben red\n";
@@ -67,7 +69,8 @@ static struct stage {
     unsigned told_count;
     char told_user[32];
     uint64_t told_epoch;
-    bool releases; /* as soon as it is told */
+    int64_t others; /* connections to stores that may be open when it is told */
+    bool releases;  /* as soon as it is told */
     char folder[32];
 } stage;
 
@@ -87,7 +90,7 @@ static void on_alarm(uv_timer_t *timer)
 
 static void line_receive(struct line *line)
 {
-    ssize_t count;
+    ssize_t count = 0;
 
     while (line->len < sizeof line->in - 1 &&
            (count = recv(line->fd, line->in + line->len, sizeof line->in - 1 - line->len,
@@ -99,6 +102,7 @@ static void line_receive(struct line *line)
         line->len += (size_t)count;
         line->in[line->len] = '\0';
     }
+    assert_true(count >= 0 || errno == EAGAIN); /* no reset, which would lose what was said */
 }
 
 static void consume(struct line *line, size_t len)
@@ -348,6 +352,7 @@ static const char *held(void)
 static void on_held(struct home *at, const char *user, uint64_t epoch)
 {
     assert_ptr_equal(at, home);
+    assert_int_equal(atomic_load(&stage.counters.backends_open), stage.others);
     stage.told_count++;
     snprintf(stage.told_user, sizeof stage.told_user, "%s", user);
     stage.told_epoch = epoch;
@@ -437,6 +442,7 @@ static void open_conf(void)
         fail_msg("%s", err.text);
     stage.cutover = &stage.conf->cutover;
     stage.cutover->end_timeout = LONG_MS;
+    stage.conf->session.linger_timeout = LONG_MS;
 }
 
 static void open_home(void)
@@ -574,6 +580,7 @@ static void sessions_at_rest_end(void **state)
     passes(1, "i IDLE\r\n");
     answers(1, "+ idling\r\n");
     until(BEN("relay") ANN("relay") ANN("relay"));
+    stage.others = 1;
     assert_true(users_hold(home, "ann", 1));
     hear(client, MOVED);
     hear(idles, MOVED);
@@ -784,7 +791,7 @@ static void who_waits_too_long_is_refused(void **state)
     struct line *client = client_open(0);
 
     (void)state;
-    stage.cutover->hold_timeout = SHORT_MS;
+    stage.cutover->hold_timeout = 1200; /* it looks again meanwhile */
     assert_true(users_hold(home, "ann", 1));
     client_login(client, "ann");
     hear(client, "in NO [UNAVAILABLE] Your mailbox is being moved, please try again in a "
@@ -795,6 +802,22 @@ static void who_waits_too_long_is_refused(void **state)
     until(ANN_HELD);
     hang_up(client);
     until("");
+    told("ann", 1);
+}
+
+/* The next one on that connection is another user's. */
+static void who_was_refused_can_be_another(void **state)
+{
+    struct line *client = client_open(0);
+
+    (void)state;
+    stage.cutover->hold_timeout = 0;
+    assert_true(users_hold(home, "ann", 1));
+    client_login(client, "ann");
+    hear_line(client, "in NO [UNAVAILABLE] ");
+    client_login(client, "ben");
+    store_accept(0);
+    until(BEN("lease"));
     told("ann", 1);
 }
 
@@ -812,15 +835,21 @@ static void who_waits_hears_of_the_stop(void **state)
     told("ann", 1);
 }
 
+/* The first few losses of a second would be told at once. */
+static void be_lost_in_a_crowd(void)
+{
+    stage.conf->shards[0].drain_time = LONG_MS;
+    for (int i = 0; i < 6; i++)
+        pool_letting_go_delay(home->pool, &stage.conf->shards[0]);
+}
+
 /* The store has gone, and the client has not been told: it has no connection to any. */
 static void who_is_stranded_is_nowhere(void **state)
 {
     (void)state;
     for (size_t i = 0; i < CLIENTS; i++)
         relayed(i, "ann");
-    stage.conf->shards[0].drain_time = LONG_MS;
-    for (int i = 0; i < 6; i++) /* the first few losses of a second are told at once */
-        pool_letting_go_delay(home->pool, &stage.conf->shards[0]);
+    be_lost_in_a_crowd();
     for (size_t i = 0; i < CLIENTS; i++)
         hang_up(&stage.peers[i]);
     until(ANN("stranded") ANN("stranded") ANN("stranded"));
@@ -831,6 +860,50 @@ static void who_is_stranded_is_nowhere(void **state)
         hear(&stage.clients[i], KICKED);
         hear_end(&stage.clients[i]);
     }
+}
+
+/* The store has gone, and the client was told and has not closed. */
+static void who_lingers_is_nowhere(void **state)
+{
+    struct line *client = relayed(0, "ann");
+
+    (void)state;
+    passes(0, "a NOOP\r\n");
+    hang_up(&stage.peers[0]);
+    hear(client, "* BYE [UNAVAILABLE] The connection to the mail store was lost.\r\n");
+    assert_true(users_hold(home, "ann", 1));
+    told("ann", 1);
+    hear_end(client);
+}
+
+/* The same, while she is held already. */
+static void the_store_goes_first(void **state)
+{
+    struct line *client = relayed(0, "ann");
+
+    (void)state;
+    passes(0, "a NOOP\r\n");
+    assert_true(users_hold(home, "ann", 1));
+    untold();
+    hang_up(&stage.peers[0]);
+    hear(client, "* BYE [UNAVAILABLE] The connection to the mail store was lost.\r\n");
+    told("ann", 1);
+    hear_end(client);
+}
+
+/* It says BYE on its own before there was a boundary, and its client waits for nothing. */
+static void the_store_says_bye_first(void **state)
+{
+    (void)state;
+    relayed(0, "ann");
+    answers(0, "* 1 EXI");
+    assert_true(users_hold(home, "ann", 1));
+    untold();
+    be_lost_in_a_crowd();
+    say(&stage.peers[0], "STS\r\n* BYE going down\r\n");
+    hear(&stage.clients[0], "STS\r\n");
+    told("ann", 1);
+    until(ANN("stranded"));
 }
 
 /* --- kicked --- */
@@ -991,7 +1064,11 @@ int main(void)
         TEST(logins_wait_until_the_release),
         TEST(who_waits_too_long_is_refused),
         TEST(who_waits_hears_of_the_stop),
+        TEST(who_was_refused_can_be_another),
         TEST(who_is_stranded_is_nowhere),
+        TEST(who_lingers_is_nowhere),
+        TEST(the_store_goes_first),
+        TEST(the_store_says_bye_first),
         TEST(a_user_is_kicked),
         TEST(what_is_parked_is_closed_by_a_kick),
         TEST(a_session_is_kicked),
