@@ -36,7 +36,8 @@ struct membership {
     struct redis_command *command; /* of the step */
     bool answered, good;           /* noted for the next turn */
     bool was_there;                /* the record, before the beat */
-    uint64_t sent_ms;              /* the beat; of uv_hrtime */
+    uint64_t sent_ms;              /* the last beat, or when it should have been; of uv_hrtime */
+    uint64_t confirmed_ms;         /* when the last one was sent that was confirmed */
     uint64_t connection;           /* of the link, that has answered the beat */
     bool confirmed, ever_confirmed, complained;
 
@@ -204,7 +205,7 @@ static void move_fence(struct membership *m)
 {
     if (keep_ms(m) == 0 || m->fence == PASSED)
         return;
-    m->fence_ms = m->sent_ms + keep_ms(m);
+    m->fence_ms = m->confirmed_ms + keep_ms(m);
     m->fence = FAR;
     atomic_store(&m->freshness->fence_ms, m->fence_ms - let_go_ms(m));
     atomic_store(&m->freshness->serve_until_ms, m->fence_ms);
@@ -231,7 +232,7 @@ static void on_fence(uv_timer_t *timer)
         log_event(LOG_LEVEL_ERROR, "fence passed",
                   "Redis has not confirmed this proxy for %" PRIu64
                   " ms: its users may have been moved, so all sessions are cut off",
-                  now - m->sent_ms);
+                  now - m->confirmed_ms);
         m->events->cut_off(m->owner);
     }
 }
@@ -361,6 +362,7 @@ static void confirm(struct membership *m)
         log_event(LOG_LEVEL_INFO, "proxy known", "id=%s", m->id);
     m->confirmed = m->ever_confirmed = true;
     m->complained = false;
+    m->confirmed_ms = m->sent_ms;
     if (!m->was_there)
         atomic_store(&m->freshness->known_since_ms, clock_ms());
     move_fence(m);
@@ -406,7 +408,12 @@ static void settle(struct turn_task *task)
     }
 }
 
-/* Beats are due in time, and at once over a new connection; there is none while there is none. */
+static bool is_due(const struct membership *m)
+{
+    return clock_ms() - m->sent_ms >= settings(m)->node_expiry / 3;
+}
+
+/* Beats are due in time, and at once over a new connection. */
 static void on_look(uv_timer_t *timer)
 {
     struct membership *m = timer->data;
@@ -416,10 +423,13 @@ static void on_look(uv_timer_t *timer)
         cancel_command(m);
         m->answered = true;
         turn_post(m->env->turn, &m->task);
-    } else if (m->step == IDLE && connection != 0 &&
-               (connection != m->connection ||
-                clock_ms() - m->sent_ms >= settings(m)->node_expiry / 3)) {
+    } else if (m->step != IDLE) {
+        return;
+    } else if (connection != 0 && (connection != m->connection || is_due(m))) {
         beat(m);
+    } else if (connection == 0 && is_due(m)) {
+        m->sent_ms = clock_ms();
+        fail(m, "there is no connection to Redis");
     }
 }
 
