@@ -286,7 +286,6 @@ static bool complete(json_t *state)
 {
     const json_t *missing = json_object_get(state, "missing");
 
-    json_object_del(state, "done");
     return json_is_array(missing) || json_object_set_new(state, "missing", json_array()) == 0;
 }
 

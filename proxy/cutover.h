@@ -37,10 +37,10 @@ struct cutover_request {
     const char *from;         /* begin: where a user is whom Redis does not know; "" nowhere */
     const char *backend_user; /* begin: such a user's name there; "": the same */
     /*
-     * ERR_NONE: `state` is what Redis has now, an object {state, epoch, shard, target, from, acked,
-     * missing: [{id, host, pid, seen_seconds, until_seconds}], lacking}, of which the callee may
-     * keep a reference; `missing` lists 20, `lacking` counts all. Else *err tells why not (PEER:
-     * refused, UNAVAILABLE: Redis), and `state` may be NULL.
+     * ERR_NONE: `state` is what Redis has now, an object {state, epoch, shard, target, from, done,
+     * acked, missing: [{id, host, pid, seen_seconds, until_seconds}], lacking}, of which the callee
+     * may keep a reference; `done`: by this move, to the end; `missing` lists 20, `lacking` counts
+     * all. Else *err tells why not (PEER: refused, UNAVAILABLE: Redis), and `state` may be NULL.
      */
     void (*on_answer)(struct cutover_request *request, json_t *state, enum cutover_place place,
                       const struct err *err);

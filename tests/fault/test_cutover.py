@@ -70,19 +70,37 @@ def record(redis, proxy_id, *acks_of, epoch=5):
         redis.call("HSET", f"imapmux:acks:{{{user}}}", proxy_id, str(epoch))
 
 
+def wait_until_held(proxy, user=USER, move=MOVE, lacking=0):
+    """Waits until the proxy itself, and who else there is, have let go."""
+    def looked():
+        found = answer(proxy, "cutover", "look", user, move)
+        return found["lacking"] == lacking and found
+    return servers.wait_for(looked, "the user to be held")
+
+
 # Cutovers
 
 def test_all_steps(proxy, redis, route):
     begun = answer(proxy, "cutover", "begin", USER.upper(), "green", "--move", MOVE)
     assert begun == {"user": USER, "from": "blue", "to": "green", "epoch": 5, "move": MOVE, "state": "moving"}
-    looked = answer(proxy, "cutover", "look", USER, MOVE)
+    looked = wait_until_held(proxy)
     assert looked.items() >= {"state": "moving", "epoch": 5, "shard": "blue", "target": "green"}.items()
     assert answer(proxy, "cutover", "begin", USER, "green", "--move", MOVE) == begun
     committed = answer(proxy, "cutover", "commit", USER, MOVE)
-    assert committed.items() >= {"state": "active", "epoch": 6, "shard": "green", "from": "blue"}.items()
+    assert committed.items() >= {"state": "active", "epoch": 6, "shard": "green", "from": "blue", "done": True}.items()
     assert answer(proxy, "cutover", "commit", USER, MOVE) == committed
     again = answer(proxy, "cutover", "begin", USER, "green", "--move", MOVE)
     assert again == {**begun, "epoch": 6, "state": "active"}
+
+
+def test_what_nobody_looks_after_goes_forward_by_itself(begin, redis, route):
+    """As a beat has it; whoever comes back with the move's id hears that it is done."""
+    proxy = begin(more="node_expiry = 1s")
+    redis.call("HSET", f"imapmux:user:{{{USER}}}", "state", "committed", "move", MOVE, "target", "green", "until", "1")
+    redis.call("HSET", "imapmux:moving", USER, "4")
+    servers.wait_for(lambda: redis.call("HEXISTS", "imapmux:moving", USER) == ":0", "the move to end")
+    looked = answer(proxy, "cutover", "look", USER, MOVE)
+    assert looked.items() >= {"state": "active", "shard": "green", "from": "blue", "done": True, "epoch": 5}.items()
 
 
 def test_for_people(proxy, redis, route):
@@ -97,7 +115,7 @@ def test_for_people(proxy, redis, route):
 
 def test_who_is_missing(proxy, redis, route):
     answer(proxy, "cutover", "begin", USER, "green", "--move", MOVE)
-    held = answer(proxy, "cutover", "look", USER, MOVE)
+    held = wait_until_held(proxy)
     record(redis, "p1")
     record(redis, "p2", USER)
     looked = answer(proxy, "cutover", "look", USER, MOVE)
@@ -154,6 +172,7 @@ def test_without_replicas(begin, redis, route):
     proxy = begin(more="replicas = 1", timeout="1s")
     assert why_not(proxy, "cutover", "begin", USER, "green", "--move", MOVE) == \
         "alice: redis: 0 replicas have it, and 1 must; the user is at the old shard"
+    wait_until_held(proxy)
     assert why_not(proxy, "cutover", "commit", USER, MOVE) == \
         "alice: redis: 0 replicas have it, and 1 must; the move is committed and only goes forward: commit again"
 
