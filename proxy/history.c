@@ -131,7 +131,9 @@ size_t history_of(const struct history *history, const char *user,
     const struct entry *refused = find(&history->refusals, user);
     size_t count = 0;
 
-    *refusal_out = refused == NULL ? (struct history_refusal){.at = 0} : refused->refusal;
+    *refusal_out = (struct history_refusal){.at = 0};
+    if (refused != NULL)
+        *refusal_out = refused->refusal;
     while (ended != NULL && count < HISTORY_ENDS && count < ended->count) {
         ends_out[count] = ended->ends[(ended->count - 1 - count) % HISTORY_ENDS];
         count++;

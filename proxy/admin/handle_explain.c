@@ -30,7 +30,7 @@ static json_t *text(const char *value)
     json_t *json = json_string(value);
     if (json != NULL)
         return json;
-    for (; value[len] != '\0' && len < sizeof copy - 1; len++)
+    for (; len < sizeof copy - 1 && value[len] != '\0'; len++)
         copy[len] = (char)((unsigned char)value[len] < 0x80 ? value[len] : '?');
     return json_stringn(copy, len);
 }
@@ -166,27 +166,26 @@ static bool add_route(json_t *told, const struct inquiry *inquiry)
            set(told, "held", json_boolean(inquiry->is_held));
 }
 
-/* How she is logged in there: with a password of her own, and without. */
-static bool add_login(json_t *told, const struct conf_shard *shard, const struct inquiry *inquiry)
+/* How one with these proofs is logged in there; NULL: no shard is known. */
+static json_t *login_way(const struct conf_shard *shard, const struct secret *password)
 {
-    const struct secret some = {0};
-    struct store_client with = {.user = inquiry->name, .password = &some};
-    struct store_client without = {.user = inquiry->name};
+    struct store_client client = {.password = password};
 
-    return set(told, "store_login", text(store_login_name(store_login_foreseen(shard, &with)))) &&
-           set(told, "store_login_without_password",
-               text(store_login_name(store_login_foreseen(shard, &without))));
+    return shard == NULL ? json_null()
+                         : text(store_login_name(store_login_foreseen(shard, &client)));
 }
 
-static bool add_shard(json_t *told, const struct conf_shard *shard,
-                      const struct conf_shard *serving, const struct store *store,
-                      const struct inquiry *inquiry)
+/* Of the shard of her route, and of who serves it; all NULL if there is none. */
+static bool add_shard(json_t *told, const struct store *store, const struct conf_shard *serving)
 {
-    if (shard == NULL)
-        return true;
-    return set(told, "shard_state", text(store_order_names[atomic_load(&store->order)])) &&
-           set(told, "shard_health", text(atomic_load(&store->is_down) ? "down" : "up")) &&
-           set(told, "served_by", text(serving->title)) && add_login(told, serving, inquiry);
+    const struct secret some = {0};
+    const char *order = store == NULL ? NULL : store_order_names[atomic_load(&store->order)];
+    const char *health = store == NULL ? NULL : atomic_load(&store->is_down) ? "down" : "up";
+
+    return set(told, "shard_state", text(order)) && set(told, "shard_health", text(health)) &&
+           set(told, "served_by", text(serving == NULL ? NULL : serving->title)) &&
+           set(told, "store_login", login_way(serving, &some)) &&
+           set(told, "store_login_without_password", login_way(serving, NULL));
 }
 
 static json_t *describe_end(const struct history_end *end)
@@ -232,29 +231,40 @@ static bool add_sessions(json_t *told, const struct inquiry *inquiry, const stru
            set(told, "last_refusal", describe_refusal(&inquiry->refusal));
 }
 
-static void tell_all(struct explain *explain)
+/* What her next login would come to. */
+static json_t *judge(const struct explain *explain, const struct store *stores,
+                     const struct conf_shard *serving)
 {
-    const struct inquiry *inquiry = &explain->inquiry;
-    struct control *control = explain->control;
-    const struct conf *conf = control->env.conf;
-    const struct store *stores = workers_stores(control->workers);
-    const struct conf_shard *shard =
-        inquiry->has_route ? conf_find_shard(conf, inquiry->route.shard) : NULL;
-    const struct conf_shard *serving = shard == NULL ? NULL : store_serving(stores, shard);
-    const struct store *store = shard == NULL ? NULL : &stores[shard - conf->shards];
+    const struct conf *conf = explain->control->env.conf;
     struct err refusal = {0};
     char verdict[VERDICT_MAX];
-    json_t *told = json_object();
 
     if (serving != NULL && store_refuses(&stores[serving - conf->shards]))
         store_tell_refusal(&stores[serving - conf->shards], &refusal);
-    verdict_tell(&(struct verdict_view){conf, inquiry, serving, &refusal}, verdict);
+    verdict_tell(&(struct verdict_view){conf, &explain->inquiry, serving, &refusal}, verdict);
+    return text(verdict);
+}
+
+static void tell_all(struct explain *explain)
+{
+    const struct inquiry *inquiry = &explain->inquiry;
+    struct workers *workers = explain->control->workers;
+    const struct conf *conf = explain->control->env.conf;
+    const struct store *stores = workers_stores(workers), *store = NULL;
+    const struct conf_shard *serving = NULL;
+    const struct conf_shard *shard =
+        inquiry->has_route ? conf_find_shard(conf, inquiry->route.shard) : NULL;
+    json_t *told = json_object();
+
+    if (shard != NULL) {
+        store = &stores[shard - conf->shards];
+        serving = store_serving(stores, shard);
+    }
     if (set(told, "name", text(admin_argument(explain->call, "user"))) &&
         set(told, "normalised", text(inquiry->user)) && set(told, "user", text(inquiry->name)) &&
-        set(told, "worker", number(workers_number_of(control->workers, inquiry->name))) &&
-        add_account(told, inquiry) && add_route(told, inquiry) &&
-        add_shard(told, shard, serving, store, inquiry) && add_sessions(told, inquiry, conf) &&
-        set(told, "verdict", text(verdict)))
+        set(told, "worker", number(workers_number_of(workers, inquiry->name))) &&
+        add_account(told, inquiry) && add_route(told, inquiry) && add_shard(told, store, serving) &&
+        add_sessions(told, inquiry, conf) && set(told, "verdict", judge(explain, stores, serving)))
         admin_answer(explain->call, json_incref(told));
     else
         admin_answer(explain->call, NULL);
