@@ -135,6 +135,12 @@ class Server:
     def resume(self):
         os.kill(self.process.pid, signal.SIGCONT)
 
+    def kill(self):
+        """At once, as a machine that fails. `start` brings it back, without what it had in memory."""
+        self.process.kill()
+        self.process.wait()
+        self.process = None
+
     def stop(self):
         """Ends the process and returns its exit status; harmless when it has ended."""
         if self.process is None:
@@ -263,12 +269,6 @@ repl-diskless-sync-delay 0
 
     def command(self):
         return ["redis-server", str(self._conf())]
-
-    def kill(self):
-        """At once, as a machine that fails. `start` brings it back, without its data."""
-        self.process.kill()
-        self.process.wait()
-        self.process = None
 
     def ask(self, *words):
         """Sends one command and returns the answer, decoded."""
@@ -533,7 +533,6 @@ class Imapmux(Server):
         if not self.binary.exists():
             raise ServerError(f"{self.binary} is not there: run make first, or set IMAPMUX")
         self._ports = ports
-        self.lines = []
         self._changed = threading.Condition()
         self._reader = None
         (self.folder / "proxy.conf").write_text(configuration)
@@ -551,6 +550,7 @@ class Imapmux(Server):
         return environment
 
     def start(self):
+        self.lines = []
         self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                         stderr=subprocess.PIPE, env=self.environment(), cwd=self.folder,
                                         start_new_session=True)
@@ -618,6 +618,12 @@ class Imapmux(Server):
 
     def descriptors(self):
         return len(list(pathlib.Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+    def kill(self):
+        stream = self.process.stderr
+        super().kill()
+        self._reader.join(10)
+        stream.close()
 
     def stop(self):
         if self.process is None:

@@ -261,18 +261,27 @@ void admin_answer(struct admin_call *call, json_t *result)
         end_call(call->client, json_pack("{s:b, s:o}", "ok", 1, "result", result));
 }
 
+void admin_fail(struct admin_call *call, const struct err *err)
+{
+    json_t *text = json_string(err->text);
+
+    if (text == NULL) /* it was cut, within a character */
+        text = json_string("this is not understood");
+    json_t *answer = json_pack("{s:b, s:o}", "ok", 0, "error", text);
+    if (answer != NULL && err->kind == ERR_UNAVAILABLE)
+        json_object_set_new(answer, "again", json_true());
+    end_call(call->client, answer);
+}
+
 void admin_refuse(struct admin_call *call, const char *format, ...)
 {
-    struct err err;
+    struct err err = {.kind = ERR_PEER};
     va_list args;
 
     va_start(args, format);
     vsnprintf(err.text, sizeof err.text, format, args);
     va_end(args);
-    json_t *text = json_string(err.text);
-    if (text == NULL) /* it was cut, within a character */
-        text = json_string("this is not understood");
-    end_call(call->client, json_pack("{s:b, s:o}", "ok", 0, "error", text));
+    admin_fail(call, &err);
 }
 
 /* --- requests --- */

@@ -3,7 +3,7 @@
  * handlers of commands, and their answers. One request in a line, then its answer:
  *     {"item":...}                   any number of these, for a result that comes piece by piece
  *     {"ok":true,"result":...}       the last line, or
- *     {"ok":false,"error":"..."}     the last line
+ *     {"ok":false,"error":"..."}     the last line, with "again":true if the reason passes
  */
 #ifndef IMAPMUX_ADMIN_ADMIN_H
 #define IMAPMUX_ADMIN_ADMIN_H
@@ -58,5 +58,8 @@ size_t admin_queued(const struct admin_call *call);
 void admin_answer(struct admin_call *call, json_t *result);
 void admin_refuse(struct admin_call *call, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
+
+/* The same, with the text of *err. UNAVAILABLE passes: whoever asks again may have more luck. */
+void admin_fail(struct admin_call *call, const struct err *err);
 
 #endif

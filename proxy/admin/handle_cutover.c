@@ -43,7 +43,10 @@ static const char *place_text(enum cutover_place place)
 
 static void refuse(struct step *step, enum cutover_place place, const struct err *err)
 {
-    admin_refuse(step->call, "%s: %s; %s", step->user, err->text, place_text(place));
+    struct err told;
+
+    err_set(&told, err->kind, "%s: %s; %s", step->user, err->text, place_text(place));
+    admin_fail(step->call, &told);
     mem_free(step);
 }
 

@@ -73,17 +73,20 @@ static void tell_route(struct explain *explain)
     const struct inquiry *inquiry = &explain->inquiry;
     const struct route *route = &inquiry->route;
     bool is_needed = false; /* whether the account may have told the route */
+    struct err err;
     const struct conf_words *sources = &explain->control->env.conf->route.sources;
 
     for (size_t i = 0; i < sources->count; i++)
         is_needed = is_needed || strcmp(sources->items[i], "ldap") == 0;
     if (is_needed && inquiry->account.kind != ERR_NONE &&
         inquiry->account.kind != ERR_CREDENTIALS) {
-        admin_refuse(explain->call, "%s: %s", inquiry->user, inquiry->account.text);
+        err_set(&err, inquiry->account.kind, "%s: %s", inquiry->user, inquiry->account.text);
+        admin_fail(explain->call, &err);
         return;
     }
     if (!inquiry->has_route) {
-        admin_refuse(explain->call, "%s: %s", inquiry->name, inquiry->route_err.text);
+        err_set(&err, inquiry->route_err.kind, "%s: %s", inquiry->name, inquiry->route_err.text);
+        admin_fail(explain->call, &err);
         return;
     }
     json_t *told = json_object();

@@ -245,7 +245,7 @@ static void end(struct import *import)
     struct admin_call *call = import->call;
 
     if (import->err.kind != ERR_NONE)
-        admin_refuse(call, "%s", import->err.text);
+        admin_fail(call, &import->err);
     else
         admin_answer(call, json_null());
     free_import(import);

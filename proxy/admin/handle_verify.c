@@ -26,9 +26,12 @@ static void cancel(struct admin_call *call)
     mem_free(verifying);
 }
 
-static void refuse(struct verifying *verifying, const char *why)
+static void refuse(struct verifying *verifying, enum err_kind kind, const char *why)
 {
-    admin_refuse(verifying->call, "%s: %s", verifying->user, why);
+    struct err err;
+
+    err_set(&err, kind, "%s: %s", verifying->user, why);
+    admin_fail(verifying->call, &err);
     mem_free(verifying);
 }
 
@@ -59,7 +62,7 @@ static void refuse_with(struct verifying *verifying, struct inventory_comparison
     }
     snprintf(why, sizeof why, "%zu mailbox%s: %s: %s", count, count == 1 ? " differs" : "es differ",
              comparison->differences[0].mailbox, comparison->differences[0].what);
-    refuse(verifying, why);
+    refuse(verifying, ERR_PEER, why);
 }
 
 static void on_verified(struct verify_request *request,
@@ -68,7 +71,7 @@ static void on_verified(struct verify_request *request,
     struct verifying *verifying = request->owner;
 
     if (err->kind != ERR_NONE) {
-        refuse(verifying, err->text);
+        refuse(verifying, err->kind, err->text);
         return;
     }
     if (comparison->difference_count > 0) {
@@ -92,13 +95,13 @@ static void on_route(struct route_request *request, const struct route *route,
     struct err why = {0};
 
     if (route == NULL && err->kind != ERR_NONE && err->kind != ERR_ADMIN) {
-        refuse(verifying, err->text);
+        refuse(verifying, err->kind, err->text);
         return;
     }
     snprintf(verifying->backend_user, sizeof verifying->backend_user, "%s",
              route == NULL ? verifying->user : route->backend_user);
     if (!verify_start(&control->env, control->tls, &verifying->verify, &why))
-        refuse(verifying, why.text);
+        refuse(verifying, why.kind, why.text);
 }
 
 /* False when it has been refused. */

@@ -57,7 +57,7 @@ static void finish_writing(struct turn_task *task)
     struct writing *writing = (struct writing *)((char *)task - offsetof(struct writing, task));
 
     if (writing->err.kind != ERR_NONE)
-        admin_refuse(writing->call, "%s", writing->err.text);
+        admin_fail(writing->call, &writing->err);
     else
         admin_answer(writing->call, json_null());
     mem_free(writing);
@@ -263,7 +263,7 @@ static void on_shown(struct pages *pages, const struct err *err)
     struct reading *reading = (struct reading *)pages;
 
     if (err->kind != ERR_NONE)
-        admin_refuse(pages->call, "%s", err->text);
+        admin_fail(pages->call, err);
     else if (reading->parameters == NULL)
         admin_refuse(pages->call, "there is no such wave");
     else
@@ -274,7 +274,7 @@ static void on_shown(struct pages *pages, const struct err *err)
 static void on_listed(struct pages *pages, const struct err *err)
 {
     if (err->kind != ERR_NONE)
-        admin_refuse(pages->call, "%s", err->text);
+        admin_fail(pages->call, err);
     else
         admin_answer(pages->call, json_null());
     free_reading((struct reading *)pages);
