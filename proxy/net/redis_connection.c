@@ -405,11 +405,16 @@ static bool context_adopt(struct redis_connection *connection, redisAsyncContext
 
 /* Greeting. */
 
+/*
+ * Without memory for the callback hiredis sends a command all the same and says that all is well;
+ * its reply would then be taken for that of another one.
+ */
 static bool say(redisAsyncContext *context, const struct greeting *greeting, int argc,
                 const char **argv, const size_t *argv_len)
 {
     return redisAsyncCommandArgv(context, on_greeted, (void *)greeting, argc, argv, argv_len) ==
-           REDIS_OK;
+               REDIS_OK &&
+           context->replies.tail != NULL && context->replies.tail->privdata == greeting;
 }
 
 static bool say_auth(redisAsyncContext *context, const char *user, const struct secret *password)
