@@ -48,6 +48,16 @@ def test_metrics_are_explained():
     assert len(names) > 30 and [name for name in names if f"| `{name}`" not in page] == []
 
 
+def test_a_user_of_redis_may_do_all_that_is_asked_of_it():
+    page = (TOP / "docs/operations.md").read_text()
+    rights = set(re.findall(r" \+(\w+)", re.search(r"^ +ACL SETUSER .*$", page, re.MULTILINE).group()))
+    sources = [path.read_text() for folder in ("proxy", "auth", "routing") for path in (TOP / folder).rglob("*.c")]
+    used = {word.lower() for text in sources for word in re.findall(r"redis\.p?call\('(\w+)'", text)}
+    used |= {word.lower() for text in sources if '/redis_link.h"' in text
+             for word in re.findall(r'\{"([A-Z]+)"[,}]', text)}
+    assert len(used) > 15 and used - rights == set()
+
+
 def test_commands_are_explained():
     commands = re.findall(r'^    X\(\w+, "([^"]+)"', (TOP / "proxy/ctl/commands.def").read_text(), re.MULTILINE)
     page = (TOP / "docs/imapmuxctl.8").read_text()
