@@ -101,6 +101,7 @@ static void enter_list(struct known *known, struct entry *entry, bool as_first)
 
 static void drop(struct known *known, struct entry *entry)
 {
+    assert(known->by_user != NULL);
     leave_list(known, entry);
     if (entry->told_event > known->lost_event)
         known->lost_event = entry->told_event;
@@ -161,18 +162,12 @@ static struct entry *entry_new(struct known *known, const char *user)
     return NULL;
 }
 
-/* What remains is what events have told; if that is nothing, nothing remains. */
-static void forget_route(struct known *known, struct entry *entry)
+/* The entry is in no list. */
+static void clear_route(struct entry *entry)
 {
-    if (entry->told_event == 0) {
-        drop(known, entry);
-        return;
-    }
-    leave_list(known, entry);
     entry->shard = NULL;
     mem_free(entry->backend_user);
     entry->backend_user = NULL;
-    enter_list(known, entry, true);
 }
 
 /* --- looking --- */
@@ -245,14 +240,13 @@ bool known_is_outdated(const struct known *known, const char *user, struct route
 static void set_route(struct known *known, struct entry *entry, const char *shard,
                       const char *backend_user)
 {
-    mem_free(entry->backend_user);
-    entry->backend_user = NULL;
+    clear_route(entry);
+    if (backend_user[0] != '\0') {
+        entry->backend_user = mem_copy_text(backend_user, strlen(backend_user));
+        if (entry->backend_user == NULL)
+            return;
+    }
     entry->shard = conf_find_shard(known->conf, shard)->title;
-    if (backend_user[0] == '\0')
-        return;
-    entry->backend_user = mem_copy_text(backend_user, strlen(backend_user));
-    if (entry->backend_user == NULL)
-        entry->shard = NULL;
 }
 
 void known_keep(struct known *known, const char *user, struct route_moment asked,
@@ -278,17 +272,25 @@ void known_forget(struct known *known, const char *user)
 {
     struct entry *entry = find(known, user);
 
-    if (entry != NULL && entry->shard != NULL)
-        forget_route(known, entry);
+    if (entry == NULL || entry->shard == NULL)
+        return;
+    if (entry->told_event == 0) {
+        drop(known, entry);
+        return;
+    }
+    leave_list(known, entry);
+    clear_route(entry);
+    enter_list(known, entry, true);
 }
 
 void known_learn(struct known *known, const char *user, uint64_t epoch, enum route_state state)
 {
     struct entry *entry = find(known, user);
-    bool is_new = entry == NULL;
 
     known->event_count++;
-    if (is_new)
+    if (entry != NULL)
+        leave_list(known, entry);
+    else
         entry = entry_new(known, user);
     if (entry == NULL) {
         known->lost_event = known->event_count;
@@ -298,10 +300,9 @@ void known_learn(struct known *known, const char *user, uint64_t epoch, enum rou
     entry->told_ms = now_ms();
     entry->told_gone = state == ROUTE_GONE;
     entry->told_epoch = entry->told_gone ? 0 : epoch;
-    if (is_new)
-        enter_list(known, entry, true);
-    else if (entry->shard != NULL && (state != ROUTE_ACTIVE || entry->epoch != epoch))
-        forget_route(known, entry);
+    if (state != ROUTE_ACTIVE || entry->epoch != epoch)
+        clear_route(entry);
+    enter_list(known, entry, true);
 }
 
 /* --- snapshots --- */
@@ -309,10 +310,7 @@ void known_learn(struct known *known, const char *user, uint64_t epoch, enum rou
 void known_each(const struct known *known,
                 void (*visit)(void *owner, const struct known_route *route), void *owner)
 {
-    const struct entry *entry;
-
-    DL_FOREACH(known->routes.recent, entry)
-    {
+    for (const struct entry *entry = known->routes.recent; entry != NULL; entry = entry->next) {
         struct known_route route = {.user = entry->user,
                                     .shard = entry->shard,
                                     .backend_user =

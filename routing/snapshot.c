@@ -57,7 +57,7 @@ static bool fail(const struct snapshot *snapshot, struct err *err)
 
 static void print_tail(const unsigned char digest[DIGEST_SIZE], char tail_out[TAIL_LEN + 1])
 {
-    memcpy(tail_out, "sha256 ", 7);
+    snprintf(tail_out, TAIL_LEN + 1, "sha256 ");
     for (size_t i = 0; i < DIGEST_SIZE; i++)
         snprintf(tail_out + 7 + 2 * i, 3, "%02x", digest[i]);
     tail_out[TAIL_LEN - 1] = '\n';

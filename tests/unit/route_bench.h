@@ -80,6 +80,7 @@ static inline void bench_init(struct bench *b, size_t shard_count, const char *f
     b->conf.redis.connect_timeout = 5000;
     b->conf.redis.timeout = 5000;
     b->conf.redis.retry_max = 400;
+    atomic_store(&b->freshness.fence_ms, UINT64_MAX); /* Redis knows of us */
     b->env = (struct env){
         .loop = &b->loop, .turn = &b->turn, .conf = &b->conf, .counters = &b->counters};
 }
