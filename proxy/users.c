@@ -217,7 +217,7 @@ static void look(struct turn_task *task)
     for (const struct session *s = hold->user->sessions; s != NULL; s = s->user_next)
         if (s->connection != NULL)
             return; /* users_left_store follows */
-    pool_forget_user(home->pool, hold->user->name);
+    pool_forget_user(home->pool, hold->user->name); /* as before: this must be certain */
     hold->told = true;
     if (home->on_held != NULL)
         home->on_held(home, hold->user->name, hold->epoch); /* may release her */
@@ -243,6 +243,7 @@ static bool begin_hold(struct users *users, struct user *user, uint64_t epoch)
     hold->epoch = epoch;
     hold->told = false;
     router_learn(users->home->router, user->name, epoch, ROUTE_MOVING);
+    pool_forget_user(users->home->pool, user->name);
     look_soon(users, user);
     return true;
 }

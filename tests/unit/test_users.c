@@ -464,6 +464,7 @@ static void open_home(void)
     home->on_session_gone = on_session_gone;
     home->on_held = on_held;
     home->users = users_open(home);
+    home->history = history_open();
     home->pool = pool_open(&home->env, stage.tls, stage.stores, 0, 1);
     home->admission = admission_open(&home->env, stage.limits, NULL);
     home->auth = auth_open(&home->env, stage.throttle, &err);
@@ -513,6 +514,7 @@ static int teardown(void **state)
     home->stopping = true;
     sessions_cut_off(home);
     users_close(&home->users);
+    history_close(&home->history);
     router_close(&home->router);
     auth_close(&home->auth);
     pool_close(&home->pool);
@@ -694,13 +696,18 @@ static void a_half_that_is_closed(void **state)
     told("ann", 1);
 }
 
+/* At once, though another session has not found its end. */
 static void what_is_parked_is_closed(void **state)
 {
     (void)state;
+    relayed(1, "ann");
+    passes(1, "a NOOP\r\n");
     parked(0, "ann");
     assert_true(users_hold(home, "ann", 1));
     hear(&stage.peers[0], "P LOGOUT\r\n");
     hear_end(&stage.peers[0]);
+    untold();
+    answers(1, "a OK\r\n");
     told("ann", 1);
 }
 
