@@ -216,7 +216,7 @@ static void look(struct turn_task *task)
 
     for (const struct session *s = hold->user->sessions; s != NULL; s = s->user_next)
         if (s->connection != NULL)
-            return; /* users_left_store follows */
+            return;                                 /* users_left_store follows */
     pool_forget_user(home->pool, hold->user->name); /* as before: this must be certain */
     hold->told = true;
     if (home->on_held != NULL)
