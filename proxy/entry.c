@@ -387,6 +387,7 @@ static void on_route(struct route_request *request, const struct route *route,
         phase_move(s, refuse(s, err));
         return;
     }
+    assert(route != NULL);
     if (!users_may_go_on(s, route->epoch)) {
         phase_move(s, P_HELD);
         return;

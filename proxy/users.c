@@ -248,10 +248,10 @@ static bool begin_hold(struct users *users, struct user *user, uint64_t epoch)
     return true;
 }
 
-static void end_hold(struct user *user)
+static void end_hold(struct hold *hold)
 {
-    struct hold *hold = user->hold;
     struct users *users = hold->users;
+    struct user *user = hold->user;
 
     user->hold = NULL;
     DL_DELETE(users->holds, hold);
@@ -299,7 +299,7 @@ void users_release(struct home *home, const char *name)
         if (s->phase == P_HELD)
             phase_move(s, P_ROUTE);
     }
-    end_hold(user);
+    end_hold(user->hold);
 }
 
 bool users_may_go_on(struct session *s, uint64_t epoch)
@@ -322,7 +322,7 @@ void users_close(struct users **users)
     if (u == NULL)
         return;
     while (u->holds != NULL)
-        end_hold(u->holds->user);
+        end_hold(u->holds);
     assert(u->by_name == NULL);
     mem_free(u);
 }
