@@ -6,6 +6,7 @@
 #include "proxy/fleet/acks.h"
 #include "proxy/fleet/dispatch.h"
 #include "proxy/fleet/hearing.h"
+#include "proxy/fleet/keeper.h"
 #include "proxy/fleet/membership.h"
 #include "proxy/fleet/questions.h"
 #include "proxy/fleet/replies.h"
@@ -26,6 +27,7 @@ struct fleet {
     struct reread *reread;
     struct acks *acks;
     struct replies *replies;
+    struct keeper *keeper;   /* NULL also without a file */
     uv_timer_t retry, limit; /* limit: of joining */
     unsigned handles_open;
     bool waiting;        /* for Redis to know */
@@ -54,20 +56,28 @@ static void stop_waiting(void *owner)
 }
 
 /* Others, too, may stop the loop meanwhile. */
-static void wait_for_redis(struct fleet *fleet)
+static void wait_for_it(struct fleet *fleet)
 {
     fleet->waiting = true;
     while (fleet->waiting)
         uv_run(fleet->control->env.loop, UV_RUN_DEFAULT);
 }
 
-/* Whatever has been heard so far, users may have been moved meanwhile. */
+static void on_beat(void *owner)
+{
+    struct fleet *fleet = owner;
+
+    if (fleet->keeper != NULL && membership_is_confirmed(fleet->membership))
+        keeper_confirm(fleet->keeper, membership_fence_ms(fleet->membership));
+    stop_waiting(fleet);
+}
+
 static void on_forgotten(void *owner)
 {
     struct fleet *fleet = owner;
 
     if (fleet->reread != NULL)
-        reread_start(fleet->reread);
+        reread_start(fleet->reread, true);
 }
 
 static void let_go(void *owner, uint64_t within_ms)
@@ -91,8 +101,8 @@ static void cut_off(void *owner)
     fleet->cut_off_wanted = !dispatch_cut_off(fleet->control, on_cut_off, fleet);
 }
 
-static const struct membership_events membership_events = {count_sessions, stop_waiting,
-                                                           on_forgotten, let_go, cut_off};
+static const struct membership_events membership_events = {count_sessions, on_beat, on_forgotten,
+                                                           let_go, cut_off};
 
 /* --- events --- */
 
@@ -109,8 +119,9 @@ static void hear_route(struct fleet *fleet, const json_t *event)
     }
     if (state != ROUTE_MOVING && state != ROUTE_COMMITTED)
         acks_drop(fleet->acks, user, (uint64_t)epoch);
-    if (!dispatch_route(fleet->control, user, (uint64_t)epoch, state))
-        reread_start(fleet->reread);
+    if (!dispatch_route(fleet->control, user, (uint64_t)epoch, state,
+                        json_is_true(json_object_get(event, "stray"))))
+        reread_start(fleet->reread, false);
 }
 
 static void on_event(void *owner, const char *name, const json_t *event)
@@ -133,7 +144,7 @@ static void on_gap(void *owner)
 {
     struct fleet *fleet = owner;
 
-    reread_start(fleet->reread);
+    reread_start(fleet->reread, false);
     if (fleet->on_shard_changed != NULL)
         fleet->on_shard_changed(fleet->shards_owner, NULL);
 }
@@ -148,6 +159,14 @@ static void on_read(void *owner)
 }
 
 /* --- consents --- */
+
+/* A process after this one must know, too, before a move goes on. */
+static bool may_tell(void *owner, const char *user, uint64_t epoch)
+{
+    struct fleet *fleet = owner;
+
+    return fleet->keeper == NULL || keeper_add_moved(fleet->keeper, user, epoch);
+}
 
 struct held {
     struct letter letter; /* first member */
@@ -213,10 +232,12 @@ static bool open_parts(struct fleet *fleet, struct err *err)
     fleet->questions = questions_open(fleet->control, fleet->id, err);
     if (fleet->questions == NULL || env->redis == NULL)
         return fleet->questions != NULL;
-    fleet->membership =
-        membership_open(env, fleet->id, &fleet->freshness, &membership_events, fleet, err);
+    fleet->keeper = keeper_open(fleet->control, fleet->id);
+    fleet->membership = membership_open(
+        env, fleet->id, fleet->keeper == NULL ? NULL : keeper_predecessor(fleet->keeper),
+        &fleet->freshness, &membership_events, fleet, err);
     if (fleet->membership != NULL)
-        fleet->acks = acks_open(env, fleet->id, err);
+        fleet->acks = acks_open(env, fleet->id, may_tell, fleet, err);
     if (fleet->acks != NULL)
         fleet->replies = replies_open(fleet->control, fleet->id, err);
     return fleet->replies != NULL;
@@ -254,8 +275,16 @@ void fleet_join(struct fleet *fleet)
     if (fleet->membership == NULL)
         return;
     uv_timer_start(&fleet->limit, on_limit, control->env.conf->redis.timeout, 0);
-    wait_for_redis(fleet);
+    wait_for_it(fleet);
     uv_timer_stop(&fleet->limit);
+}
+
+void fleet_teach(struct fleet *fleet, struct workers *workers)
+{
+    if (fleet->keeper == NULL)
+        return;
+    keeper_teach(fleet->keeper, workers);
+    membership_inherit(fleet->membership, keeper_fence_ms(fleet->keeper));
 }
 
 bool fleet_serve(struct fleet *fleet, struct err *err)
@@ -271,10 +300,18 @@ bool fleet_serve(struct fleet *fleet, struct err *err)
     return fleet->hearing != NULL;
 }
 
+void fleet_stop(struct fleet *fleet)
+{
+    if (fleet->keeper != NULL && keeper_write(fleet->keeper, stop_waiting, fleet))
+        wait_for_it(fleet);
+}
+
 void fleet_leave(struct fleet *fleet)
 {
+    if (fleet->keeper != NULL && membership_can_leave(fleet->membership))
+        keeper_void(fleet->keeper);
     if (fleet->membership != NULL && membership_leave(fleet->membership, stop_waiting))
-        wait_for_redis(fleet);
+        wait_for_it(fleet);
 }
 
 static void handle_closed(uv_handle_t *handle)
@@ -298,6 +335,7 @@ void fleet_close(struct fleet **fleet)
     questions_close(&f->questions);
     replies_close(&f->replies);
     membership_close(&f->membership);
+    keeper_close(&f->keeper);
     uv_close((uv_handle_t *)&f->retry, handle_closed);
     uv_close((uv_handle_t *)&f->limit, handle_closed);
 }

@@ -24,8 +24,14 @@ struct fleet *fleet_open(struct control *control, struct err *err);
 /* Runs the loop until Redis knows of this process, or it turns out that Redis is away. */
 void fleet_join(struct fleet *fleet);
 
+/* Workers are open, and their threads do not run yet: their routers learn what is known. */
+void fleet_teach(struct fleet *fleet, struct workers *workers);
+
 /* Workers have started: from now on changes are heard. False with *err set. */
 bool fleet_serve(struct fleet *fleet, struct err *err);
+
+/* Workers are about to end: runs the loop until what they know has been kept. */
+void fleet_stop(struct fleet *fleet);
 
 /*
  * Workers have ended, so nobody is served any more: runs the loop until Redis knows, or a second

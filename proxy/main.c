@@ -98,6 +98,13 @@ static void tell_held(void *owner, const char *user, uint64_t epoch)
     fleet_tell_held(&process->control, user, epoch);
 }
 
+static void teach(void *owner, struct workers *workers)
+{
+    struct process *process = owner;
+
+    fleet_teach(process->control.fleet, workers);
+}
+
 static void on_idle(uv_async_t *async)
 {
     uv_stop(async->loop);
@@ -224,6 +231,7 @@ static bool start_workers(struct process *process, const struct tls *tls, struct
     struct control *control = &process->control;
     const struct workers_view view = {.control = &process->counters,
                                       .freshness = fleet_freshness(control->fleet),
+                                      .on_open = teach,
                                       .on_idle = tell_idle,
                                       .on_held = tell_held,
                                       .owner = process};
@@ -238,6 +246,7 @@ static void end_workers(struct process *process)
     uv_timer_stop(&process->stop_deadline);
     uv_timer_stop(&process->metrics);
     health_close(&process->control.health);
+    fleet_stop(process->control.fleet);
     workers_end(&process->control.workers);
     orders_close(&process->control.orders);
     fleet_leave(process->control.fleet);

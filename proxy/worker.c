@@ -374,6 +374,8 @@ struct workers *workers_start(const struct conf *conf, const struct tls *tls,
         all->listener_count += conf->listeners[i].address.count;
     while (opened && all->count < count) /* one that fails to open is counted, to be closed */
         opened = open_worker(&all->list[all->count++], all, count, tls, err);
+    if (opened)
+        view->on_open(view->owner, all);
     if (!opened || !start_threads(all, err))
         workers_end(&all);
     return all;
@@ -398,6 +400,11 @@ struct store *workers_stores(struct workers *workers)
 size_t workers_count(const struct workers *workers)
 {
     return workers->count;
+}
+
+void workers_know(struct workers *workers, const struct known_route *route)
+{
+    router_know(workers->list[workers_number_of(workers, route->user)].home.router, route);
 }
 
 size_t workers_number_of(const struct workers *workers, const char *user)

@@ -12,12 +12,15 @@
 #include "proxy/store.h"
 
 struct freshness;
+struct known_route;
 struct workers;
 
 /* What is around the workers. All that it points to outlives them. */
 struct workers_view {
     const struct counters *control; /* the control thread's own metrics, for the sums */
     struct freshness *freshness;    /* of what routers remember; NULL without Redis */
+    /* All is open, and no thread runs yet: routers may be told what is known (workers_know). */
+    void (*on_open)(void *owner, struct workers *workers);
     /* From any thread: the last session of a stopping process has gone. */
     void (*on_idle)(void *owner);
     /* From a worker's thread: see home->on_held. */
@@ -42,6 +45,9 @@ void workers_stop(struct workers *workers);
 struct store *workers_stores(struct workers *workers);
 
 size_t workers_count(const struct workers *workers);
+
+/* Before the threads run: the user's worker remembers this route, as router_know. */
+void workers_know(struct workers *workers, const struct known_route *route);
 
 /* The number of the worker on which all about this user happens. */
 size_t workers_number_of(const struct workers *workers, const char *user);

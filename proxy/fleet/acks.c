@@ -22,6 +22,8 @@ struct ack {
 struct acks {
     const struct env *env;
     const char *id;
+    bool (*may_tell)(void *owner, const char *user, uint64_t epoch);
+    void *owner;
     struct redis_script script;
     struct ack *by_user;
 };
@@ -39,7 +41,9 @@ static const char script_text[] =
     "  epoch = tonumber(ARGV[2]), proxy = ARGV[1]}))\n"
     "return 1\n";
 
-struct acks *acks_open(const struct env *env, const char *id, struct err *err)
+struct acks *acks_open(const struct env *env, const char *id,
+                       bool (*may_tell)(void *owner, const char *user, uint64_t epoch), void *owner,
+                       struct err *err)
 {
     struct acks *acks = mem_new(sizeof *acks);
 
@@ -51,6 +55,8 @@ struct acks *acks_open(const struct env *env, const char *id, struct err *err)
     }
     acks->env = env;
     acks->id = id;
+    acks->may_tell = may_tell;
+    acks->owner = owner;
     return acks;
 }
 
@@ -103,7 +109,9 @@ static void tell(struct ack *ack)
 
     if (ack->command != NULL || redis_link_connection(acks->env->redis) == 0 ||
         !redis_key(route, conf, "user", ack->user) ||
-        !redis_key(consents, conf, "acks", ack->user) || !redis_key(channel, conf, "events", NULL))
+        !redis_key(consents, conf, "acks", ack->user) ||
+        !redis_key(channel, conf, "events", NULL) ||
+        !acks->may_tell(acks->owner, ack->user, ack->epoch))
         return;
     snprintf(epoch, sizeof epoch, "%" PRIu64, ack->epoch);
 

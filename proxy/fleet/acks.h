@@ -10,8 +10,13 @@
 
 struct acks;
 
-/* `id` is the process's. All is borrowed until the close. NULL with *err set. */
-struct acks *acks_open(const struct env *env, const char *id, struct err *err);
+/*
+ * `id` is the process's. `may_tell` is asked before each consent; false: another time. All is
+ * borrowed until the close. NULL with *err set.
+ */
+struct acks *acks_open(const struct env *env, const char *id,
+                       bool (*may_tell)(void *owner, const char *user, uint64_t epoch), void *owner,
+                       struct err *err);
 
 /*
  * The move that has begun at this epoch may go on, as far as this process is concerned. Told at

@@ -8,12 +8,16 @@
 
 const char dispatch_kick_bye[] = "* BYE Your session has been ended by an administrator.\r\n";
 
+static const char stray_bye[] =
+    "* BYE [UNAVAILABLE] Your mailbox has been moved, please connect again.\r\n";
+
 /* --- one user --- */
 
 struct news {
     struct letter letter; /* first member */
     uint64_t epoch;
     enum route_state state;
+    bool stray;
     char user[];
 };
 
@@ -44,6 +48,8 @@ static void deliver_news(struct letter *letter, void *receiver)
     struct home *home = receiver;
 
     router_learn(home->router, news->user, news->epoch, news->state);
+    if (news->stray)
+        users_kick(home, news->user, NULL, stray_bye);
     switch (news->state) {
     case ROUTE_MOVING:
     case ROUTE_COMMITTED:
@@ -63,7 +69,7 @@ static void deliver_news(struct letter *letter, void *receiver)
 }
 
 bool dispatch_route(struct control *control, const char *user, uint64_t epoch,
-                    enum route_state state)
+                    enum route_state state, bool stray)
 {
     size_t len = strlen(user);
 
@@ -76,6 +82,7 @@ bool dispatch_route(struct control *control, const char *user, uint64_t epoch,
     news->letter.deliver = deliver_news;
     news->epoch = epoch;
     news->state = state;
+    news->stray = stray;
     memcpy(news->user, user, len);
     workers_post(control->workers, workers_number_of(control->workers, user), &news->letter);
     return true;

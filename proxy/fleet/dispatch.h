@@ -16,10 +16,11 @@ bool dispatch_read_state(const char *word, enum route_state *state_out);
 
 /*
  * The route of a user has changed: the worker that she is at home on learns it, and holds, releases
- * or ends her sessions. False without memory. Nothing happens once workers have ended.
+ * or ends her sessions; these in any case if she is `stray`, at a store that is not hers any more.
+ * False without memory. Nothing happens once workers have ended.
  */
 bool dispatch_route(struct control *control, const char *user, uint64_t epoch,
-                    enum route_state state);
+                    enum route_state state, bool stray);
 
 /*
  * Lets all sessions go within this time; or cuts them off at once, and `on_done` follows, later or

@@ -25,7 +25,7 @@ enum fence { NO_FENCE, FAR, NEAR, PASSED /* and somebody may still be there */ }
 
 struct membership {
     const struct env *env;
-    const char *id;
+    const char *id, *predecessor;
     struct freshness *freshness;
     const struct membership_events *events;
     void *owner;
@@ -35,7 +35,7 @@ struct membership {
     enum step step;
     struct redis_command *command; /* of the step */
     bool answered, good;           /* noted for the next turn */
-    bool was_there;                /* the record, before the beat */
+    bool was_there;                /* the record, or the predecessor's, before the beat */
     uint64_t sent_ms;              /* the last beat, or when it should have been; of uv_hrtime */
     uint64_t confirmed_ms;         /* when the last one was sent that was confirmed */
     uint64_t connection;           /* of the link, that has answered the beat */
@@ -51,7 +51,8 @@ struct membership {
 
 /*
  * KEYS: proxies, moving.
- * ARGV: id, host, pid, fence_ms, sessions, version, socket, the prefix of all keys.
+ * ARGV: id, host, pid, fence_ms, sessions, version, socket, the prefix of all keys, the id of a
+ * process that is dead, or "".
  * Writes the record, takes away those that have lapsed, and ends moves that nobody looks after any
  * more. A user's hash that is not as it should be must not stop the beats of all.
  */
@@ -81,6 +82,7 @@ static const char script_text[] =
     "  healed = healed + 1\n"
     "end\n"
     "local known = redis.call('HEXISTS', KEYS[1], ARGV[1])\n"
+    "known = math.max(known, redis.call('HDEL', KEYS[1], ARGV[9]))\n"
     "redis.call('HSET', KEYS[1], ARGV[1], cjson.encode({host = ARGV[2], pid = tonumber(ARGV[3]),\n"
     "  seen_ms = now, fence_ms = tonumber(ARGV[4]), sessions = tonumber(ARGV[5]),\n"
     "  version = ARGV[6], socket = ARGV[7]}))\n"
@@ -125,7 +127,7 @@ static uint64_t let_go_ms(const struct membership *m)
 
 /* --- life --- */
 
-struct membership *membership_open(const struct env *env, const char *id,
+struct membership *membership_open(const struct env *env, const char *id, const char *predecessor,
                                    struct freshness *freshness,
                                    const struct membership_events *events, void *owner,
                                    struct err *err)
@@ -140,6 +142,7 @@ struct membership *membership_open(const struct env *env, const char *id,
     }
     m->env = env;
     m->id = id;
+    m->predecessor = predecessor == NULL ? "" : predecessor;
     m->freshness = freshness;
     m->events = events;
     m->owner = owner;
@@ -200,18 +203,35 @@ static void arm_fence(struct membership *m, uint64_t at_ms)
 }
 
 /*
- * The beat that was sent then is confirmed. New logins end where sessions begin to be let go: else
- * those who are let go would be back at once, only to be cut off.
+ * New logins end where sessions begin to be let go: else those who are let go would be back at once,
+ * only to be cut off.
  */
+static void set_fence(struct membership *m, uint64_t fence_ms)
+{
+    m->fence_ms = fence_ms;
+    m->fence = FAR;
+    atomic_store(&m->freshness->fence_ms, fence_ms - let_go_ms(m));
+    atomic_store(&m->freshness->serve_until_ms, fence_ms);
+    arm_fence(m, fence_ms - let_go_ms(m));
+}
+
+/* The beat that was sent then is confirmed. */
 static void move_fence(struct membership *m)
 {
     if (keep_ms(m) == 0 || m->fence == PASSED)
         return;
-    m->fence_ms = m->confirmed_ms + keep_ms(m);
-    m->fence = FAR;
-    atomic_store(&m->freshness->fence_ms, m->fence_ms - let_go_ms(m));
-    atomic_store(&m->freshness->serve_until_ms, m->fence_ms);
-    arm_fence(m, m->fence_ms - let_go_ms(m));
+    set_fence(m, m->confirmed_ms + keep_ms(m));
+}
+
+void membership_inherit(struct membership *m, uint64_t fence_ms)
+{
+    if (!m->ever_confirmed && keep_ms(m) > 0 && fence_ms > clock_ms() + let_go_ms(m))
+        set_fence(m, fence_ms);
+}
+
+uint64_t membership_fence_ms(const struct membership *m)
+{
+    return m->fence_ms;
 }
 
 static void on_fence(uv_timer_t *timer)
@@ -312,7 +332,8 @@ static bool send_beat(struct membership *m)
                                      span_of(numbers[2]),
                                      span_of(IMAPMUX_VERSION),
                                      span_of(m->env->conf->admin.socket),
-                                     span_of(settings(m)->prefix)};
+                                     span_of(settings(m)->prefix),
+                                     span_of(m->predecessor)};
 
     m->command = redis_link_call(m->env->redis, &m->script, arguments,
                                  sizeof arguments / sizeof *arguments, 2, on_beat, m, &err);
@@ -356,7 +377,7 @@ static bool send_wait(struct membership *m)
 
 static void confirm(struct membership *m)
 {
-    bool forgotten = m->ever_confirmed && !m->was_there;
+    bool forgotten = m->fence != NO_FENCE && !m->was_there;
 
     m->step = IDLE;
     counter_add(&m->env->counters->fleet_beats_confirmed, 1);
@@ -441,6 +462,11 @@ static void on_gone(void *owner, const redisReply *reply, const struct err *err)
     note(owner, reply != NULL);
 }
 
+bool membership_can_leave(const struct membership *m)
+{
+    return redis_link_connection(m->env->redis) != 0;
+}
+
 bool membership_leave(struct membership *m, void (*on_left)(void *owner))
 {
     char proxies[REDIS_KEY_MAX];
@@ -451,8 +477,7 @@ bool membership_leave(struct membership *m, void (*on_left)(void *owner))
     cancel_command(m);
     uv_timer_stop(&m->fence_timer);
     m->step = LEFT;
-    if (redis_link_connection(m->env->redis) == 0 ||
-        !redis_key(proxies, settings(m), "proxies", NULL))
+    if (!membership_can_leave(m) || !redis_key(proxies, settings(m), "proxies", NULL))
         return false;
     m->command = redis_link_send(m->env->redis, 3, words,
                                  (size_t[]){strlen("HDEL"), strlen(proxies), strlen(m->id)},

@@ -33,7 +33,7 @@ struct membership_events {
  * All is borrowed until the close. Writes freshness->known_since_ms and, if Redis is asked for
  * routes, fence_ms. NULL with *err set.
  */
-struct membership *membership_open(const struct env *env, const char *id,
+struct membership *membership_open(const struct env *env, const char *id, const char *predecessor,
                                    struct freshness *freshness,
                                    const struct membership_events *events, void *owner,
                                    struct err *err);
@@ -41,8 +41,20 @@ struct membership *membership_open(const struct env *env, const char *id,
 /* All sessions that there were at the fence have ended: the next beat may move it. */
 void membership_is_cut_off(struct membership *membership);
 
+/*
+ * Until Redis confirms this process its users may be served until then, of uv_hrtime, from what its
+ * predecessor has left. 0: not at all.
+ */
+void membership_inherit(struct membership *membership, uint64_t fence_ms);
+
+/* Until then users may be served without Redis; of uv_hrtime, 0: nothing says so. */
+uint64_t membership_fence_ms(const struct membership *membership);
+
 /* Whether the last beat was confirmed. */
 bool membership_is_confirmed(const struct membership *membership);
+
+/* Whether membership_leave would have Redis forget this process. */
+bool membership_can_leave(const struct membership *membership);
 
 /*
  * No session is left, and none comes: the record goes. `on_left` follows when Redis has done so, or

@@ -1,7 +1,7 @@
 /*
  * Owns the steps of reading again: all users in Redis' hash `moving`; then the workers are asked
- * whom they hold, for the move of some may be over, and of these, too, Redis publishes the routes,
- * some at a time.
+ * whom they hold, for the move of some may be over, and who has sessions, if that is to be known;
+ * and of these, too, Redis publishes the routes, some at a time.
  */
 #include "proxy/fleet/reread.h"
 
@@ -16,7 +16,7 @@
 
 enum { USERS_MAX = 100 }; /* of one call */
 
-enum step { IDLE, MOVING, WORKERS, HELD };
+enum step { IDLE, MOVING, WORKERS, USERS };
 
 struct reread {
     struct ask ask; /* first member */
@@ -29,30 +29,36 @@ struct reread {
     struct turn_task task;
     bool answered, good;
     bool wanted; /* to begin anew */
+    bool thorough;
     enum step step;
-    json_t **lists; /* of names, by each worker */
+    json_t **lists; /* by each worker: users, and the shards of their sessions; "": held */
     size_t list_count;
-    json_t *held; /* all of them */
-    size_t next;  /* which Redis has not been asked for */
+    json_t *users; /* all of them */
+    void *next;    /* which Redis has not been asked for */
 };
 
 /*
- * KEYS: moving. ARGV: the prefix of all keys; our channel; a list of users, or "": all that are
- * being moved.
+ * KEYS: moving. ARGV: the prefix of all keys; our channel; users with the shards they are at, or
+ * "": all that are being moved. Who is where the route leads to needs no event.
  */
 static const char script_text[] =
-    "local users = ARGV[3] == '' and redis.call('HKEYS', KEYS[1]) or cjson.decode(ARGV[3])\n"
-    "for _, user in ipairs(users) do\n"
+    "local function tell(user, shard)\n"
     "  local key = ARGV[1] .. 'user:{' .. user .. '}'\n"
-    "  local route = redis.pcall('HMGET', key, 'state', 'epoch')\n"
-    "  if not route.err then\n"
-    "    local absent = redis.call('EXISTS', key) == 0\n"
-    "    redis.call('PUBLISH', ARGV[2], cjson.encode({event = 'route', user = user,\n"
-    "      epoch = tonumber(route[2] or 0) or 0,\n"
-    "      state = route[1] or (absent and 'gone' or 'active')}))\n"
-    "  end\n"
+    "  local route = redis.pcall('HMGET', key, 'state', 'epoch', 'shard')\n"
+    "  if route.err then return end\n"
+    "  local stray = shard ~= '' and route[3] and route[3] ~= shard\n"
+    "  if shard ~= '' and not stray then return end\n"
+    "  local absent = redis.call('EXISTS', key) == 0\n"
+    "  redis.call('PUBLISH', ARGV[2], cjson.encode({event = 'route', user = user,\n"
+    "    epoch = tonumber(route[2] or 0) or 0, stray = stray or false,\n"
+    "    state = route[1] or (absent and 'gone' or 'active')}))\n"
     "end\n"
-    "return #users\n";
+    "if ARGV[3] == '' then\n"
+    "  for _, user in ipairs(redis.call('HKEYS', KEYS[1])) do tell(user, '') end\n"
+    "else\n"
+    "  for user, shard in pairs(cjson.decode(ARGV[3])) do tell(user, shard) end\n"
+    "end\n"
+    "return 0\n";
 
 static void settle(struct turn_task *task);
 
@@ -80,14 +86,14 @@ struct reread *reread_open(struct control *control, const char *id, void (*on_re
     return r;
 }
 
-static void forget_held(struct reread *r)
+static void forget_users(struct reread *r)
 {
     for (size_t i = 0; r->lists != NULL && i < r->list_count; i++)
         json_decref(r->lists[i]);
     mem_free(r->lists);
-    json_decref(r->held);
+    json_decref(r->users);
     r->lists = NULL;
-    r->held = NULL;
+    r->users = NULL;
 }
 
 void reread_close(struct reread **reread)
@@ -100,7 +106,7 @@ void reread_close(struct reread **reread)
     if (r->command != NULL)
         redis_command_cancel(r->command);
     turn_cancel(r->control->env.turn, &r->task);
-    forget_held(r);
+    forget_users(r);
     mem_free(r);
 }
 
@@ -108,7 +114,7 @@ void reread_close(struct reread **reread)
 
 static void stop(struct reread *r, bool again)
 {
-    forget_held(r);
+    forget_users(r);
     r->step = IDLE;
     r->wanted = r->wanted || again;
 }
@@ -158,29 +164,37 @@ static void begin(struct reread *r)
 static void add_held(void *owner, const char *user, uint64_t epoch)
 {
     (void)epoch;
-    json_array_append_new(owner, json_string(user));
+    json_object_set_new(owner, user, json_string(""));
 }
 
-static void list_held(struct ask *ask, struct home *home, size_t number)
+static void add_session(void *owner, const struct users_session *session)
+{
+    if (session->shard[0] != '\0')
+        json_object_set_new(owner, session->user, json_string(session->shard));
+}
+
+static void list_users(struct ask *ask, struct home *home, size_t number)
 {
     struct reread *r = (struct reread *)ask;
 
-    r->lists[number] = json_array();
+    r->lists[number] = json_object();
+    if (r->thorough)
+        users_each(home, add_session, r->lists[number]);
     users_held_each(home, add_held, r->lists[number]);
 }
 
-static void ask_held(struct reread *r);
+static void ask_users(struct reread *r);
 
 static void on_listed(struct ask *ask)
 {
     struct reread *r = (struct reread *)ask;
 
-    r->step = HELD;
-    r->next = 0;
-    r->held = json_array();
+    r->step = USERS;
+    r->users = json_object();
     for (size_t i = 0; i < r->list_count; i++)
-        json_array_extend(r->held, r->lists[i]);
-    ask_held(r);
+        json_object_update(r->users, r->lists[i]);
+    r->next = json_object_iter(r->users);
+    ask_users(r);
 }
 
 static void list_workers(struct reread *r)
@@ -193,28 +207,30 @@ static void list_workers(struct reread *r)
     }
     r->list_count = workers_count(control->workers);
     r->lists = mem_array(r->list_count, sizeof(json_t *));
-    r->ask = (struct ask){.visit = list_held, .on_done = on_listed};
+    r->ask = (struct ask){.visit = list_users, .on_done = on_listed};
     r->step = WORKERS;
     if (r->lists == NULL || !ask_workers(&r->ask, control->workers, &control->inbox))
         stop(r, true);
 }
 
-/* The next users as a list in JSON; NULL without memory. */
+/* The next users in JSON; NULL without memory. */
 static char *next_users(struct reread *r)
 {
-    json_t *list = json_array();
+    json_t *some = json_object();
     char *text;
 
-    for (size_t i = 0; i < USERS_MAX && r->next < json_array_size(r->held); i++)
-        json_array_append(list, json_array_get(r->held, r->next++));
-    text = json_dumps(list, JSON_COMPACT);
-    json_decref(list);
+    for (size_t i = 0; i < USERS_MAX && r->next != NULL; i++) {
+        json_object_set(some, json_object_iter_key(r->next), json_object_iter_value(r->next));
+        r->next = json_object_iter_next(r->users, r->next);
+    }
+    text = json_dumps(some, JSON_COMPACT);
+    json_decref(some);
     return text;
 }
 
-static void ask_held(struct reread *r)
+static void ask_users(struct reread *r)
 {
-    if (r->next < json_array_size(r->held)) {
+    if (r->next != NULL) {
         char *users = next_users(r);
 
         if (users == NULL || !read_users(r, users))
@@ -223,6 +239,7 @@ static void ask_held(struct reread *r)
         return;
     }
     stop(r, false);
+    r->thorough = false;
     counter_add(&r->control->env.counters->fleet_reads, 1);
     r->on_read(r->owner);
 }
@@ -243,13 +260,14 @@ static void settle(struct turn_task *task)
     } else if (r->step == MOVING) {
         list_workers(r);
     } else {
-        ask_held(r);
+        ask_users(r);
     }
 }
 
-void reread_start(struct reread *reread)
+void reread_start(struct reread *reread, bool thorough)
 {
     reread->wanted = true;
+    reread->thorough = reread->thorough || thorough;
     reread_retry(reread);
 }
 

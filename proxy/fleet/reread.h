@@ -18,8 +18,12 @@ struct reread;
 struct reread *reread_open(struct control *control, const char *id, void (*on_read)(void *owner),
                            void *owner, struct err *err);
 
-/* All is to be read; begins now, or when what is under way is done. */
-void reread_start(struct reread *reread);
+/*
+ * All is to be read; begins now, or when what is under way is done. `thorough`: moves may have been
+ * completed without our consent, so those who have sessions are looked at, too, and where the route
+ * leads to another shard than theirs the event has the member "stray".
+ */
+void reread_start(struct reread *reread, bool thorough);
 
 /* Takes up what has failed, if Redis is back. */
 void reread_retry(struct reread *reread);

@@ -22,12 +22,13 @@ ANN, BOB, EVE, KIM = USERS
 SOURCES = """
 auth {{ sources = {{passwd}} }}
 passwd {{ file = "passwd" }}
-route {{ sources = {{redis}} keep_while_down = {keep} timeout = 1s }}
+route {{ sources = {{redis}} keep_while_down = {keep} timeout = 1s {route} }}
 redis {{ address = "{redis}" connect_timeout = 500ms timeout = 500ms retry_max = 200ms node_expiry = {expiry} }}
 admin {{ socket = "admin.sock" }}
 """
 BYE_KICKED = b"* BYE Your session has been ended by an administrator.\r\n"
 BYE_MOVED = b"* BYE [UNAVAILABLE] Your mailbox is being moved, please connect again.\r\n"
+BYE_STRAY = b"* BYE [UNAVAILABLE] Your mailbox has been moved, please connect again.\r\n"
 FAR_MS = 99999999999999
 
 numbers = itertools.count()
@@ -76,8 +77,8 @@ def redis(folder):
 def proxies(folder, certificate, store, redis):
     """Starts proxies; each is stopped, in order, at the end of the test."""
     with contextlib.ExitStack() as stack:
-        def start_one(keep="1h", expiry="10s", **options):
-            sources = SOURCES.format(redis=redis.address, keep=keep, expiry=expiry)
+        def start_one(keep="1h", expiry="10s", route="", **options):
+            sources = SOURCES.format(redis=redis.address, keep=keep, expiry=expiry, route=route)
             proxy = Proxy(folder / f"fleet-{next(numbers)}", shards=shard("store", store.port), users=USERS, workers=2,
                           certificate=certificate, **{"sources": sources, **options})
             stack.callback(proxy.stop)
@@ -155,7 +156,7 @@ def test_what_is_wrong_is_said(lone, words, reason):
 @pytest.fixture(scope="module")
 def lone(folder, certificate, store):
     with Told(folder / "fleet-redis-lone") as redis:
-        sources = SOURCES.format(redis=redis.address, keep="1h", expiry="10s")
+        sources = SOURCES.format(redis=redis.address, keep="1h", expiry="10s", route="")
         proxy = Proxy(folder / "fleet-lone", shards=shard("store", store.port), users=USERS, certificate=certificate,
                       sources=sources)
         yield proxy
@@ -345,9 +346,109 @@ def test_others_go_on_without_one_that_is_beyond_its_fence(proxies, redis):
     servers.wait_for(lambda: name in redis.acks(ANN), "it to be back")
 
 
+def test_one_that_was_forgotten_looks_where_its_users_are(two, redis):
+    forgotten = two[0]
+    with forgotten.logged_in(ANN) as moved, forgotten.logged_in(BOB) as other:
+        redis.set(ANN, 2, "active", publish=False, shard="elsewhere")
+        redis.ask("HDEL", "imapmux:proxies", identity(forgotten))
+        assert moved.read_to_end() == BYE_STRAY
+        assert is_served(other)
+    assert forgotten.events("proxy forgotten") and not two[1].events("proxy forgotten")
+
+
 def test_a_start_without_redis(proxies, redis):
     redis.pause()
     proxy = proxies()
     assert login(proxy).startswith(b"in NO [UNAVAILABLE]")
     redis.resume()
     servers.wait_for(lambda: login(proxy).endswith(b"Logged in\r\n"), "Redis to answer")
+
+
+# A start in the place of another process
+
+@pytest.fixture
+def kept(proxies):
+    """A proxy with a snapshot, which knows ann and bob."""
+    proxy = proxies(expiry="1s", route='snapshot = "routes.kept"')
+    for user in (ANN, BOB):
+        assert login(proxy, user).endswith(b"Logged in\r\n")
+    return proxy
+
+
+def kill(proxy):
+    proxy.process.kill()
+    proxy.process.wait()
+    proxy.process.stderr.close()
+
+
+def start_again(proxy):
+    proxy.lines.clear()
+    proxy.start()
+
+
+def written(proxy, *users):
+    path = proxy.folder / "routes.kept"
+    servers.wait_for(lambda: path.exists() and all(f"{user}\t" in path.read_text() for user in users), "the snapshot")
+
+
+def test_known_users_are_served_after_a_start_without_redis(kept, redis):
+    written(kept, ANN, BOB)
+    dead = identity(kept)
+    kill(kept)
+    redis.pause()
+    start_again(kept)
+    assert login(kept).endswith(b"Logged in\r\n")
+    assert login(kept, EVE).startswith(b"in NO [UNAVAILABLE]")
+    redis.resume()
+    kept.wait_for_event("proxy known")
+    servers.wait_for(lambda: list(redis.proxies()) == [identity(kept)], "the dead one to be forgotten")
+    assert identity(kept) != dead and not kept.events("proxy forgotten")
+    servers.wait_for(lambda: login(kept, EVE).endswith(b"Logged in\r\n"), "Redis to answer")
+
+
+def test_who_has_been_moved_is_not_served_from_the_snapshot(kept, redis):
+    written(kept, ANN, BOB)
+    redis.set(ANN, 1, "moving", until=FAR_MS)
+    servers.wait_for(lambda: redis.acks(ANN), "the consent")
+    kill(kept)
+    redis.pause()
+    start_again(kept)
+    assert login(kept).startswith(b"in NO [UNAVAILABLE]")
+    assert login(kept, BOB).endswith(b"Logged in\r\n")
+
+
+def test_a_snapshot_is_void_once_redis_has_forgotten_the_process(kept, redis):
+    written(kept, ANN, BOB)
+    dead = identity(kept)
+    kill(kept)
+    redis.ask("HDEL", "imapmux:proxies", dead)
+    redis.pause()
+    start_again(kept)
+    with kept.logged_in(ANN) as wire:  # as far as it knows
+        redis.resume()
+        kept.wait_for_event("proxy forgotten")
+        assert is_served(wire)  # she had not been moved
+
+
+def test_an_orderly_end_leaves_nothing_to_be_served_from(kept, redis):
+    written(kept, ANN, BOB)
+    kept.stop()
+    assert redis.proxies() == {}
+    redis.pause()
+    start_again(kept)
+    assert login(kept).startswith(b"in NO [UNAVAILABLE]")
+
+
+def test_an_orderly_end_without_redis_keeps_what_is_known(kept, redis):
+    written(kept, ANN, BOB)
+    redis.pause()
+    servers.wait_for(lambda: proxy_is_cut_off(kept), "it to notice")
+    kept.stop()
+    start_again(kept)
+    assert login(kept).endswith(b"Logged in\r\n")
+
+
+def test_a_snapshot_that_another_process_uses(kept, proxies):
+    other = proxies(route=f'snapshot = "{kept.folder / "routes.kept"}"')
+    assert other.events("snapshot not kept") and not kept.events("snapshot not kept")
+    assert login(other).endswith(b"Logged in\r\n")

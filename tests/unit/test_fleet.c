@@ -40,6 +40,8 @@ static struct bench {
     uv_timer_t alarm; /* so that waiting goes on without an event */
     pid_t other;
     int other_port;
+    const char *predecessor;
+    bool forbidden; /* to consent */
     unsigned beats, forgotten, left, gaps;
     uint64_t let_go_ms, cut_off_ms; /* when that was said */
     char heard[4][64];
@@ -256,8 +258,8 @@ static int teardown(void **state)
 
 static void join(void)
 {
-    bench.membership =
-        membership_open(&bench.env, ID, &bench.freshness, &membership_events, NULL, NULL);
+    bench.membership = membership_open(&bench.env, ID, bench.predecessor, &bench.freshness,
+                                       &membership_events, NULL, NULL);
     assert_non_null(bench.membership);
     WAIT_FOR(bench.beats > 0);
 }
@@ -470,9 +472,17 @@ static void test_no_fence_where_redis_has_no_routes(void **state)
 
 /* --- consents --- */
 
+static bool may_tell(void *owner, const char *user, uint64_t epoch)
+{
+    (void)owner;
+    (void)user;
+    (void)epoch;
+    return !bench.forbidden;
+}
+
 static void open_acks(void)
 {
-    bench.acks = acks_open(&bench.env, ID, NULL);
+    bench.acks = acks_open(&bench.env, ID, may_tell, NULL, NULL);
     assert_non_null(bench.acks);
     WAIT_FOR(redis_link_connection(bench.env.redis) != 0);
 }
