@@ -349,6 +349,38 @@ static void test_a_record_that_was_taken_away(void **state)
     assert_string_equal(redis("HKEYS t:proxies"), ID);
 }
 
+/* Moves have waited for the dead one, so what it has left is good. */
+static void test_in_the_place_of_another(void **state)
+{
+    (void)state;
+    redis("HSET t:proxies " OTHER " {\"seen_ms\":%lld,\"fence_ms\":60000}", redis_ms());
+    bench.predecessor = OTHER;
+    join();
+    assert_string_equal(redis("HKEYS t:proxies"), ID);
+    assert_int_equal(atomic_load(&bench.freshness.known_since_ms), 0);
+    membership_inherit(bench.membership, 1); /* it is late */
+    assert_true(membership_fence_ms(bench.membership) > clock_ms());
+}
+
+static void test_in_the_place_of_one_that_redis_does_not_know(void **state)
+{
+    (void)state;
+    bench.predecessor = OTHER;
+    server_freeze();
+    bench.membership =
+        membership_open(&bench.env, ID, OTHER, &bench.freshness, &membership_events, NULL, NULL);
+    assert_non_null(bench.membership);
+    uint64_t fence_ms = clock_ms() + 1000;
+    membership_inherit(bench.membership, fence_ms);
+    assert_int_equal(atomic_load(&bench.freshness.fence_ms), fence_ms - LET_GO_MS);
+    WAIT_FOR(bench.cut_off_ms > 0);
+    assert_true(bench.cut_off_ms >= fence_ms && bench.let_go_ms < fence_ms);
+    kill(server.pid, SIGCONT);
+    WAIT_FOR(membership_is_confirmed(bench.membership));
+    assert_true(atomic_load(&bench.freshness.known_since_ms) > fence_ms);
+    WAIT_FOR(bench.forgotten == 1);
+}
+
 /* --- healing --- */
 
 static void set_move(const char *user, const char *move_state, long long until)
@@ -531,6 +563,21 @@ static void test_only_the_move_that_is_under_way_is_consented_to(void **state)
     settle();
     assert_string_equal(redis("KEYS t:acks:*"), "t:acks:{ann}");
     assert_int_equal(atomic_load(&bench.counters.fleet_acks), 1);
+}
+
+static void test_no_consent_before_the_journal_has_it(void **state)
+{
+    (void)state;
+    open_acks();
+    set_move("ann", "moving", FAR);
+    bench.forbidden = true;
+    assert_true(acks_add(bench.acks, "ann", 5));
+    settle();
+    assert_string_equal(redis("EXISTS t:acks:{ann}"), "0");
+    bench.forbidden = false;
+    acks_retry(bench.acks);
+    settle();
+    assert_string_equal(redis("HGETALL t:acks:{ann}"), ID ",5");
 }
 
 static void test_a_consent_is_told_when_redis_is_back(void **state)
@@ -738,6 +785,8 @@ int main(void)
         STORY(test_leaving_without_an_answer),
         STORY(test_the_lapsed_are_taken_away),
         STORY(test_a_record_that_was_taken_away),
+        STORY(test_in_the_place_of_another),
+        STORY(test_in_the_place_of_one_that_redis_does_not_know),
         STORY(test_a_move_that_nobody_looks_after_goes_back),
         STORY(test_what_is_committed_goes_forward),
         STORY(test_moves_that_are_under_way_stay),
@@ -746,6 +795,7 @@ int main(void)
         STORY(test_the_fence),
         STORY(test_no_fence_where_redis_has_no_routes),
         STORY(test_only_the_move_that_is_under_way_is_consented_to),
+        STORY(test_no_consent_before_the_journal_has_it),
         STORY(test_a_consent_is_told_when_redis_is_back),
         STORY(test_events_are_heard),
         STORY(test_a_lost_subscription_is_a_gap),
