@@ -252,9 +252,8 @@ static void on_fence(uv_timer_t *timer)
         m->fence = PASSED;
         counter_add(&m->env->counters->fleet_fences, 1);
         log_event(LOG_LEVEL_ERROR, "fence passed",
-                  "Redis has not confirmed this proxy for %" PRIu64
-                  " ms: its users may have been moved, so all sessions are cut off",
-                  now - m->confirmed_ms);
+                  "Redis has not confirmed this proxy in time: its users may have been moved, so "
+                  "all sessions are cut off");
         m->events->cut_off(m->owner);
     }
 }
