@@ -202,16 +202,18 @@ static bool make_script(struct cutovers *cutovers, enum step step, struct err *e
 struct cutovers *cutovers_open(const struct env *env, struct err *err)
 {
     struct cutovers *cutovers = mem_new(sizeof *cutovers);
-    bool good = cutovers != NULL || err_set(err, ERR_INTERNAL, "cutovers: no memory");
+    bool good = true;
 
+    if (cutovers == NULL) {
+        err_set(err, ERR_INTERNAL, "cutovers: no memory");
+        return NULL;
+    }
+    cutovers->env = env;
     for (int step = 0; good && step < STEP_COUNT; step++)
         good = make_script(cutovers, (enum step)step, err);
-    if (good) {
-        cutovers->env = env;
+    if (good)
         cutovers->redis = redis_link_open(env, err);
-        good = cutovers->redis != NULL;
-    }
-    if (!good)
+    if (cutovers->redis == NULL)
         cutovers_close(&cutovers);
     return cutovers;
 }

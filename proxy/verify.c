@@ -160,7 +160,7 @@ static void fail(struct side *side, enum err_kind kind, const char *why)
 
 static void compare(struct verify *verify)
 {
-    struct inventory_comparison comparison;
+    struct inventory_comparison comparison = {0};
     struct err err = {0};
 
     if (!inventory_compare(&verify->from.inventory, &verify->to.inventory,

@@ -131,12 +131,8 @@ static struct span unquote(char **at)
 static size_t split(char *line, struct span columns_out[COLUMNS_MAX])
 {
     for (size_t count = 0;; line++) {
-        struct span value = {line, 0};
-
-        if (*line == '"')
-            value = unquote(&line);
-        else
-            value = trimmed((struct span){line, strcspn(line, ",")});
+        struct span value =
+            *line == '"' ? unquote(&line) : trimmed((struct span){line, strcspn(line, ",")});
 
         if (count < COLUMNS_MAX)
             columns_out[count] = value;
@@ -295,7 +291,10 @@ static void go_on(struct turn_task *task)
         return;
     }
     merge_answers(import);
-    json_array_foreach(import->items, i, item) admin_item(import->call, json_incref(item));
+    json_array_foreach(import->items, i, item)
+    {
+        admin_item(import->call, json_incref(item));
+    }
     json_array_clear(import->items);
     json_array_clear(import->asked);
     json_decref(import->answers);

@@ -155,7 +155,10 @@ static void go_on(struct turn_task *task)
     json_t *item;
     size_t i;
 
-    json_array_foreach(pages->items, i, item) admin_item(pages->call, json_incref(item));
+    json_array_foreach(pages->items, i, item)
+    {
+        admin_item(pages->call, json_incref(item));
+    }
     json_array_clear(pages->items);
     if (pages->err.kind != ERR_NONE)
         end(pages);
