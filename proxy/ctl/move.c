@@ -231,6 +231,15 @@ static bool wait_for_proxies(struct move *m)
     return false;
 }
 
+static void say_differences(const struct move *m, const json_t *items)
+{
+    for (size_t i = 0; i < json_array_size(items); i++) {
+        const json_t *item = json_array_get(items, i);
+
+        say(m, "%s: %s", text_of(item, "mailbox"), text_of(item, "differs"));
+    }
+}
+
 static bool verify_builtin(struct move *m)
 {
     struct answer answer;
@@ -243,6 +252,7 @@ static bool verify_builtin(struct move *m)
         m->mailboxes = json_integer_value(json_object_get(answer.result, "mailboxes"));
         m->messages = json_integer_value(json_object_get(answer.result, "messages"));
     } else {
+        say_differences(m, answer.items);
         fail(m, "the comparison failed: %s", answer.why);
     }
     answer_release(&answer);

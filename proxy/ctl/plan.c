@@ -91,7 +91,8 @@ bool plan_read(struct plan *plan_out, const json_t *arguments, struct err *err)
 {
     const char *verify = json_string_value(json_object_get(arguments, "verify"));
 
-    *plan_out = (struct plan){.parallel = 1, .errors_percent = 1, .move.timeout_ms = 60000};
+    *plan_out = (struct plan){
+        .parallel = 1, .errors_percent = 1, .move.timeout_ms = 60000, .move.give_up_at = 1};
     plan_out->move.sync = command_of(json_string_value(json_object_get(arguments, "sync")));
     plan_out->move.presync = command_of(json_string_value(json_object_get(arguments, "presync")));
     plan_out->move.verify = verify == NULL ? MOVE_VERIFY_BUILTIN : command_of(verify);

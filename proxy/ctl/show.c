@@ -144,29 +144,41 @@ static void show_object(FILE *out, const json_t *object)
     }
 }
 
-/* Row 0 is the head, which has the names as they are in the first object. */
-static void add_cell(struct buf *cell, const json_t *rows, size_t row, const char *name)
+/* The columns: all that some row has. Their values are those of the first that has it. */
+static json_t *make_head(const json_t *rows)
+{
+    json_t *head = json_object();
+
+    for (size_t i = 0; i < json_array_size(rows); i++)
+        json_object_update_missing(head, json_array_get(rows, i));
+    return head;
+}
+
+/* Row 0 is the head. */
+static void add_cell(struct buf *cell, const json_t *rows, size_t row, const char *name,
+                     const json_t *first)
 {
     if (row == 0)
-        add_name(cell, name, json_object_get(json_array_get(rows, 0), name));
+        add_name(cell, name, first);
     else
         add_value(cell, name, json_object_get(json_array_get(rows, row - 1), name));
 }
 
 /* Numbers stand to the right; what is a number in the first row is one in all of them. */
-static void print_row(FILE *out, const json_t *rows, size_t row, const size_t *widths)
+static void print_row(FILE *out, const json_t *rows, const json_t *head, size_t row,
+                      const size_t *widths)
 {
     struct buf cell;
     const char *name;
     json_t *first;
-    size_t column = 0, columns = json_object_size(json_array_get(rows, 0));
+    size_t column = 0, columns = json_object_size(head);
 
     buf_init(&cell, CELL_MAX);
-    json_object_foreach (json_array_get(rows, 0), name, first) {
+    json_object_foreach ((json_t *)head, name, first) {
         bool to_the_right = json_is_number(first);
         bool is_last = ++column == columns;
 
-        add_cell(&cell, rows, row, name);
+        add_cell(&cell, rows, row, name, first);
         print_cell(out, &cell, is_last && !to_the_right ? 0 : widths[column - 1], to_the_right);
         fputs(is_last ? "\n" : "  ", out);
     }
@@ -176,23 +188,24 @@ static void show_table(FILE *out, const json_t *rows)
 {
     struct buf cell;
     const char *name;
-    json_t *first;
-    size_t *widths = mem_array(json_object_size(json_array_get(rows, 0)), sizeof *widths);
+    json_t *first, *head = make_head(rows);
+    size_t *widths = mem_array(json_object_size(head), sizeof *widths);
 
     buf_init(&cell, CELL_MAX);
     for (size_t row = 0; widths != NULL && row <= json_array_size(rows); row++) {
         size_t column = 0;
 
-        json_object_foreach (json_array_get(rows, 0), name, first) {
-            add_cell(&cell, rows, row, name);
+        json_object_foreach (head, name, first) {
+            add_cell(&cell, rows, row, name, first);
             widths[column] = width_of(&cell) > widths[column] ? width_of(&cell) : widths[column];
             column++;
             buf_release(&cell);
         }
     }
     for (size_t row = 0; widths != NULL && row <= json_array_size(rows); row++)
-        print_row(out, rows, row, widths);
+        print_row(out, rows, head, row, widths);
     mem_free(widths);
+    json_decref(head);
 }
 
 void show_text(FILE *out, const char *text)

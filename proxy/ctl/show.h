@@ -1,6 +1,6 @@
 /*
  * Shows a result to people: a text as it is, an object as names and values, a list of objects as a
- * table with the names of the first one at its head, another list line by line, null as nothing. A
+ * table with all their names at its head, another list line by line, null as nothing. A
  * number that is named ..._seconds is shown as a duration. Control characters are made harmless.
  */
 #ifndef IMAPMUX_CTL_SHOW_H

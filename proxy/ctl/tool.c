@@ -23,6 +23,8 @@ enum ctl_status tool_run(const struct tool *tool, const struct ctl_request *requ
 
 void tool_show(const struct tool *tool, const json_t *result)
 {
+    if (result == NULL || json_is_null(result))
+        return;
     if (!tool->json)
         show_result(stdout, result);
     else if (json_dumpf(result, stdout, JSON_ENCODE_ANY | JSON_COMPACT) == 0)

@@ -27,7 +27,7 @@ enum ctl_status tool_run(const struct tool *tool, const struct ctl_request *requ
 /* Asks imapmux once, and shows its answer: items as one table, or with --json as they come. */
 enum ctl_status tool_ask(const struct tool *tool, const char *command, json_t *arguments);
 
-/* Shows a result, for people or for programs. */
+/* Shows a result, for people or for programs; null is nothing. */
 void tool_show(const struct tool *tool, const json_t *result);
 
 /* Shows an array of items: as one table, or each in a line. */

@@ -155,6 +155,8 @@ static enum ctl_status send_chunk(struct import *import)
     return status;
 }
 
+static const char blanks[] = " \t\r\n";
+
 /* Adds a line, unless it is empty or a comment; sends what is complete. */
 static enum ctl_status add_line(struct import *import, const char *line, size_t len, size_t number)
 {
@@ -165,7 +167,7 @@ static enum ctl_status add_line(struct import *import, const char *line, size_t 
     if (!good)
         return tool_complain(CTL_FAILED, "%s:%zu: this is no line of text, or too long a one",
                              import->name, number);
-    if (len == 0 || *line == '#')
+    if (line[strspn(line, blanks)] == '\0' || line[strspn(line, blanks)] == '#')
         return CTL_DONE;
     if ((buf_len(&import->chunk) + len >= CHUNK_MAX || import->line_count == CHUNK_LINES_MAX)) {
         enum ctl_status status = send_chunk(import);

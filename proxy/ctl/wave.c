@@ -15,7 +15,8 @@
 
 enum {
     TURN_MS = 100,
-    HOLD_EVERY_MS = 10000, /* it lasts for half a minute */
+    HOLD_EVERY_MS = 10000, /* it lasts for half a minute, */
+    TAKE_OVER_MS = 35000,  /* which we wait for */
     STOP_AT = 1,           /* interrupts: no more users are begun, */
     GIVE_UP_AT = 2         /* those under way are given up, too */
 };
@@ -50,10 +51,13 @@ static void stop(struct run *run, const char *format, ...)
         progress_say(run->progress, "no more are begun", span_of(run->stopped));
 }
 
-static void check_errors(struct run *run)
+/* Is there a reason to begin no more? */
+static void check(struct run *run)
 {
     size_t errors = progress_errors(run->progress), total = json_object_size(run->wave->users);
 
+    if (interrupt_count() >= STOP_AT)
+        stop(run, "interrupted (again, to give up those under way)");
     if ((double)errors * 100 > run->wave->plan->errors_percent * (double)total)
         stop(run, "too many have failed: %zu of %zu, more than %g%%", errors, total,
              run->wave->plan->errors_percent);
@@ -84,9 +88,7 @@ static void *take(struct run *run)
 {
     for (bool over = false; !over;
          clock_sleep(run->wave->plan->interval_ms > 0 ? TURN_MS / 10 : 0)) {
-        if (interrupt_count() >= STOP_AT)
-            stop(run, "interrupted (again, to give up those under way)");
-        check_errors(run);
+        check(run);
         void *taken = take_now(run, &over);
 
         if (taken != NULL)
@@ -201,6 +203,7 @@ static void watch(struct run *run)
     struct err err = {0};
 
     for (size_t working = 1; working > 0; clock_sleep(TURN_MS)) {
+        check(run);
         progress_draw(run->progress);
         if (clock_ms() >= hold_ms) {
             hold_ms = clock_ms() + HOLD_EVERY_MS;
@@ -230,6 +233,27 @@ static void run_threads(struct run *run)
         pthread_join(threads[i], NULL);
 }
 
+/*
+ * Nobody else may work on the wave. One that has died without a word holds it for half a minute
+ * more.
+ */
+static bool take_over(struct run *run)
+{
+    uint64_t end = clock_ms() + TAKE_OVER_MS;
+    struct err err = {0};
+
+    while (!wave_store_hold(run->wave->store, &err)) {
+        if (clock_ms() >= end || interrupt_count() >= STOP_AT) {
+            stop(run, "%s", err.text);
+            return false;
+        }
+        if (end - clock_ms() > TAKE_OVER_MS - TURN_MS)
+            progress_say(run->progress, "waiting for the wave", span_of(err.text));
+        clock_sleep(TURN_MS);
+    }
+    return true;
+}
+
 /* The sum, and what to do about the rest. */
 static enum ctl_status finish(struct run *run)
 {
@@ -257,20 +281,16 @@ enum ctl_status wave_run(const struct wave *wave)
                       .progress = progress_open(json_object_size(wave->users), wave->tool->json),
                       .next = json_object_iter((json_t *)wave->users),
                       .next_ms = (double)clock_ms()};
-    struct err err = {0};
 
     if (run.progress == NULL)
         return tool_complain(CTL_FAILED, "out of memory");
-    if (!wave_store_hold(wave->store, &err)) {
-        progress_close(&run.progress);
-        return tool_complain(CTL_FAILED, "%s", err.text);
-    }
     run.plan.say = say_line;
     run.plan.owner = &run;
     run.plan.give_up_at = GIVE_UP_AT;
     pthread_mutex_init(&run.mutex, NULL);
     interrupt_listen();
-    run_threads(&run);
+    if (take_over(&run))
+        run_threads(&run);
     pthread_mutex_destroy(&run.mutex);
     return finish(&run);
 }

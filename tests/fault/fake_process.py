@@ -153,11 +153,11 @@ class Process:
         del route["move"], route["target"]
         return self._describe(user)
 
-    def wave_create(self, wave, json):
-        self.waves[wave] = ({}, loads(json))
+    def wave_create(self, wave, parameters):
+        self.waves[wave] = ({}, json.loads(parameters))
 
-    def wave_add(self, wave, json):
-        self.waves[wave][0].update(loads(json))
+    def wave_add(self, wave, users):
+        self.waves[wave][0].update(json.loads(users))
 
     def wave_hold(self, wave, owner):
         if self.holders.setdefault(wave, owner) != owner:
@@ -167,10 +167,11 @@ class Process:
         if wave not in self.waves:
             raise Refused(f"there is no wave {wave}")
         users, parameters = self.waves[wave]
-        return [{"user": user, **record} for user, record in users.items()], parameters
+        return [{"user": user, "result": record} for user, record in users.items()], parameters
 
     def wave_list(self):
-        return [{"wave": wave, **parameters} for wave, (_, parameters) in self.waves.items()], None
+        return [{"wave": wave, "users": len(users), "holder": self.holders.get(wave, ""), "parameters": parameters}
+                for wave, (users, parameters) in self.waves.items()], None
 
     def routes_export(self, shard=None):
         return [{"user": user, "shard": route["shard"], "state": route["state"], "backend_user": route.get("backend_user"),
@@ -178,7 +179,8 @@ class Process:
 
     def routes_import(self, csv, replace=None, dry_run=None):
         assert replace in (None, "yes") and dry_run in (None, "yes")
-        return [self._import_line(line.split(","), replace, dry_run) for line in csv.splitlines()], None
+        return [self._import_line([field.strip() for field in line.split(",")], replace, dry_run)
+                for line in csv.splitlines()], None
 
     def _import_line(self, fields, replace, dry_run):
         user, to = fields[0], fields[1] if len(fields) > 1 else None
@@ -188,10 +190,7 @@ class Process:
         action = "refused" if why else "new" if old is None else "same" if old == to else "changed"
         if not why and not dry_run:
             self.routes.setdefault(user, {"state": "active", "epoch": 0}).update(shard=to)
-        return {"user": user, "action": action, "from": old, "to": to, "why": why}
-
-
-loads = json.loads
+        return {"user": user, "action": action, "from": old or "", "to": to or "", "why": why or ""}
 
 
 def lose(arguments, carry_out):

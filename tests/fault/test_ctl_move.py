@@ -252,7 +252,7 @@ def test_a_signal_while_stores_are_compared(process):
     def hang(arguments, carry_out):
         comparing.set()
         over.wait(60)
-        return carry_out()
+        return vanish(arguments, carry_out)
 
     process.misbehave["cutover verify"] = [hang]
     tool = start(process, "move", "ann", "--to", "green")
@@ -333,3 +333,310 @@ def test_nobody_listens(process):
     process.close()
     for words in ["move", "ann", "--to", "green"], ["shard", "empty", "blue", "--to", "green"], ["waves"], ["export"]:
         assert "No such file or directory" in failed(process, *words, status=NO_CONNECTION)
+
+
+# Waves
+
+def write_users(tmp_path, text):
+    path = tmp_path / "users.txt"
+    path.write_text(text)
+    return path
+
+
+def wave_of(process):
+    """The id of the only wave, and what is kept of its users."""
+    (wave, (users, _)), = process.waves.items()
+    return wave, users
+
+
+def states(process):
+    return {user: record["state"] for user, record in wave_of(process)[1].items()}
+
+
+def test_a_wave(process, tmp_path):
+    path = write_users(tmp_path, "# the first ones\nuser0\n\n  user1  # a comment\r\nuser2\nuser1\nuser3")
+    tool = ctl(process, "move", "--from-file", path, "--to", "green", "--parallel", "3", "--sync", "echo copying")
+    *lines, total = json_lines(tool.stdout_text)
+    wave, users = wave_of(process)
+    assert tool.returncode == DONE
+    assert {line.pop("user") for line in lines} == {"user0", "user1", "user2", "user3"}
+    assert all(line.pop("hold_ms") >= 0 for line in lines)
+    assert lines == [{"from": "blue", "to": "green", "state": "moved", "mailboxes": 3, "messages": 17}] * 4
+    assert total.pop("median_hold_ms") <= total.pop("worst_hold_ms") and total.pop("elapsed_seconds") >= 0
+    assert total == {"users": 4, "moved": 4, "there": 0, "failed": 0, "left": 0, "wave": wave}
+    assert sorted(tool.stderr_text.splitlines()) == [f"user{number}: copying" for number in range(4)]
+    assert all(place(process, f"user{number}") == ("green", "active") for number in range(4))
+    assert {(record["state"], record["from"]) for record in users.values()} == {("moved", "blue")}
+    parameters = process.waves[wave][1]
+    assert parameters.pop("created") > 1e9
+    assert parameters == {"to": "green", "parallel": "3", "sync": "echo copying", "users": 4}
+
+
+def test_users_as_words(process):
+    lines = json_lines(done(process, "move", "ann", "bob", "--to", "green"))
+    assert [line.get("user") for line in lines] == ["ann", "bob", None]
+
+
+def test_bad_names_are_told_before_anything_begins(process, tmp_path):
+    path = write_users(tmp_path, "user0\na b\nuser1\n" + "x" * 256 + "\n")
+    path.write_bytes(path.read_bytes() + b"\xff\xfe\nuser2\0\n")
+    told = failed(process, "move", "--from-file", path, "--to", "green")
+    assert told == "".join(f"{path}:{line}: this cannot be the name of a user\n" for line in (2, 4, 5, 6))
+    assert names(process) == ["version"]
+    assert "No such file or directory" in failed(process, "move", "--from-file", tmp_path / "none", "--to", "green")
+
+
+def test_at_most_so_many_at_a_time(process, tmp_path):
+    path = write_users(tmp_path, "\n".join(USERS))
+    done_lines = json_lines(ctl(process, "move", "--from-file", path, "--to", "green", "--parallel", "4", "--sync",
+                                "sleep 0.2").stdout_text)
+    assert done_lines[-1]["moved"] == len(USERS) and process.most_at_once == 4
+
+
+def test_the_rate(process, tmp_path):
+    path = write_users(tmp_path, "\n".join(USERS[:6]))
+    begin = time.monotonic()
+    done(process, "move", "--from-file", path, "--to", "green", "--parallel", "6", "--rate", "4/s")
+    assert time.monotonic() - begin > 5 * 0.25  # from the first beginning to the sixth
+
+
+def test_failures_and_resumption(process, tmp_path):
+    """Those that fail are told of, the others are moved; after --resume all are."""
+    path = write_users(tmp_path, "\n".join(USERS))
+    sync = 'case $IMAPMUX_USER in user[37]) test -e ' + str(tmp_path / "repaired") + ' ;; esac'
+    tool = ctl(process, "move", "--from-file", path, "--to", "green", "--stop-if-errors", "10%", "--sync", sync)
+    *lines, total = json_lines(tool.stdout_text)
+    wave = total["wave"]
+    assert tool.returncode == FAILED and (total["moved"], total["failed"], total["left"]) == (18, 2, 0)
+    assert [line["user"] for line in lines if line["state"] == "failed"] == ["user3", "user7"]
+    assert "with exit status 1; the user is at blue, as before" in lines[3]["why"]
+    assert f"imapmuxctl: not all were moved; to go on: imapmuxctl move --resume {wave}\n" in tool.stderr_text
+    assert states(process)["user3"] == "failed" and place(process, "user3") == ("blue", "active")
+    (tmp_path / "repaired").touch()
+    process.holders.clear()
+    *lines, total = json_lines(done(process, "move", "--resume", wave))
+    assert [line["user"] for line in lines] == ["user3", "user7"] and total["moved"] == 2
+    assert set(states(process).values()) == {"moved"}
+
+
+@pytest.mark.parametrize("percent,begun", [("0%", 1), ("5%", 2), ("24%", 5), ("100%", 20)])
+def test_too_many_failures_stop_it(process, tmp_path, percent, begun):
+    path = write_users(tmp_path, "\n".join(USERS))
+    tool = ctl(process, "move", "--from-file", path, "--to", "green", "--stop-if-errors", percent, "--sync", "false")
+    total = json_lines(tool.stdout_text)[-1]
+    assert tool.returncode == FAILED and (total["failed"], total["left"]) == (begun, 20 - begun)
+    assert ("too many have failed" in tool.stderr_text) == (begun < 20)
+    assert list(states(process).values()).count("waiting") == 20 - begun
+
+
+def test_the_tool_is_killed(process, tmp_path):
+    """A user under way is looked at by whoever goes on: not moved yet, or moved without a note of it."""
+    path = write_users(tmp_path, "\n".join(USERS[:4]))
+
+    def hang(arguments, carry_out):
+        carry_out()
+        process.hung.set()
+        raise_later.wait(60)
+        return {}
+
+    process.hung, raise_later = threading.Event(), threading.Event()
+    process.misbehave["cutover commit"] = [None, hang]
+    tool = start(process, "move", "--from-file", path, "--to", "green", "--sync", "true")
+    assert process.hung.wait(60)
+    tool.kill()
+    tool.communicate()
+    raise_later.set()
+    wave, users = wave_of(process)
+    assert states(process) == {"user0": "moved", "user1": "moving", "user2": "waiting", "user3": "waiting"}
+    assert place(process, "user1") == ("green", "active")  # but that is not noted
+    process.cutover_begin("user2", "green", "0123456789abcdef")
+    users["user2"].update(state="moving", move="0123456789abcdef", **{"from": "blue"})  # as if killed in the middle
+    threading.Timer(1, process.holders.clear).start()
+    tool = ctl(process, "move", "--resume", wave)
+    assert tool.returncode == DONE and f"waiting for the wave: wave {wave} is worked on by" in tool.stderr_text
+    *lines, total = json_lines(tool.stdout_text)
+    assert [(line["user"], line["state"]) for line in lines] == [("user1", "there"), ("user2", "moved"), ("user3", "moved")]
+    assert set(states(process).values()) == {"moved"} and {record["from"] for record in users.values()} == {"blue"}
+    assert process.asked("cutover abort") == [{"user": "user1", "move": users_move(process, "user1")},
+                                              {"user": "user2", "move": "0123456789abcdef"}]
+
+
+def users_move(process, user):
+    """The id of the first move of this user."""
+    return next(arguments["move"] for arguments in process.asked("cutover begin") if arguments["user"] == user)
+
+
+def test_an_interrupted_wave(process, tmp_path):
+    """Ctrl-C: those under way are finished, no others are begun."""
+    path = write_users(tmp_path, "\n".join(USERS))
+    go_on = tmp_path / "go-on"
+    tool = start(process, "move", "--from-file", path, "--to", "green", "--parallel", "2", "--sync",
+                 f"echo running; while ! test -e {go_on}; do sleep 0.05; done")
+    for _ in range(2):
+        assert tool.stderr.readline().endswith(": running\n")
+    tool.send_signal(signal.SIGINT)
+    assert tool.stderr.readline().startswith("no more are begun: interrupted")
+    go_on.touch()
+    told = tool.communicate(timeout=60)
+    total = json_lines(told[0])[-1]
+    assert tool.returncode == FAILED and (total["moved"], total["failed"], total["left"]) == (2, 0, 18)
+    process.holders.clear()
+    assert json_lines(done_quietly(process, "move", "--resume", total["wave"]))[-1]["moved"] == 18
+    assert set(states(process).values()) == {"moved"}
+
+
+def done_quietly(process, *words):
+    tool = ctl(process, *words)
+    assert tool.returncode == DONE, tool.stderr_text
+    return tool.stdout_text
+
+
+def test_interrupted_twice(process, tmp_path):
+    path = write_users(tmp_path, "\n".join(USERS))
+    tool = start(process, "move", "--from-file", path, "--to", "green", "--parallel", "2", "--sync", "echo running; sleep 100")
+    for _ in range(2):
+        assert tool.stderr.readline().endswith(": running\n")
+    tool.send_signal(signal.SIGINT)
+    assert tool.stderr.readline().startswith("no more are begun: interrupted")
+    tool.send_signal(signal.SIGINT)
+    *lines, total = json_lines(tool.communicate(timeout=60)[0])
+    assert tool.returncode == FAILED and (total["failed"], total["left"]) == (2, 18)
+    assert all("it was given up; the user is at blue, as before" in line["why"] for line in lines)
+    assert all(route["state"] == "active" and route["shard"] == "blue" for route in process.routes.values())
+
+
+def test_who_is_there_already(process):
+    process.routes["ann"]["shard"] = "green"
+    lines = json_lines(done(process, "move", "ann", "bob", "--to", "green"))
+    assert [line["state"] for line in lines[:-1]] == ["there", "moved"] and states(process) == {"ann": "there", "bob": "moved"}
+
+
+def test_a_dry_run(process):
+    process.routes["ann"]["shard"] = "green"
+    process.routes["user1"]["state"] = "moving"
+    tool = ctl(process, "move", "ann", "bob", "nobody", "user1", "--to", "green", "--dry-run")
+    assert tool.returncode == FAILED and "not all can be moved" in tool.stderr_text
+    assert re.sub(" +", " ", tool.stdout_text) == (
+        "user from to would be why\n"
+        "ann green green left there \n"
+        "bob blue green moved \n"
+        "nobody green failed no source of routes knows this user\n"
+        "user1 blue green failed the route is moving\n")
+    assert json_lines(done(process, "move", "bob", "--to", "green", "--dry-run", "--json")) == [
+        {"user": "bob", "from": "blue", "to": "green", "would_be": "moved", "why": ""}]
+    assert set(names(process)) == {"version", "route"} and process.waves == {}
+
+
+def test_rollback(process):
+    """Back to where each came from; and who was there before stays."""
+    process.shards = ("blue", "green", "red")
+    process.routes["bob"]["shard"], process.routes["user1"]["shard"] = "red", "green"
+    total = json_lines(done(process, "move", "ann", "bob", "user1", "--to", "green", "--sync", "true"))[-1]
+    process.holders.clear()
+    told = failed(process, "move", "--rollback", total["wave"], status=WRONG_USAGE)
+    assert told == "imapmuxctl: --sync must say how mail is copied on the way back; there it was: true\n"
+    sync = 'echo "$IMAPMUX_FROM $IMAPMUX_TO"; test "$IMAPMUX_USER" != bob'
+    tool = ctl(process, "move", "--rollback", total["wave"], "--sync", sync, "--stop-if-errors", "100%")
+    assert tool.returncode == FAILED and "ann: green blue\n" in tool.stderr_text and "bob: green red\n" in tool.stderr_text
+    assert place(process, "ann") == ("blue", "active") and place(process, "bob") == ("green", "active")
+    assert states(process) == {"ann": "back", "bob": "moved", "user1": "there"}
+    process.holders.clear()
+    *lines, total = json_lines(done(process, "move", "--rollback", total["wave"], "--sync", "none"))
+    assert [(line["user"], line["to"]) for line in lines] == [("bob", "red")] and total["users"] == 1
+    assert place(process, "bob") == ("red", "active") and place(process, "user1") == ("green", "active")
+
+
+def test_a_wave_that_is_not_there(process):
+    assert "there is no wave" in failed(process, "move", "--resume", "01234567")
+    assert "there is no wave" in failed(process, "move", "--resume", "what?")
+    assert "there is no wave" in failed(process, "waves", "01234567")
+
+
+def test_what_cannot_be_noted_is_not_begun(process):
+    process.misbehave["wave add"] = [None, refuse("Redis does not answer")]
+    lines = json_lines(ctl(process, "move", "ann", "bob", "--to", "green", "--stop-if-errors", "100%").stdout_text)
+    assert lines[0]["state"] == "failed" and "it could not be noted: Redis does not answer" in lines[0]["why"]
+    assert place(process, "ann") == ("blue", "active") and place(process, "bob") == ("green", "active")
+
+
+def test_shard_empty(process):
+    process.routes["bob"]["shard"] = "green"
+    total = json_lines(done(process, "shard", "empty", "blue", "--to", "green", "--parallel", "8"))[-1]
+    assert (total["users"], total["moved"]) == (21, 21)
+    assert {route["shard"] for route in process.routes.values()} == {"green"}
+    assert json_lines(done(process, "shard", "empty", "blue", "--to", "green"))[-1]["users"] == 0
+
+
+def test_waves(process):
+    assert done(process, "waves") == ""
+    wave = json_lines(done(process, "move", "ann", "bob", "--to", "green"))[-1]["wave"]
+    process.holders.clear()
+    row, = json_lines(done(process, "waves", "--json"))
+    assert 0 <= row.pop("age_seconds") < 60
+    assert row == {"wave": wave, "to": "green", "users": 2, "waiting": 0, "moving": 0, "moved": 2, "there": 0, "failed": 0,
+                   "returning": 0, "back": 0, "holder": ""}
+    rows = json_lines(done(process, "waves", wave, "--json"))
+    assert [(row["user"], row["state"], row["from"]) for row in rows] == [("ann", "moved", "blue"), ("bob", "moved", "blue")]
+    head, *table = done(process, "waves", wave).splitlines()
+    assert head.split() == ["user", "state", "from", "hold", "ms"] and table[0].startswith("ann   moved  blue")
+
+
+def test_a_bar_on_a_terminal(process, tmp_path):
+    path = write_users(tmp_path, "\n".join(USERS))
+    ours, theirs = pty.openpty()
+    tool = subprocess.Popen([IMAPMUXCTL, "-s", process.path, "move", "--from-file", path, "--to", "green", "--rate", "20/s",
+                             "--stop-if-errors", "100%", "--sync", 'test "$IMAPMUX_USER" != user9'],
+                            stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    with contextlib.suppress(OSError):
+        while piece := os.read(ours, 65536):
+            seen += piece
+    os.close(ours)
+    assert tool.wait(60) == FAILED
+    text = seen.decode()
+    assert re.search(r"\r\x1b\[K\[#+\.+\] \d+/20 done, \d failed, \d under way, \d+/min, held", text)
+    assert "\r\x1b[Kuser9: the sync command failed" in text and re.search(r"\nmoved +19\r\n", text)
+
+
+# Routes
+
+def test_import(process, tmp_path):
+    path = tmp_path / "routes.csv"
+    path.write_text("# routes\nann,blue\n\n  bob , green\nnew,green\nodd,red\r\nline\n")
+    tool = ctl(process, "import", path, "--dry-run")
+    assert tool.returncode == FAILED and tool.stderr_text == "imapmuxctl: not all were taken\n"
+    assert tool.stdout_text == (f"! bob: has another route ({path}:4)\n+ new -> green\n"
+                                f'! odd: there is no shard "red" ({path}:6)\n! line: no shard ({path}:7)\n'
+                                "new      1\nchanged  0\nsame     1\nrefused  3\n")
+    assert "new" not in process.routes
+    path.write_text("ann,blue\nbob,green\nnew,green\n")
+    assert done(process, "import", path, "--replace") == ("~ bob blue -> green\n+ new -> green\n"
+                                                          "new      1\nchanged  1\nsame     1\nrefused  0\n")
+    *lines, totals = json_lines(done(process, "import", path, "--json"))
+    assert [line["action"] for line in lines] == ["same"] * 3 and totals["same"] == 3
+    path.write_bytes(b"ann,blue\n\xff,blue\n")
+    assert f"{path}:2: this is no line of text" in failed(process, "import", path)
+    assert "No such file" in failed(process, "import", tmp_path / "none")
+
+
+def test_a_large_import_comes_in_chunks(process, tmp_path):
+    path = tmp_path / "routes.csv"
+    path.write_text("".join(f'user-"{number}",green\n' for number in range(5000)))
+    assert json_lines(done(process, "import", path, "-j"))[-1]["new"] == 5000
+    assert len(process.asked("routes import")) >= 5
+    process.misbehave["routes import"] = [None, refuse("Redis does not answer")]
+    tool = ctl(process, "import", path, "-j")
+    assert tool.returncode == FAILED and 0 < json_lines(tool.stdout_text)[-1]["same"] < 5000
+
+
+def test_export(process):
+    process.routes = {"ann": {"shard": "blue", "state": "active", "epoch": 3},
+                      "b,ob": {"shard": "green", "state": "active", "epoch": 0, "backend_user": 'the "real" bob'}}
+    assert done(process, "export", "--csv") == 'ann,blue\n"b,ob",green,"the ""real"" bob"\n'
+    assert done(process, "export", "--csv", "--shard", "green") == '"b,ob",green,"the ""real"" bob"\n'
+    assert [line["user"] for line in json_lines(done(process, "export", "--json"))] == ["ann", "b,ob"]
+    assert done(process, "export", "--shard", "blue").splitlines()[0].split() == ["user", "shard", "state", "backend",
+                                                                                   "user", "epoch"]
+    process.misbehave["routes export"] = [refuse("Redis does not answer")]
+    assert failed(process, "export", "--csv") == "imapmuxctl: Redis does not answer\n"
