@@ -432,7 +432,7 @@ static enum phase_id follow(struct session *s)
     counter_add(&s->home->env.counters->referrals_followed, 1);
     log_event(LOG_LEVEL_INFO, "referral", "session %s of %s: shard %s refers to shard %s", s->id,
               entry->user, s->shard->title, entry->referral.to->title);
-    s->shard = entry->referral.to;
+    s->shard = pool_serving(s->home->pool, entry->referral.to);
     return entry_enter_lease(s);
 }
 

@@ -273,17 +273,27 @@ def test_a_password_that_is_remembered(begin, directory, redis):
 
 
 def test_without_redis(begin, folder):
+    """Who has logged in before is remembered, others are not."""
     with servers.Redis(folder / "explain-redis-that-goes") as own:
         proxy = begin(redis=own)
-        set_route(own, "user5", shard="store", epoch=3)
-        assert explain(proxy, "user5")["epoch"] == 3
+        for name in "user4", "user5":
+            set_route(own, name, shard="store", epoch=3)
+            assert explain(proxy, name)["epoch"] == 3
+        proxy.logged_in("user5").close()
         own.stop()
-        servers.wait_for(lambda: explain(proxy, "user5")["route_error"], "Redis to be missed")
-        told = explain(proxy, "user5")
+        servers.wait_for(lambda: explain(proxy, "user4")["route_error"], "Redis to be missed")
+        told = explain(proxy, "user4")
         assert told["account"] == "known" and told["shard"] is None
         assert told["verdict"].startswith("is refused as UNAVAILABLE: redis"), told
-        result = ctl(proxy, "route", "user5")
+        result = ctl(proxy, "route", "user4")
         assert result.returncode == FAILED and "redis" in result.stderr
+        servers.wait_for(lambda: explain(proxy, "user5")["stale"], "the old route to be told")
+        told = explain(proxy, "user5")
+        assert (told["shard"], told["epoch"], told["route_source"]) == ("store", 3, "redis")
+        assert told["verdict"].startswith("gets in at shard store as user5, where it was "), told
+        assert told["verdict"].endswith(" s ago, for Redis does not answer")
+        assert route(proxy, "user5")["stale"] is True
+        proxy.logged_in("user5").close()
 
 
 def test_without_the_directory(begin, folder, redis):

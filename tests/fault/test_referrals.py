@@ -243,9 +243,22 @@ def test_dovecot_refers(start, folder):
 KEPT = """
 auth {{ sources = {{passwd}} }}
 passwd {{ file = "passwd" }}
-route {{ sources = {{redis, file}} file = "routes" follow_referrals = 3 keep_referrals = yes }}
+route {{ sources = {{redis, file}} file = "routes" follow_referrals = 3 keep_referrals = yes cache_ttl = 0s }}
 redis {{ address = "{redis.address}" connect_timeout = 1s timeout = 1s retry_max = 200ms }}
 """
+
+
+FRESH = [f"fresh{number}" for number in range(10)]  # an epoch that was heard of never comes down again
+
+
+@pytest.fixture(scope="module")
+def names():
+    return iter(FRESH)
+
+
+@pytest.fixture
+def user(names):
+    return next(names)
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +269,7 @@ def redis(folder):
 
 @pytest.fixture(scope="module")
 def keeping(start, stores, redis):
-    return start(shards_of(stores), users=("alice", "bob"), sources=KEPT.format(redis=redis))
+    return start(shards_of(stores), users=FRESH, sources=KEPT.format(redis=redis))
 
 
 @pytest.fixture
@@ -277,63 +290,59 @@ def events(redis):
         yield one
 
 
-def route(redis, user="alice"):
+def route(redis, user):
     told = subprocess.run(["redis-cli", "-p", str(redis.port), "HGETALL", f"imapmux:user:{{{user}}}"],
                           capture_output=True, text=True, check=True).stdout.split()
     return dict(zip(told[::2], told[1::2]))
 
 
-def test_the_route_is_corrected(keeping, stores, redis, events):
+def test_the_route_is_corrected(keeping, stores, redis, events, user):
     store, blue, green, _ = stores
-    redis.call("DEL", "imapmux:user:{alice}")
-    redis.call("HSET", "imapmux:user:{alice}", "shard", "store", "epoch", "41")
-    store.script, blue.script = refer(blue), refer(green)
-    keeping.logged_in().close()
-    assert events() == {"event": "route", "user": "alice", "epoch": 42, "state": "active"}
-    assert route(redis) == {"shard": "green", "epoch": "42"}
+    redis.call("HSET", f"imapmux:user:{{{user}}}", "shard", "store", "epoch", "41")
+    store.script, blue.script = refer(blue, user=user), refer(green, user=user)
+    keeping.logged_in(user).close()
+    assert events() == {"event": "route", "user": user, "epoch": 42, "state": "active"}
+    assert route(redis, user) == {"shard": "green", "epoch": "42"}
     line = keeping.wait_for_event("route corrected")
-    assert (line["user"], line["shard"]) == ("alice", "green")
-    keeping.logged_in().close()
+    assert (line["user"], line["shard"]) == (user, "green")
+    keeping.logged_in(user).close()
     assert [logins(each) for each in stores] == [1, 1, 2, 0]
 
 
-def test_a_route_without_an_epoch(keeping, stores, redis, events):
-    redis.call("DEL", "imapmux:user:{alice}")
-    redis.call("HSET", "imapmux:user:{alice}", "shard", "store", "state", "active")
-    stores[0].script = refer(stores[1])
-    keeping.logged_in().close()
+def test_a_route_without_an_epoch(keeping, stores, redis, events, user):
+    redis.call("HSET", f"imapmux:user:{{{user}}}", "shard", "store", "state", "active")
+    stores[0].script = refer(stores[1], user=user)
+    keeping.logged_in(user).close()
     assert events()["epoch"] == 1
-    assert route(redis) == {"shard": "blue", "epoch": "1", "state": "active"}
+    assert route(redis, user) == {"shard": "blue", "epoch": "1", "state": "active"}
 
 
 @pytest.mark.parametrize("change", [("shard", "red"), ("state", "moving"), ("state", "disabled"), ("epoch", "8")])
-def test_a_route_that_was_changed_meanwhile_stays(keeping, stores, redis, change):
+def test_a_route_that_was_changed_meanwhile_stays(keeping, stores, redis, change, user):
     """While the second store logs her in."""
-    redis.call("DEL", "imapmux:user:{alice}")
-    redis.call("HSET", "imapmux:user:{alice}", "shard", "store", "epoch", "7")
-    stores[0].script = refer(stores[1])
+    redis.call("HSET", f"imapmux:user:{{{user}}}", "shard", "store", "epoch", "7")
+    stores[0].script = refer(stores[1], user=user)
 
     def script(peer):
         peer.greet()
         peer.until_login()
-        redis.call("HSET", "imapmux:user:{alice}", *change)
+        redis.call("HSET", f"imapmux:user:{{{user}}}", *change)
         peer.send(b"L OK [CAPABILITY " + CAPABILITIES + b"] Logged in\r\n")
         peer.serve()
     stores[1].script = script
     before = len(keeping.events("route not corrected"))
-    keeping.logged_in().close()
+    keeping.logged_in(user).close()
     servers.wait_for(lambda: len(keeping.events("route not corrected")) > before, "the line of the log")
     assert keeping.events("route not corrected")[-1]["why"] == "it was changed meanwhile"
-    assert route(redis) == {"shard": "store", "epoch": "7", **dict([change])}
+    assert route(redis, user) == {"shard": "store", "epoch": "7", **dict([change])}
 
 
-def test_other_routes_stay(keeping, stores, redis):
+def test_other_routes_stay(keeping, stores, redis, user):
     """What the file says is not written into Redis, nor what leads to a store that refuses."""
-    redis.call("DEL", "imapmux:user:{alice}")
-    stores[0].script = refer(stores[1])
-    keeping.logged_in().close()
-    assert route(redis) == {}
-    redis.call("HSET", "imapmux:user:{alice}", "shard", "store")
-    stores[1].script = refer("nowhere.example")
-    refused(keeping, "shard blue refers to nowhere.example")
-    assert route(redis) == {"shard": "store"}
+    stores[0].script = refer(stores[1], user=user)
+    keeping.logged_in(user).close()
+    assert route(redis, user) == {}
+    redis.call("HSET", f"imapmux:user:{{{user}}}", "shard", "store")
+    stores[1].script = refer("nowhere.example", user=user)
+    refused(keeping, "shard blue refers to nowhere.example", user=user)
+    assert route(redis, user) == {"shard": "store"}
