@@ -26,6 +26,7 @@ struct exchange {
 enum answer_kind {
     ANSWER_DONE,
     ANSWER_REFUSED,
+    ANSWER_AWAY,          /* what it needs is, as Redis: asked again it may be carried out */
     ANSWER_NO_CONNECTION, /* nobody listens, or not to us */
     ANSWER_BUSY,          /* turned away: too many connections */
     ANSWER_LOST,          /* it may have been carried out, or not */

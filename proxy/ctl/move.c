@@ -18,12 +18,11 @@ enum {
     LOOK_EVERY_MS = 100,   /* while proxies let go */
     ALIVE_EVERY_MS = 4000, /* while commands run; a move that nobody looks at for 30 s is over */
     ANSWER_MS = 10000,     /* for a step */
-    PATIENCE_MS = 10000,   /* to begin a step anew, while imapmux restarts */
-    COMMIT_MS = 30000,     /* for all of a commit that has gone through in part */
     SETTLE_MS = 45000,     /* for a move that was left alone to be over */
     TELL_FIRST_MS = 1000,  /* whom we wait for is said then, */
     TELL_AGAIN_MS = 5000,  /* and then again */
-    NAMED_MAX = 3          /* so many of them */
+    NAMED_MAX = 3,         /* so many of them */
+    ATTEMPTS_MAX = 3       /* if moves are lost */
 };
 
 static bool fail(struct move *m, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -74,7 +73,7 @@ static void ask(struct move *m, const char *command, json_t *arguments, bool (*o
                                .command = command,
                                .arguments = arguments,
                                .limit_ms = limit_ms,
-                               .patience_ms = PATIENCE_MS,
+                               .patience_ms = m->plan->timeout_ms,
                                .on_wait = on_wait,
                                .owner = m};
 
@@ -133,8 +132,11 @@ static bool look(struct move *m)
 {
     char why[512];
 
-    if (ask_stand(m, may_wait, why) == STAND_MOVING)
+    enum stand stand = ask_stand(m, may_wait, why);
+
+    if (stand == STAND_MOVING)
         return true;
+    m->lost = stand == STAND_OVER;
     return is_given_up(m) ? fail(m, "it was given up") : fail(m, "the move is lost: %s", why);
 }
 
@@ -275,6 +277,7 @@ static bool may_commit_again(struct move *m, const char *why, uint64_t end)
     enum stand stand = ask_stand(m, NULL, about_look);
 
     m->committed = stand == STAND_COMMITTED || stand == STAND_UNKNOWN;
+    m->lost = stand == STAND_OVER;
     if (stand == STAND_OVER || clock_ms() >= end)
         return fail(m, "the commit failed: %s", why);
     if (stand == STAND_MOVING && json_array_size(m->missing) > 0) /* one has started since */
@@ -285,7 +288,7 @@ static bool may_commit_again(struct move *m, const char *why, uint64_t end)
 /* From here nothing interrupts it: what has gone through in part only goes forward. */
 static bool commit(struct move *m)
 {
-    uint64_t end = clock_ms() + COMMIT_MS;
+    uint64_t end = clock_ms() + m->plan->timeout_ms;
 
     for (;;) {
         struct answer answer;
@@ -349,18 +352,35 @@ static enum move_end finish(struct move *m, enum move_end end)
     return end;
 }
 
+/* The user is held, and goes on at the new shard. */
+static bool cut_over(struct move *m)
+{
+    return begin(m) && wait_for_proxies(m) && run_command(m, "sync", m->plan->sync) && verify(m) &&
+           commit(m);
+}
+
+/* A new master of Redis may not know of the move; then the user is at the old shard, as before. */
+static bool may_begin_anew(struct move *m, int attempts)
+{
+    if (!m->lost || attempts >= ATTEMPTS_MAX || is_given_up(m))
+        return false;
+    say(m, "%s; it is begun anew", m->why);
+    m->why[0] = '\0';
+    m->held = m->committed = m->lost = false;
+    return true;
+}
+
 enum move_end move_run(struct move *m)
 {
     m->mailboxes = m->messages = -1;
     if (!run_command(m, "presync", m->plan->presync))
         return finish(m, go_back(m));
     uint64_t begun_ms = clock_ms();
-    if (begin(m) && wait_for_proxies(m) && run_command(m, "sync", m->plan->sync) && verify(m) &&
-        commit(m)) {
-        m->hold_ms = clock_ms() - begun_ms;
-        return finish(m, MOVE_MOVED);
-    }
-    return finish(m, go_back(m));
+    for (int attempts = 1; !cut_over(m); attempts++)
+        if (!may_begin_anew(m, attempts))
+            return finish(m, go_back(m));
+    m->hold_ms = clock_ms() - begun_ms;
+    return finish(m, MOVE_MOVED);
 }
 
 /* --- before it --- */

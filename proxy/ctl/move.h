@@ -18,8 +18,8 @@ enum { MOVE_ID_DIGITS = 16, MOVE_NAME_MAX = 255 };
 struct move_plan {
     const char *socket;
     const char *presync, *sync, *verify; /* commands of the shell; NULL: none */
-    uint64_t timeout_ms;                 /* for the proxies to let go of a user */
-    int give_up_at;                      /* so many interrupts, see interrupt.h */
+    uint64_t timeout_ms; /* for the proxies to let go of a user, or for Redis to be back */
+    int give_up_at;      /* so many interrupts, see interrupt.h */
     /* A line for people: of a command's output, or of ours. Called by the thread that moves. */
     void (*say)(void *owner, const char *user, struct span line);
     void *owner;
@@ -48,8 +48,8 @@ struct move {
     /* Private. */
     json_t *missing; /* the proxies that have not let go */
     uint64_t looked_ms;
-    bool held;
-    bool committed;
+    bool held, committed;
+    bool lost; /* it is over, but not by us: Redis has forgotten it, or was away for too long */
 };
 
 /* Where is the user, and could she be moved? Changes nothing. `plan`, `user`, `to` are set. */

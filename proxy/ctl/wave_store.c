@@ -10,7 +10,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-enum { ANSWER_MS = 10000, PATIENCE_MS = 10000, CHUNK_MAX = 24 * 1024 };
+enum { ANSWER_MS = 10000, PATIENCE_MS = 60000, CHUNK_MAX = 24 * 1024 };
 
 /* Takes over the arguments. The answer is to be released in any case. */
 static bool ask(const struct wave_store *store, const char *command, json_t *arguments,
