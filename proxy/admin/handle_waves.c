@@ -33,6 +33,9 @@ static const char hold_script[] =
     "if holder and holder ~= ARGV[2] then return 'held by ' .. holder end\n"
     "redis.call('SET', KEYS[3], ARGV[2], 'PX', 30000)\n";
 
+static const char release_script[] =
+    "if redis.call('GET', KEYS[3]) == ARGV[2] then redis.call('DEL', KEYS[3]) end\n";
+
 struct writing {
     struct admin_call *call;
     const struct env *env;
@@ -182,7 +185,8 @@ void run_wave_add(struct admin_call *call)
 void run_wave_hold(struct admin_call *call)
 {
     if (check(call))
-        write_text(call, hold_script, admin_argument(call, "owner"));
+        write_text(call, admin_argument(call, "release") != NULL ? release_script : hold_script,
+                   admin_argument(call, "owner"));
 }
 
 /* --- reading: show, list --- */

@@ -48,15 +48,14 @@ static enum ctl_status move_single(const struct tool *tool, struct plan *plan, c
 
 /* --- a new wave --- */
 
-/* What is kept of it: how it is moved, by the names of our options, when it began, and of how many. */
-static json_t *make_parameters(const struct ctl_request *request, size_t count)
+/* What is kept of it: how users are moved, by the names of our options, and when it began. */
+static json_t *make_parameters(const struct ctl_request *request)
 {
     static const char *const others[] = {"user", "from-file", "shard", "dry-run"};
     json_t *parameters = json_copy(request->arguments);
 
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         json_object_del(parameters, others[i]);
-    json_object_set_new(parameters, "users", json_integer((json_int_t)count));
     json_object_set_new(parameters, "created", json_integer((json_int_t)time(NULL)));
     return parameters;
 }
@@ -64,7 +63,7 @@ static json_t *make_parameters(const struct ctl_request *request, size_t count)
 static bool store_wave(struct wave_store *store, const struct tool *tool,
                        const struct ctl_request *request, json_t *users, struct err *err)
 {
-    json_t *parameters = make_parameters(request, json_object_size(users)), *user;
+    json_t *parameters = make_parameters(request), *user;
     const char *name;
 
     json_object_foreach (users, name, user)

@@ -27,20 +27,12 @@ static enum ctl_status show_wave(const struct tool *tool, const char *id)
 {
     struct answer answer;
     enum ctl_status status;
-    json_t *rows = json_array();
 
     if (ask(tool, "wave show", json_pack("{s:s}", "wave", id), &answer, &status)) {
-        for (size_t i = 0; i < json_array_size(answer.items); i++) {
-            const json_t *item = json_array_get(answer.items, i);
-            json_t *row = json_pack("{s:O}", "user", json_object_get(item, "user"));
-
-            json_object_update(row, json_object_get(item, "result"));
-            json_object_del(row, "move");
-            json_array_append_new(rows, row);
-        }
-        tool_show_items(tool, rows);
+        for (size_t i = 0; i < json_array_size(answer.items); i++)
+            json_object_del(json_array_get(answer.items, i), "move"); /* the id is for us */
+        tool_show_items(tool, answer.items);
     }
-    json_decref(rows);
     answer_release(&answer);
     return tool_finish(status);
 }
@@ -55,8 +47,7 @@ static void count_states(json_t *row, const json_t *users)
     size_t counts[sizeof states / sizeof *states] = {0};
 
     for (size_t i = 0; i < json_array_size(users); i++) {
-        const json_t *result = json_object_get(json_array_get(users, i), "result");
-        const char *state = json_string_value(json_object_get(result, "state"));
+        const char *state = json_string_value(json_object_get(json_array_get(users, i), "state"));
 
         for (size_t s = 0; state != NULL && s < sizeof states / sizeof *states; s++)
             counts[s] += strcmp(state, states[s]) == 0;
@@ -67,11 +58,9 @@ static void count_states(json_t *row, const json_t *users)
 
 static json_t *describe(const json_t *wave)
 {
-    const json_t *parameters = json_object_get(wave, "parameters"),
-                 *created = json_object_get(parameters, "created");
-    json_t *row =
-        json_pack("{s:O, s:O?, s:O?}", "wave", json_object_get(wave, "wave"), "to",
-                  json_object_get(parameters, "to"), "users", json_object_get(wave, "users"));
+    const json_t *created = json_object_get(wave, "created");
+    json_t *row = json_pack("{s:O, s:O?, s:O?}", "wave", json_object_get(wave, "wave"), "to",
+                            json_object_get(wave, "to"), "users", json_object_get(wave, "users"));
 
     json_object_set_new(row, "age_seconds",
                         json_integer((json_int_t)time(NULL) - json_integer_value(created)));

@@ -289,8 +289,10 @@ enum ctl_status wave_run(const struct wave *wave)
     run.plan.give_up_at = GIVE_UP_AT;
     pthread_mutex_init(&run.mutex, NULL);
     interrupt_listen();
-    if (take_over(&run))
+    if (take_over(&run)) {
         run_threads(&run);
+        wave_store_release(wave->store);
+    }
     pthread_mutex_destroy(&run.mutex);
     return finish(&run);
 }

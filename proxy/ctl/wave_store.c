@@ -70,9 +70,9 @@ bool wave_store_create(struct wave_store *store, const char *socket, const json_
     if (!prepare(store, socket, err))
         return false;
     char *text = json_dumps(parameters, JSON_COMPACT);
-    bool done = tell(
-        store, "wave create",
-        json_pack("{s:s, s:s}", "wave", store->id, "parameters", text == NULL ? "" : text), err);
+    bool done =
+        tell(store, "wave create",
+             json_pack("{s:s, s:s}", "wave", store->id, "json", text == NULL ? "" : text), err);
     mem_free(text);
     return done;
 }
@@ -83,14 +83,20 @@ bool wave_store_hold(const struct wave_store *store, struct err *err)
                 json_pack("{s:s, s:s}", "wave", store->id, "owner", store->owner), err);
 }
 
+void wave_store_release(const struct wave_store *store)
+{
+    tell(store, "wave hold",
+         json_pack("{s:s, s:s, s:s}", "wave", store->id, "owner", store->owner, "release", "yes"),
+         NULL);
+}
+
 /* --- users --- */
 
 static bool put_chunk(const struct wave_store *store, json_t *chunk, struct err *err)
 {
     char *text = json_dumps(chunk, JSON_COMPACT);
-    bool done =
-        text == NULL ||
-        tell(store, "wave add", json_pack("{s:s, s:s}", "wave", store->id, "users", text), err);
+    bool done = text == NULL || tell(store, "wave add",
+                                     json_pack("{s:s, s:s}", "wave", store->id, "json", text), err);
 
     mem_free(text);
     json_object_clear(chunk);
@@ -129,7 +135,7 @@ bool wave_store_read(const struct wave_store *store, json_t **parameters_out, js
         const char *user = json_string_value(json_object_get(item, "user"));
 
         if (user != NULL)
-            json_object_set(*users_out, user, json_object_get(item, "result"));
+            json_object_set(*users_out, user, item);
     }
     *parameters_out = good ? json_incref(answer.result) : NULL;
     answer_release(&answer);

@@ -33,6 +33,9 @@ bool wave_store_put(const struct wave_store *store, const json_t *users, struct 
 /* Keeps others away for half a minute; false with what is wrong, as that another one works on it. */
 bool wave_store_hold(const struct wave_store *store, struct err *err);
 
+/* Others may work on it from now on. If that is not heard, they wait. */
+void wave_store_release(const struct wave_store *store);
+
 /* Reads all; the caller has the references. */
 bool wave_store_read(const struct wave_store *store, json_t **parameters_out, json_t **users_out,
                      struct err *err);

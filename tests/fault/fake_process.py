@@ -6,6 +6,8 @@ import os
 import socket
 import threading
 
+loads = json.loads  # where an argument is called json
+
 
 class Refused(Exception):
     pass
@@ -153,24 +155,26 @@ class Process:
         del route["move"], route["target"]
         return self._describe(user)
 
-    def wave_create(self, wave, parameters):
-        self.waves[wave] = ({}, json.loads(parameters))
+    def wave_create(self, wave, json):
+        self.waves[wave] = ({}, loads(json))
 
-    def wave_add(self, wave, users):
-        self.waves[wave][0].update(json.loads(users))
+    def wave_add(self, wave, json):
+        self.waves[wave][0].update(loads(json))
 
-    def wave_hold(self, wave, owner):
+    def wave_hold(self, wave, owner, release=None):
         if self.holders.setdefault(wave, owner) != owner:
-            raise Refused(f"wave {wave} is worked on by {self.holders[wave]}")
+            raise Refused(f"held by {self.holders[wave]}")
+        if release:
+            del self.holders[wave]
 
     def wave_show(self, wave):
         if wave not in self.waves:
             raise Refused(f"there is no wave {wave}")
         users, parameters = self.waves[wave]
-        return [{"user": user, "result": record} for user, record in users.items()], parameters
+        return [{"user": user, **record} for user, record in users.items()], parameters
 
     def wave_list(self):
-        return [{"wave": wave, "users": len(users), "holder": self.holders.get(wave, ""), "parameters": parameters}
+        return [{"wave": wave, "users": len(users), "holder": self.holders.get(wave, ""), **parameters}
                 for wave, (users, parameters) in self.waves.items()], None
 
     def routes_export(self, shard=None):

@@ -348,7 +348,10 @@ def test_one_at_a_time_works_on_a_wave(proxy, redis):
     assert refused(proxy, "wave hold", wave="w", owner="host:2") == "held by host:1"
     assert did(proxy, "wave list")[0][0]["holder"] == "host:1"
     assert 25000 < int(redis.call("PTTL", "imapmux:wave_holder:{w}").lstrip(":")) <= 30000
-    redis.call("DEL", "imapmux:wave_holder:{w}")
+    did(proxy, "wave hold", wave="w", owner="host:2", release="yes")  # nothing to release
+    assert did(proxy, "wave list")[0][0]["holder"] == "host:1"
+    did(proxy, "wave hold", wave="w", owner="host:1", release="yes")
+    assert did(proxy, "wave list")[0][0]["holder"] == ""
     did(proxy, "wave hold", wave="w", owner="host:2")
 
 
