@@ -203,8 +203,8 @@ static void arm_fence(struct membership *m, uint64_t at_ms)
 }
 
 /*
- * New logins end where sessions begin to be let go: else those who are let go would be back at once,
- * only to be cut off.
+ * New logins end where sessions begin to be let go: else those who are let go would be back at
+ * once, only to be cut off.
  */
 static void set_fence(struct membership *m, uint64_t fence_ms)
 {
