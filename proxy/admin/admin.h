@@ -26,7 +26,7 @@ struct admin_call {
     void *state;                             /* what belongs to it */
     /* NULL, or set by the handler: all its items have left, never inside a call. */
     void (*on_drained)(struct admin_call *call);
-    struct admin_client *client;             /* private */
+    struct admin_client *client; /* private */
 };
 
 typedef void admin_handler(struct admin_call *call);

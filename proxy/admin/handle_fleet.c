@@ -242,8 +242,9 @@ struct roster {
 static json_t *describe_self(const struct control *control)
 {
     char host[64];
+    size_t size = sizeof host;
 
-    if (uv_os_gethostname(host, &(size_t){sizeof host}) != 0)
+    if (uv_os_gethostname(host, &size) != 0)
         host[0] = '\0';
     return json_pack("{s:s, s:s, s:i, s:i, s:I, s:s}", "id", fleet_id(control->fleet), "host", host,
                      "pid", (int)uv_os_getpid(), "seen_seconds", 0, "sessions",

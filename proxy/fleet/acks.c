@@ -167,21 +167,14 @@ void acks_drop(struct acks *acks, const char *user, uint64_t epoch)
 
 void acks_retry(struct acks *acks)
 {
-    struct ack *ack, *next;
-
-    HASH_ITER(hh, acks->by_user, ack, next)
-    {
+    for (struct ack *ack = acks->by_user; ack != NULL; ack = ack->hh.next)
         if (!ack->told)
             tell(ack);
-    }
 }
 
 void acks_repeat(struct acks *acks)
 {
-    struct ack *ack, *next;
-
-    HASH_ITER(hh, acks->by_user, ack, next)
-    {
+    for (struct ack *ack = acks->by_user; ack != NULL; ack = ack->hh.next) {
         ack->told = false;
         tell(ack);
     }

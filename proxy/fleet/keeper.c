@@ -26,7 +26,7 @@ struct keeper {
     struct snapshot *snapshot;
     struct snapshot_head left, head; /* as they were read; as they are being written */
     uint64_t read_ms, left_fence_ms; /* of uv_hrtime */
-    STAILQ_HEAD(, left_route) routes;
+    STAILQ_HEAD(left_routes, left_route) routes;
 
     uint64_t fence_ms;   /* of Redis' last confirmation; 0: there was none */
     uint64_t written_ms; /* when the last writing began */
@@ -70,10 +70,11 @@ static void take_route(void *owner, const struct known_route *route)
     size_t user = strlen(route->user) + 1, shard = strlen(route->shard) + 1,
            backend_user = strlen(route->backend_user) + 1;
     struct left_route *left = mem_new(sizeof *left + user + shard + backend_user);
-    char *text = (char *)(left + 1);
+    char *text;
 
     if (left == NULL)
         return;
+    text = (char *)(left + 1);
     left->route = *route;
     left->route.user = memcpy(text, route->user, user);
     left->route.shard = memcpy(text + user, route->shard, shard);

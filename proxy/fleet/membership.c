@@ -133,6 +133,7 @@ struct membership *membership_open(const struct env *env, const char *id, const 
                                    struct err *err)
 {
     struct membership *m = mem_new(sizeof *m);
+    size_t host_size = sizeof m->host;
 
     if (m == NULL)
         err_set(err, ERR_INTERNAL, "fleet: no memory");
@@ -147,7 +148,7 @@ struct membership *membership_open(const struct env *env, const char *id, const 
     m->events = events;
     m->owner = owner;
     m->task.run = settle;
-    if (uv_os_gethostname(m->host, &(size_t){sizeof m->host}) != 0)
+    if (uv_os_gethostname(m->host, &host_size) != 0)
         m->host[0] = '\0';
     uv_timer_init(env->loop, &m->look);
     uv_timer_init(env->loop, &m->fence_timer);
