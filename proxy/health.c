@@ -385,11 +385,9 @@ static void add_check(struct watch *watch, const union address *address, const c
 static void see(struct watch *watch, const union address *address, const char *host)
 {
     char text[ADDRESS_TEXT_MAX];
-    struct check *check;
 
     address_text(address, text);
-    DL_FOREACH(watch->checks, check)
-    {
+    for (struct check *check = watch->checks; check != NULL; check = check->next) {
         if (strcmp(check->text, text) == 0 && strcmp(check->host, host) == 0) {
             check->seen = true;
             return;
@@ -402,12 +400,12 @@ static void see(struct watch *watch, const union address *address, const char *h
 static void end_walk(struct watch *watch)
 {
     const struct health_rules *rules = &watch->health->rules;
-    struct check *check, *next;
+    struct check *next;
 
     watch->walking = false;
     dial_release(&watch->dial);
-    DL_FOREACH_SAFE(watch->checks, check, next)
-    {
+    for (struct check *check = watch->checks; check != NULL; check = next) {
+        next = check->next;
         if (check->seen)
             continue;
         if (check->state.is_down)
@@ -440,12 +438,11 @@ static void walk(struct watch *watch)
 static void on_name(struct dial *dial, const struct err *err)
 {
     struct watch *watch = dial->owner;
-    struct check *check;
 
     if (err->kind != ERR_NONE) {
         snprintf(watch->why, sizeof watch->why, "%s", err->text);
-        DL_FOREACH(watch->checks, check)
-        check->seen = check->seen || strcmp(check->host, dial->host) == 0;
+        for (struct check *check = watch->checks; check != NULL; check = check->next)
+            check->seen = check->seen || strcmp(check->host, dial->host) == 0;
     }
     walk(watch);
 }
@@ -453,10 +450,9 @@ static void on_name(struct dial *dial, const struct err *err)
 static void on_look_up(uv_timer_t *timer)
 {
     struct watch *watch = timer->data;
-    struct check *check;
 
-    DL_FOREACH(watch->checks, check)
-    check->seen = false;
+    for (struct check *check = watch->checks; check != NULL; check = check->next)
+        check->seen = false;
     watch->walking = true;
     watch->dial = (struct dial){.env = &watch->health->env,
                                 .names = &watch->store->shard->address,
@@ -481,7 +477,6 @@ static void bring_forward(struct check *check)
 static void on_doubt(uv_async_t *doubts)
 {
     struct health *health = doubts->data;
-    struct check *check;
 
     for (size_t i = 0; i < health->count; i++) {
         struct watch *watch = &health->watches[i];
@@ -490,8 +485,8 @@ static void on_doubt(uv_async_t *doubts)
             continue;
         if (watch->checks == NULL && !watch->walking)
             uv_timer_start(&watch->timer, on_look_up, 0, 0);
-        DL_FOREACH(watch->checks, check)
-        bring_forward(check);
+        for (struct check *check = watch->checks; check != NULL; check = check->next)
+            bring_forward(check);
     }
 }
 

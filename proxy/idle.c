@@ -73,11 +73,13 @@ bool idle_drop_oldest(struct pool *pool)
 
 static void drop_at_down_addresses(struct pooled *list)
 {
-    struct pooled *p, *next;
+    struct pooled *next;
 
-    DL_FOREACH_SAFE2(list, p, next, next)
-    if (store_address_is_down(p->at->store, backend_address(p->backend)))
-        pooled_drop(p, &p->pool->env->counters->drops_stale);
+    for (struct pooled *p = list; p != NULL; p = next) {
+        next = p->next;
+        if (store_address_is_down(p->at->store, backend_address(p->backend)))
+            pooled_drop(p, &p->pool->env->counters->drops_stale);
+    }
 }
 
 void idle_drop_at_down_addresses(struct pool_shard *at)

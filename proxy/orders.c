@@ -409,14 +409,16 @@ void orders_give(struct orders *orders, struct order_request *request)
 static void settle(struct turn_task *task)
 {
     struct orders *orders = (struct orders *)((char *)task - offsetof(struct orders, task));
-    struct order_request *request, *next;
+    struct order_request *next;
 
     for (size_t i = 0; i < orders->count; i++)
         if (orders->shards[i].heard)
             act(&orders->shards[i]);
     count_withdrawn(orders);
-    DL_FOREACH_SAFE(orders->requests, request, next)
-    if (request->answered)
-        answer(request);
+    for (struct order_request *request = orders->requests; request != NULL; request = next) {
+        next = request->next;
+        if (request->answered)
+            answer(request);
+    }
     look_at_wanted(orders);
 }

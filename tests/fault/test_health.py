@@ -500,7 +500,7 @@ def test_what_is_idle_is_let_go(start):
             assert wire.command(b"NOOP", tag=b"n")
         moods.mood = hang
         wait_for_events(proxy, "store is down")
-        wait_for_metrics(proxy, backends_open=0)
+        wait_for_metrics(proxy, PATIENCE_SECONDS / 3, backends_open=0)  # before the store loses patience
         assert proxy.stop() == 0
 
 

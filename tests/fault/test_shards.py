@@ -9,7 +9,7 @@ import pytest
 
 import servers
 from crowd import wait_for_metrics
-from stage import FILES, PASSWORD, Store, good, shard
+from stage import FILES, PASSWORD, PATIENCE_SECONDS, Store, good, shard
 from test_admin import FAILED, ctl, done
 from test_health import QUICK, Moods, get_in, hang, is_refused_at_once, login, wait_for_events
 
@@ -156,6 +156,14 @@ def test_down_answers_those_who_are_on_their_way(begin, stores):
             assert wire.read_tagged(b"in").startswith(b"in NO [UNAVAILABLE] ")
     finally:
         stores[0].script = good
+
+
+def test_down_lets_go_of_what_is_idle(begin):
+    proxy = begin(pool="warm = 2 park_time = 10m")
+    with proxy.logged_in():
+        wait_for_metrics(proxy, backends_warm=2)
+    done(proxy, "shard", "down", "store")
+    wait_for_metrics(proxy, PATIENCE_SECONDS / 3, backends_open=0)  # before the stores lose patience
 
 
 def test_drain(begin):
