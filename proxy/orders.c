@@ -48,8 +48,8 @@ struct orders {
 };
 
 /*
- * KEYS: the hash. ARGV: the state, or ""; how long to let go, or ""; the weight, or ""; who says so;
- * the channel of events; the event. Answers as a look does.
+ * KEYS: the hash. ARGV: the state, or ""; how long to let go, or ""; the weight, or ""; who says
+ * so; the channel of events; the event. Answers as a look does.
  */
 static const char script_text[] =
     "if ARGV[1] ~= '' then\n"

@@ -71,7 +71,10 @@ const struct conf_shard *store_serving(const struct store *stores, const struct 
  */
 uint32_t store_ring_weight(void *stores, size_t index);
 
-/* Whether the checks have found this address of the store down: it is dialled last. Not a zeroed one. */
+/*
+ * Whether the checks have found this address of the store down: it is dialled last. A zeroed one is
+ * none.
+ */
 bool store_address_is_down(const struct store *store, const union address *address);
 
 /* --- the control thread --- */

@@ -253,8 +253,8 @@ class Proxy(servers.Imapmux):
         configuration = CONFIGURATION.format(chain=certificate[0], key=certificate[1], workers=workers,
                                              stop_timeout=stop_timeout, max_sessions=max_sessions,
                                              pool=pool, check_after=check_after, throttle=throttle, health=health,
-                                             sources=sources, more=more + shards, host=self.host, metrics=metrics, log=log,
-                                             core_dumps=core_dumps, **self.port)
+                                             sources=sources, more=more + shards, host=self.host, metrics=metrics,
+                                             log=log, core_dumps=core_dumps, **self.port)
         super().prepare(configuration, list(self.port.values()), **others)
 
     def wire(self, listener="plain", **options):

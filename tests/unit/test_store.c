@@ -1,4 +1,4 @@
-/* What all workers share about the stores: who takes logins, who stands in, what is dialled last. */
+/* What workers share about the stores: who takes logins, who stands in, what is dialled last. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
