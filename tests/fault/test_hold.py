@@ -23,7 +23,7 @@ PARKING = "warm = 0 park_time = 20m"
 SETTINGS = """
 auth {{ sources = {{passwd}} }}
 passwd {{ file = "passwd" }}
-route {{ sources = {{redis}} }}
+route {{ sources = {{redis}} cache_ttl = 0s }}
 redis {{ address = "{redis}" retry_max = 200ms }}
 cutover {{ hold_timeout = {hold} end_timeout = {end} }}
 session {{ linger_timeout = 10m }}

@@ -34,7 +34,7 @@ ldap {{
     connect_timeout = 1s
     timeout = 1s
 }}
-route {{ sources = {{redis}} timeout = 2s }}
+route {{ sources = {{redis}} timeout = 2s cache_ttl = 0s }}
 redis {{ address = "{redis_address}" connect_timeout = 500ms timeout = 500ms retry_max = 200ms }}
 {shards}
 """
