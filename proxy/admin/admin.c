@@ -163,7 +163,7 @@ static void on_accept(void *owner, int fd, const union address *peer,
         return;
     }
     if (admin->count >= CLIENTS_MAX) {
-        turn_away(fd, "{\"ok\":false,\"error\":\"" CTL_TOO_MANY "\"}\n");
+        turn_away(fd, "{\"ok\":false,\"error\":\"too many connections\",\"again\":true}\n");
         return;
     }
     struct admin_client *client = mem_new(sizeof *client);

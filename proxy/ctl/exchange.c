@@ -4,7 +4,6 @@
 #include "proxy/base/buf.h"
 #include "proxy/base/mem.h"
 #include "proxy/ctl/clock.h"
-#include "proxy/ctl/request.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -106,12 +105,7 @@ static bool take_line(const struct exchange *exchange, struct span line, struct 
         answer->kind = ANSWER_DONE;
         answer->result = json_incref(json_object_get(json, "result"));
     } else if (error != NULL) {
-        bool again = json_is_true(json_object_get(json, "again"));
-
-        set(answer,
-            strcmp(error, CTL_TOO_MANY) == 0 ? ANSWER_BUSY
-            : again                          ? ANSWER_AWAY
-                                             : ANSWER_REFUSED,
+        set(answer, json_is_true(json_object_get(json, "again")) ? ANSWER_AGAIN : ANSWER_REFUSED,
             error);
     } else {
         set(answer, ANSWER_LOST, "the answer makes no sense");
@@ -191,8 +185,9 @@ void exchange(const struct exchange *exchange, struct answer *answer_out)
     attempt(exchange, answer_out); /* which may have taken long until it failed */
     uint64_t end = clock_ms() + exchange->patience_ms;
 
-    while (answer_out->kind != ANSWER_DONE && answer_out->kind != ANSWER_REFUSED &&
-           answer_out->kind != ANSWER_STOPPED && clock_ms() < end && go_on(exchange, answer_out)) {
+    while ((answer_out->kind == ANSWER_NO_CONNECTION || answer_out->kind == ANSWER_AGAIN ||
+            answer_out->kind == ANSWER_LOST) &&
+           clock_ms() < end && go_on(exchange, answer_out)) {
         clock_sleep(PAUSE_MS);
         answer_release(answer_out);
         attempt(exchange, answer_out);

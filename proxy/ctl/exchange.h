@@ -26,9 +26,8 @@ struct exchange {
 enum answer_kind {
     ANSWER_DONE,
     ANSWER_REFUSED,
-    ANSWER_AWAY,          /* what it needs is, as Redis: asked again it may be carried out */
     ANSWER_NO_CONNECTION, /* nobody listens, or not to us */
-    ANSWER_BUSY,          /* turned away: too many connections */
+    ANSWER_AGAIN,         /* refused for a reason that passes */
     ANSWER_LOST,          /* it may have been carried out, or not */
     ANSWER_STOPPED        /* by on_wait; as LOST */
 };

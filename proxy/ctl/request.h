@@ -11,9 +11,6 @@
 
 #include <jansson.h>
 
-/* What imapmux says to whom it turns away for their number; one may try again. */
-#define CTL_TOO_MANY "too many connections"
-
 struct ctl_request {
     const struct ctl_command *command;
     json_t *arguments; /* an object: values by the names of the table's rows */

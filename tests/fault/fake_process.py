@@ -10,7 +10,9 @@ loads = json.loads  # where an argument is called json
 
 
 class Refused(Exception):
-    pass
+    def __init__(self, text, again=False):
+        super().__init__(text)
+        self.again = again
 
 
 class Lost(Exception):
@@ -83,7 +85,7 @@ class Process:
         try:
             result = behaviour(arguments, carry_out) if behaviour else carry_out()
         except Refused as refusal:
-            return [{"ok": False, "error": str(refusal)}]
+            return [{"ok": False, "error": str(refusal), **({"again": True} if refusal.again else {})}]
         items, result = result if isinstance(result, tuple) else ([], result)
         return [{"item": item} for item in items] + [{"ok": True, "result": result}]
 
@@ -207,7 +209,7 @@ def vanish(arguments, carry_out):
     raise Lost
 
 
-def refuse(text):
+def refuse(text, again=False):
     def refuse_so(arguments, carry_out):
-        raise Refused(text)
+        raise Refused(text, again)
     return refuse_so

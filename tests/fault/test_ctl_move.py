@@ -173,9 +173,12 @@ def test_a_step_is_lost(process, step, how):
     assert len({arguments["move"] for arguments in process.asked("cutover begin")}) == 1
 
 
-def test_too_many_connections_pass(process):
-    process.misbehave["cutover begin"] = process.misbehave["cutover commit"] = [refuse("too many connections")] * 2
+@pytest.mark.parametrize("step", ["route", "cutover begin", "cutover look", "cutover verify", "cutover commit"])
+def test_what_passes_is_waited_for(process, step):
+    """As a master of Redis that is elected, or too many connections; what is refused for good is not asked again."""
+    process.misbehave[step] = [refuse("redis: no master", again=True)] * 3
     done(process, "move", "ann", "--to", "green")
+    assert len(process.asked(step)) >= 4
 
 
 @pytest.mark.parametrize("step", ["look", "verify", "commit"])
