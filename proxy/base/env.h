@@ -20,7 +20,7 @@ struct env {
     struct turn *turn;
     const struct conf *conf;
     struct counters *counters;
-    struct redis_link *redis; /* NULL unless conf_uses_redis */
+    struct redis_link *redis;          /* NULL unless conf_uses_redis */
     const struct freshness *freshness; /* of what Redis has told; of workers; may be NULL */
 };
 

@@ -370,7 +370,8 @@ static void more_than_so_many_are_turned_away(void **state)
     (void)state;
     for (int i = 0; i <= CLIENTS_MAX; i++, step()) /* which takes it out of the line */
         fds[i] = client();
-    assert_string_equal(hear(fds[CLIENTS_MAX], 2), "{\"ok\":false,\"error\":\"too many connections\",\"again\":true}\n");
+    assert_string_equal(hear(fds[CLIENTS_MAX], 2),
+                        "{\"ok\":false,\"error\":\"too many connections\",\"again\":true}\n");
     say(fds[CLIENTS_MAX - 1], "{\"command\":\"version\"}\n");
     assert_string_equal(hear(fds[CLIENTS_MAX - 1], 1), DONE("here"));
     hang_up(fds[CLIENTS_MAX - 1]);
