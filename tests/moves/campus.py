@@ -13,6 +13,7 @@ TESTS = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS / "fault")]
 import people  # noqa: E402
 import servers  # noqa: E402
+from imapwire import Wire  # noqa: E402
 from passage import Passage  # noqa: E402
 
 BOTH = ("blue", "green")
@@ -119,6 +120,14 @@ class Campus:
 
     def __exit__(self, *_):
         self.stop()
+
+
+def login(proxy, user):
+    """Where a login leads to: the store's name, or the code that it is refused with."""
+    with Wire(servers.HOST, proxy.port, timeout=60) as wire:
+        answer = wire.command(b"LOGIN %s %s" % (user.encode(), people.PASSWORD.encode()), tag=b"in")
+    refusal = people.REFUSAL.search(answer)
+    return refusal.group(1).decode() if refusal else people.STORE.search(answer).group(1).decode().lower()
 
 
 def size(name, usual):

@@ -13,6 +13,7 @@ import servers
 from imapwire import Closed, Wire
 
 USER, OTHER = "ann", "bob"
+UNAVAILABLE = "[UNAVAILABLE]"
 KEEP_SECONDS = 4  # route.keep_while_down
 
 
@@ -29,21 +30,10 @@ def moving(place):
         yield pool.submit(place.ctl, place.proxies[0], "move", USER, "--to", "green", "--sync", place.sync())
 
 
-def connect(proxy):
-    return Wire(servers.HOST, proxy.port, timeout=60)
-
-
-def logged_in(proxy, user=USER):
-    """A session, and the store that it is at."""
-    wire = connect(proxy)
-    answer = wire.login(user, people.PASSWORD)
-    return wire, people.STORE.search(answer).group(1).decode().lower()
-
-
-def refusal(proxy, user=USER):
-    with connect(proxy) as wire:
-        answer = wire.command(b"LOGIN %s %s" % (user.encode(), people.PASSWORD.encode()), tag=b"in")
-        return people.REFUSAL.search(answer).group(1)
+def at_the_old_store(proxy):
+    wire = Wire(servers.HOST, proxy.port, timeout=60)
+    assert b" XBLUE" in wire.login(USER, people.PASSWORD)
+    return wire
 
 
 def wait_until_held(place):
@@ -52,8 +42,7 @@ def wait_until_held(place):
 
 def test_a_proxy_that_is_cut_off_stops_before_the_flip(place):
     here, cut_off = place.proxies
-    wire, store = logged_in(cut_off)
-    assert store == "blue"
+    wire = at_the_old_store(cut_off)
     place.passages[1].hold()
     with moving(place) as move:
         wait_until_held(place)
@@ -62,25 +51,19 @@ def test_a_proxy_that_is_cut_off_stops_before_the_flip(place):
             wire.read_until(lambda _: False)
         assert b"* BYE [UNAVAILABLE]" in end.value.received
         assert not move.done()
-        assert refusal(cut_off) == b"[UNAVAILABLE]"
+        assert campus.login(cut_off, USER) == UNAVAILABLE
         assert move.result().returncode == 0, move.result()
-    assert logged_in(here)[1] == "green"
-    assert refusal(cut_off) == b"[UNAVAILABLE]"
+    assert campus.login(here, USER) == "green"
+    assert campus.login(cut_off, USER) == UNAVAILABLE
     place.passages[1].release()
     cut_off.wait_for_event("fence passed")
-    servers.wait_for(lambda: not refused(cut_off), "the proxy to serve again")
-    assert logged_in(cut_off)[1] == "green"
-
-
-def refused(proxy):
-    with connect(proxy) as wire:
-        return b"in NO " in wire.command(b"LOGIN %s %s" % (USER.encode(), people.PASSWORD.encode()), tag=b"in")
+    servers.wait_for(lambda: campus.login(cut_off, USER) != UNAVAILABLE, "the proxy to serve again")
+    assert campus.login(cut_off, USER) == "green"
 
 
 def test_a_proxy_that_was_frozen_sends_nothing_more(place):
     here, frozen = place.proxies
-    wire, store = logged_in(frozen)
-    assert store == "blue"
+    wire = at_the_old_store(frozen)
     frozen.pause()
     try:
         with moving(place) as move:
@@ -95,15 +78,15 @@ def test_a_proxy_that_was_frozen_sends_nothing_more(place):
         with Wire(servers.HOST, store.port) as direct:
             direct.login(USER, people.PASSWORD)
             assert b"too-late" not in direct.command(b'LIST "" *')
-    servers.wait_for(lambda: not refused(frozen), "the proxy to serve again")
-    assert logged_in(frozen)[1] == "green"
+    servers.wait_for(lambda: campus.login(frozen, USER) != UNAVAILABLE, "the proxy to serve again")
+    assert campus.login(frozen, USER) == "green"
 
 
 def test_a_crashed_proxy_is_waited_for_until_it_cannot_serve_any_more(place):
     place.proxies[1].kill()
     with moving(place) as move:
         assert move.result().returncode == 0, move.result()
-    assert logged_in(place.proxies[0])[1] == "green"
+    assert campus.login(place.proxies[0], USER) == "green"
 
 
 def test_an_operator_knows_that_a_proxy_is_dead(place):
@@ -117,36 +100,36 @@ def test_an_operator_knows_that_a_proxy_is_dead(place):
         wait_until_held(place)
         servers.wait_for(lambda: place.ctl(here, "proxies", "forget", other).returncode == 0, "it to be silent")
         assert move.result().returncode == 0, move.result()
-    assert logged_in(here)[1] == "green"
+    assert campus.login(here, USER) == "green"
 
 
 def test_a_proxy_that_is_started_again_speaks_for_the_one_before(place):
     """It has the snapshot of the one that has crashed, so that one does not run any more."""
     here, crashed = place.proxies
-    assert logged_in(crashed)[1] == "blue"
+    assert campus.login(crashed, USER) == "blue"
     crashed.kill()
     with moving(place) as move:
         wait_until_held(place)
         crashed.start()
         assert move.result().returncode == 0, move.result()
     assert [record["state"] for record in place.rows(here, "proxies")[0]].count("silent") == 0
-    assert logged_in(crashed)[1] == "green"
+    assert campus.login(crashed, USER) == "green"
 
 
 def test_a_snapshot_does_not_bring_the_old_store_back(place):
     """The proxy has consented to the move, crashes, and comes back while it is cut off from Redis."""
     here, crashed = place.proxies
     for user in (USER, OTHER):
-        assert logged_in(crashed, user)[1] == "blue"
+        assert campus.login(crashed, user) == "blue"
     crashed.process.send_signal(signal.SIGTERM)  # writes its snapshot
     crashed.process.wait(30)
     crashed.process = None
     crashed.start()
     for user in (USER, OTHER):
-        assert logged_in(crashed, user)[1] == "blue"
+        assert campus.login(crashed, user) == "blue"
     with moving(place) as move:
         assert move.result().returncode == 0, move.result()
     crashed.kill()
     place.passages[1].close()
     crashed.start()
-    assert refusal(crashed) == b"[UNAVAILABLE]"
+    assert campus.login(crashed, USER) == UNAVAILABLE
