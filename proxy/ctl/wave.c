@@ -170,11 +170,11 @@ static void work_on(struct run *run, void *place)
 
     progress_begun(run->progress);
     enum move_end end = move_one(run, &move, before);
+    if (!keep(run, &move, end, before, &err))
+        stop(run, "what became of %s could not be noted: %s", user, err.text);
     json_t *result = move_describe(&move, end);
     progress_done(run->progress, &move, end, result);
     json_decref(result);
-    if (!keep(run, &move, end, before, &err))
-        stop(run, "what became of %s could not be noted: %s", user, err.text);
 }
 
 static void *work(void *argument)
