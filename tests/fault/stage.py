@@ -201,7 +201,7 @@ ldap {{
     connect_timeout = {limit}
     timeout = {limit}
 }}
-route {{ sources = {{redis}} timeout = 5s }}
+route {{ sources = {{redis}} timeout = 5s {route} }}
 redis {{ address = "{redis}" connect_timeout = {limit} timeout = {limit} retry_max = 200ms }}
 """
 SHARD = 'shard {name} {{ address = {{{addresses}}} tls = {tls} tls_verify = no {more} }}\n'
@@ -212,10 +212,10 @@ def shard(name, *ports, tls="none", more="connect_timeout = 20s login_timeout = 
     return SHARD.format(name=name, addresses=addresses, tls=tls, more=more)
 
 
-def directory_and_redis(directory, redis, limit="1s"):
+def directory_and_redis(directory, redis, limit="1s", route=""):
     """Sources for a proxy that asks a real directory and a real Redis: "host:port" of each, or a port of this host."""
     directory, redis = (f"{servers.HOST}:{at}" if isinstance(at, int) else at for at in (directory, redis))
-    return SERVERS.format(directory=directory, redis=redis, limit=limit)
+    return SERVERS.format(directory=directory, redis=redis, limit=limit, route=route)
 
 
 def directory_settings(**settings):

@@ -38,6 +38,7 @@ SPARE = 3  # allocations more than the last time
 MANY = 1000  # allocations of a story
 ANSWER_SECONDS = 10
 RECOVERY_SECONDS = 10
+REDIS_CONNECTIONS = 4  # of the worker; of the control thread for commands, cutovers and events
 PARK_SECONDS = 2
 NEVER = 1 << 62
 # What libraries cannot cope with, by function: the process ends, or a descriptor is lost. There to be shortened.
@@ -177,7 +178,7 @@ class Site:
         self.proxy = Starving(self.folder / f"no-memory-{self.count}", shim=self.shim, control=self.control,
                               shards=shards, certificate=self.certificate, log="debug",
                               pool=f"warm = 0 park_per_user = 1 park_time = {PARK_SECONDS}s",
-                              sources=directory_and_redis(self.directory.port, self.redis.port),
+                              sources=directory_and_redis(self.directory.port, self.redis.port, route="cache_ttl = 0s"),
                               more=f'{REMEMBER} {COUNT} admin {{ socket = "admin.sock" }}\n')
         for _ in range(2):
             self.recover()
@@ -187,9 +188,14 @@ class Site:
         self.descriptors = self.proxy.descriptors()
 
     def recover(self):
-        """The next sessions work: at once, or after the pause that follows on a lost connection to a server."""
+        """
+        The next sessions work: at once, or after the pause that follows on a lost connection to a server. All
+        connections to Redis are there again, which sessions of known users need not wait for.
+        """
         for user in SHARDS:
             servers.wait_for(lambda: self.works(user), "a session to work", RECOVERY_SECONDS)
+        servers.wait_for(lambda: servers.connections_to(self.redis.port, self.proxy.process) == REDIS_CONNECTIONS,
+                         "Redis to be connected", RECOVERY_SECONDS)
 
     def works(self, user):
         if self.proxy.process.poll() is not None:
