@@ -280,10 +280,10 @@ def administration(site):
         peer.settimeout(ANSWER_SECONDS)
         peer.connect(str(site.proxy.folder / "admin.sock"))
         answers = peer.makefile("rb")
-        for command in ("version", "status", "metrics", "cache flush", "log level", "sing"):
+        for command in ("version", "status", "metrics", "cache flush", "log level", "who", "proxies", "sing"):
             for octet in json.dumps({"command": command}).encode() + b"\n":
                 peer.sendall(bytes([octet]))
-            line = answers.readline()
+            line = next((line for line in answers if b'"ok"' in line), None)
             if not line:
                 break
             answer = json.loads(line)
