@@ -145,7 +145,7 @@ static void write_made(struct admin_call *call, const char *script, char *text)
 
 void run_wave_create(struct admin_call *call)
 {
-    json_t *parameters = json_loads(admin_argument(call, "json"), 0, NULL);
+    json_t *parameters = json_loads(admin_argument(call, "record"), 0, NULL);
 
     if (check(call))
         write_made(call, create_script,
@@ -175,7 +175,7 @@ static char *dump_users(json_t *users)
 
 void run_wave_add(struct admin_call *call)
 {
-    json_t *users = json_loads(admin_argument(call, "json"), 0, NULL);
+    json_t *users = json_loads(admin_argument(call, "record"), 0, NULL);
 
     if (check(call))
         write_made(call, add_script, dump_users(users));

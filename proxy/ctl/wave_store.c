@@ -72,7 +72,7 @@ bool wave_store_create(struct wave_store *store, const char *socket, const json_
     char *text = json_dumps(parameters, JSON_COMPACT);
     bool done =
         tell(store, "wave create",
-             json_pack("{s:s, s:s}", "wave", store->id, "json", text == NULL ? "" : text), err);
+             json_pack("{s:s, s:s}", "wave", store->id, "record", text == NULL ? "" : text), err);
     mem_free(text);
     return done;
 }
@@ -96,7 +96,7 @@ static bool put_chunk(const struct wave_store *store, json_t *chunk, struct err 
 {
     char *text = json_dumps(chunk, JSON_COMPACT);
     bool done = text == NULL || tell(store, "wave add",
-                                     json_pack("{s:s, s:s}", "wave", store->id, "json", text), err);
+                                     json_pack("{s:s, s:s}", "wave", store->id, "record", text), err);
 
     mem_free(text);
     json_object_clear(chunk);

@@ -307,7 +307,7 @@ def test_redis_is_away(begin, redis):
     redis.pause()
     try:
         for command, arguments in (("routes export", {}), ("routes import", {"csv": "ann,blue"}),
-                                   ("wave create", {"wave": "w", "json": "{}"}), ("wave list", {})):
+                                   ("wave create", {"wave": "w", "record": "{}"}), ("wave list", {})):
             assert ask(proxy, command, **arguments)[1]["error"].startswith("redis: ")
     finally:
         redis.resume()
@@ -329,11 +329,11 @@ def did(proxy, command, **arguments):
 
 def test_a_wave(proxy, redis):
     parameters = {"to": "green", "parallel": 4}
-    did(proxy, "wave create", wave="w-1", json=json.dumps(parameters))
-    did(proxy, "wave create", wave="w-1", json='{"parallel":4, "to":"green"}')  # the answer was lost
-    assert refused(proxy, "wave create", wave="w-1", json="{}") == "there is such a wave already"
-    did(proxy, "wave add", wave="w-1", json=json.dumps({"ann": {"state": "waiting"}, "bob": {"state": "waiting"}}))
-    did(proxy, "wave add", wave="w-1", json=json.dumps({"ann": {"state": "moved", "why": 'ä"\\'}}))
+    did(proxy, "wave create", wave="w-1", record=json.dumps(parameters))
+    did(proxy, "wave create", wave="w-1", record='{"parallel":4, "to":"green"}')  # the answer was lost
+    assert refused(proxy, "wave create", wave="w-1", record="{}") == "there is such a wave already"
+    did(proxy, "wave add", wave="w-1", record=json.dumps({"ann": {"state": "waiting"}, "bob": {"state": "waiting"}}))
+    did(proxy, "wave add", wave="w-1", record=json.dumps({"ann": {"state": "moved", "why": 'ä"\\'}}))
     items, result = did(proxy, "wave show", wave="w-1")
     assert {item.pop("user"): item for item in items} == {"ann": {"state": "moved", "why": 'ä"\\'},
                                                           "bob": {"state": "waiting"}}
@@ -342,7 +342,7 @@ def test_a_wave(proxy, redis):
 
 
 def test_one_at_a_time_works_on_a_wave(proxy, redis):
-    did(proxy, "wave create", wave="w", json="{}")
+    did(proxy, "wave create", wave="w", record="{}")
     did(proxy, "wave hold", wave="w", owner="host:1")
     did(proxy, "wave hold", wave="w", owner="host:1")
     assert refused(proxy, "wave hold", wave="w", owner="host:2") == "held by host:1"
@@ -356,27 +356,27 @@ def test_one_at_a_time_works_on_a_wave(proxy, redis):
 
 
 def test_a_wave_of_many(proxy):
-    did(proxy, "wave create", wave="w", json="{}")
+    did(proxy, "wave create", wave="w", record="{}")
     for first in range(0, 3000, 500):
         did(proxy, "wave add", wave="w",
-            json=json.dumps({f"user{number}": {"n": number} for number in range(first, first + 500)}))
+            record=json.dumps({f"user{number}": {"n": number} for number in range(first, first + 500)}))
     items, _ = did(proxy, "wave show", wave="w")
     assert {item["user"]: item["n"] for item in items} == {f"user{number}": number for number in range(3000)}
     assert len(items) == 3000
     for number in range(200):
-        did(proxy, "wave create", wave=f"w{number}", json="{}")
+        did(proxy, "wave create", wave=f"w{number}", record="{}")
     assert len(did(proxy, "wave list")[0]) == 201
 
 
 @pytest.mark.parametrize("command,arguments,reason", [
     ("show", {"wave": "none"}, "there is no such wave"),
-    ("add", {"wave": "none", "json": "{}"}, "there is no such wave"),
+    ("add", {"wave": "none", "record": "{}"}, "there is no such wave"),
     ("hold", {"wave": "none", "owner": "me"}, "there is no such wave"),
-    ("create", {"wave": "w", "json": "[]"}, "this is no JSON object"),
-    ("add", {"wave": "w", "json": '{"ann":1}'}, "this is no JSON object"),
-    ("create", {"wave": "w", "json": "{"}, "this is no JSON object"),
-    ("add", {"wave": "w", "json": "1"}, "this is no JSON object"),
-    ("create", {"wave": "a b", "json": "{}"}, "the id of a wave has letters, digits and -_., 64 at the most"),
+    ("create", {"wave": "w", "record": "[]"}, "this is no JSON object"),
+    ("add", {"wave": "w", "record": '{"ann":1}'}, "this is no JSON object"),
+    ("create", {"wave": "w", "record": "{"}, "this is no JSON object"),
+    ("add", {"wave": "w", "record": "1"}, "this is no JSON object"),
+    ("create", {"wave": "a b", "record": "{}"}, "the id of a wave has letters, digits and -_., 64 at the most"),
     ("show", {"wave": "}"}, "the id of a wave has letters, digits and -_., 64 at the most"),
     ("hold", {"wave": "", "owner": "me"}, "the id of a wave has letters, digits and -_., 64 at the most")])
 def test_waves_refused(proxy, command, arguments, reason):
