@@ -14,7 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { GRACE_MS = 5000, READ_SIZE = 4096 };
+enum { GRACE_MS = 5000, LEFT_MS = 1000, PAUSE_MS = 5, READ_SIZE = 4096 };
 
 struct running {
     const struct child *child;
@@ -167,6 +167,20 @@ static void attend(struct running *r)
         continue;
 }
 
+/*
+ * Who was killed may be a moment in what it does; it is not our child, so only its group tells. A
+ * zombie that nobody reaps would be there for ever.
+ */
+static void reap(const struct running *r, int *status_out)
+{
+    uint64_t end = clock_ms() + LEFT_MS;
+
+    while (waitpid(r->pid, status_out, 0) < 0 && errno == EINTR)
+        continue;
+    while (kill(-r->pid, 0) == 0 && clock_ms() < end)
+        clock_sleep(PAUSE_MS);
+}
+
 static bool judge(const struct running *r, int status, struct err *err)
 {
     if (r->kill_ms != 0)
@@ -187,8 +201,7 @@ bool child_run(const struct child *child, struct err *err)
     if (!start(&r, err))
         return false;
     attend(&r);
-    while (waitpid(r.pid, &status, 0) < 0 && errno == EINTR)
-        continue;
+    reap(&r, &status);
     close(r.pidfd);
     if (r.output >= 0) {
         close(r.output);

@@ -200,16 +200,26 @@ def lines_until(stream, start):
     raise AssertionError(f"no line {start}")
 
 
-def test_the_move_is_lost_while_the_command_runs(process):
-    tool = start(process, "move", "ann", "--to", "green", "--sync", "echo pid $$; sleep 100 & echo child $!; wait")
-    pid = int(lines_until(tool.stderr, "ann: pid").split()[-1])
-    child = int(lines_until(tool.stderr, "ann: child").split()[-1])
+def lose_move(process, user):
+    """As a new master of Redis that had not heard of it yet."""
     with process.lock:
-        process.routes["ann"].update(state="active", epoch=2)
-        del process.routes["ann"]["move"]
+        process.routes[user].update(state="active", epoch=process.routes[user]["epoch"] + 1)
+        del process.routes[user]["move"], process.routes[user]["target"]
+
+
+def test_the_move_is_lost_while_the_command_runs(process):
+    """It and all that it has started is ended, and the move begun anew; but not for ever."""
+    tool = start(process, "move", "ann", "--to", "green", "--sync", "echo pid $$; sleep 100 & echo child $!; wait")
+    for attempt in range(3):
+        pid = int(lines_until(tool.stderr, "ann: pid").split()[-1])
+        child = int(lines_until(tool.stderr, "ann: child").split()[-1])
+        lose_move(process, "ann")
+        if attempt < 2:
+            assert lines_until(tool.stderr, "ann: the move is lost: ").endswith("under way; it is begun anew\n")
+            assert not is_alive(pid) and not is_alive(child)
     told = tool.communicate(timeout=60)[1]
     assert tool.returncode == FAILED and "ann: the move is lost: ann: no such move is under way" in told
-    assert not is_alive(pid) and not is_alive(child)
+    assert not is_alive(pid) and not is_alive(child) and place(process, "ann") == ("blue", "active")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -293,13 +303,17 @@ def test_a_commit_in_part_goes_forward(process):
 
 def test_a_commit_that_is_refused_goes_back(process):
     def over(arguments, carry_out):
-        process.routes["ann"].update(state="active")
-        del process.routes["ann"]["move"]
+        lose_move(process, "ann")
         return refuse("no such move is under way")(arguments, carry_out)
 
     process.misbehave["cutover commit"] = [over]
-    told = failed(process, "move", "ann", "--to", "green")
+    tool = ctl(process, "move", "ann", "--to", "green")
+    assert tool.returncode == DONE
+    assert tool.stderr_text == "ann: the commit failed: no such move is under way; it is begun anew\n"
+    process.misbehave["cutover commit"] = [over] * 3
+    told = failed(process, "move", "ann", "--to", "blue")
     assert "ann: the commit failed: no such move is under way; there was no move any more" in told
+    assert place(process, "ann") == ("green", "active")
 
 
 def test_a_proxy_that_starts_before_the_commit(process):
