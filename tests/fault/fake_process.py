@@ -6,8 +6,6 @@ import os
 import socket
 import threading
 
-loads = json.loads  # where an argument is called json
-
 
 class Refused(Exception):
     def __init__(self, text, again=False):
@@ -157,11 +155,11 @@ class Process:
         del route["move"], route["target"]
         return self._describe(user)
 
-    def wave_create(self, wave, json):
-        self.waves[wave] = ({}, loads(json))
+    def wave_create(self, wave, record):
+        self.waves[wave] = ({}, json.loads(record))
 
-    def wave_add(self, wave, json):
-        self.waves[wave][0].update(loads(json))
+    def wave_add(self, wave, record):
+        self.waves[wave][0].update(json.loads(record))
 
     def wave_hold(self, wave, owner, release=None):
         if self.holders.setdefault(wave, owner) != owner:
