@@ -17,18 +17,31 @@
 
 enum { NUMBER_MAX = 24 };
 
-enum step { STEP_BEGIN, STEP_LOOK, STEP_COMMIT, STEP_ACTIVATE, STEP_ABORT, STEP_COUNT };
+enum step {
+    STEP_BEGIN,
+    STEP_LOOK,
+    STEP_COMMIT,
+    STEP_ACTIVATE,
+    STEP_ABORT,
+    STEP_GO_BACK, /* once replicas know that the move is over */
+    STEP_COUNT
+};
 
 /*
- * KEYS: the user's hash, `moving`, the user's acks, `proxies`; of begin, the target shard, too.
- * ARGV: the channel of events, user, move, CUTOVER_LEASE_MS; of begin: to, from, backend_user.
+ * KEYS: the user's hash, `moving`, the user's acks, `proxies`, `beats`; of begin, the target
+ * shard, too.
+ * ARGV: the channel of events, user, move, CUTOVER_LEASE_MS, redis.replicas; of begin: to, from,
+ * backend_user.
  *
  * Each script starts with the route as it is, once a move whose time has passed has been ended:
- * one that is committed goes forward, any other one back.
+ * one that is committed goes forward, any other one back. With replicas it is only noted that it is
+ * over, so that nobody commits it any more: the beats of proxies (membership.c) do the rest once
+ * replicas know that.
  */
 static const char head[] =
     "local key, moving, acks, proxies = KEYS[1], KEYS[2], KEYS[3], KEYS[4]\n"
     "local channel, user, move = ARGV[1], ARGV[2], ARGV[3]\n"
+    "local replicas = tonumber(ARGV[5])\n"
     "local time = redis.call('TIME')\n"
     "local now = time[1] * 1000 + math.floor(time[2] / 1000)\n"
     "local route\n"
@@ -43,10 +56,14 @@ static const char head[] =
     "    epoch = tonumber(route.epoch), state = route.state}))\n"
     "end\n"
     "local function refresh() redis.call('HSET', key, 'until', now + tonumber(ARGV[4])) end\n"
+    "local function note_over()\n"
+    "  route.over = route.over or redis.call('INCR', KEYS[5])\n"
+    "  redis.call('HSET', key, 'over', route.over)\n"
+    "end\n"
     "local function finish(shard)\n"
     "  redis.call('HSET', key, 'shard', shard, 'state', 'active')\n"
     "  redis.call('HINCRBY', key, 'epoch', 1)\n"
-    "  redis.call('HDEL', key, 'target', 'move', 'until')\n"
+    "  redis.call('HDEL', key, 'target', 'move', 'until', 'over')\n"
     "  redis.call('HDEL', moving, user)\n"
     "  redis.call('DEL', acks)\n"
     "  read()\n"
@@ -105,15 +122,22 @@ static const char head[] =
     "end\n"
     "read()\n"
     "if (tonumber(route['until']) or 0) <= now then\n"
-    "  if route.state == 'moving' then finish(route.shard) end\n"
-    "  if route.state == 'committed' then finish_forward() end\n"
-    "end\n";
+    "  if replicas > 0 then\n"
+    "    if route.state == 'moving' then note_over() end\n"
+    "  elseif route.state == 'moving' then\n"
+    "    finish(route.shard)\n"
+    "  elseif route.state == 'committed' then\n"
+    "    finish_forward()\n"
+    "  end\n"
+    "end\n"
+    "local is_over = route.state == 'moving' and route.over\n";
 
 static const char *const bodies[STEP_COUNT] = {
     [STEP_BEGIN] =
-        "local to, from, backend_user = ARGV[5], route.shard or ARGV[6], ARGV[7]\n"
+        "local to, from, backend_user = ARGV[6], route.shard or ARGV[7], ARGV[8]\n"
         "if route.move then\n"
         "  if route.move ~= move or route.target ~= to then return refuse_others() end\n"
+        "  if is_over then return answer('the move is over: it is going back') end\n"
         "  refresh()\n"
         "  return answer()\n"
         "end\n"
@@ -121,7 +145,7 @@ static const char *const bodies[STEP_COUNT] = {
         "if route.state ~= 'active' then return answer('the route is ' .. route.state) end\n"
         "if from == '' then return answer('no source of routes knows this user') end\n"
         "if from == to then return answer('at shard ' .. to .. ' already') end\n"
-        "if redis.call('HGET', KEYS[5], 'state') == 'down' then\n"
+        "if redis.call('HGET', KEYS[6], 'state') == 'down' then\n"
         "  return answer('shard ' .. to .. ' was taken down')\n"
         "end\n"
         "redis.call('HSET', key, 'shard', from, 'state', 'moving', 'target', to, 'move', move)\n"
@@ -137,11 +161,13 @@ static const char *const bodies[STEP_COUNT] = {
         "return answer()\n",
     [STEP_LOOK] = "if is_done() then return answer() end\n"
                   "if route.move ~= move then return refuse_others() end\n"
+                  "if is_over then return answer('the move is over: it is going back') end\n"
                   "refresh()\n"
                   "return answer()\n",
     [STEP_COMMIT] =
         "if is_done() then return answer() end\n"
         "if route.move ~= move then return refuse_others() end\n"
+        "if is_over then return answer('the move is over: it is going back') end\n"
         "if route.state == 'moving' then\n"
         "  local missing, count = lacking()\n"
         "  if count > 0 then\n"
@@ -163,11 +189,15 @@ static const char *const bodies[STEP_COUNT] = {
     [STEP_ABORT] = "if is_done() then return answer('the move is done') end\n"
                    "if route.move == move then\n"
                    "  if route.state ~= 'moving' then return answer('committed already') end\n"
-                   "  finish(route.shard)\n"
+                   "  if replicas > 0 then note_over() else finish(route.shard) end\n"
                    "elseif route.move then\n"
                    "  return refuse_others()\n"
                    "end\n"
                    "return answer()\n",
+    [STEP_GO_BACK] = "if is_over and route.move == move then\n"
+                     "  finish(route.shard)\n"
+                     "end\n"
+                     "return answer()\n",
 };
 
 struct cutovers {
@@ -374,7 +404,7 @@ static void go_on(struct turn_task *task)
 {
     struct cutover_request *request =
         (struct cutover_request *)((char *)task - offsetof(struct cutover_request, task));
-    bool relied_on = request->step != STEP_LOOK && request->step != STEP_ABORT;
+    bool relied_on = request->step != STEP_LOOK && request->step != STEP_GO_BACK;
     bool was_waited_for = request->waits;
 
     request->waits = !was_waited_for && relied_on && request->err.kind == ERR_NONE &&
@@ -383,6 +413,8 @@ static void go_on(struct turn_task *task)
         return;
     if (request->err.kind == ERR_NONE && request->step == STEP_COMMIT)
         run(request, STEP_ACTIVATE);
+    else if (was_waited_for && request->err.kind == ERR_NONE && request->step == STEP_ABORT)
+        run(request, STEP_GO_BACK);
     else
         answer(request);
 }
@@ -391,16 +423,17 @@ static bool send_step(struct cutover_request *request)
 {
     struct cutovers *cutovers = request->cutovers;
     const struct conf_redis *redis = settings(cutovers);
-    char keys[5][REDIS_KEY_MAX], channel[REDIS_KEY_MAX], lease[NUMBER_MAX];
+    char keys[6][REDIS_KEY_MAX], channel[REDIS_KEY_MAX], lease[NUMBER_MAX], replicas[NUMBER_MAX];
     struct span arguments[REDIS_ARGUMENTS_MAX];
     bool begins = request->step == STEP_BEGIN;
-    size_t key_count = begins ? 5 : 4, count = 0;
+    size_t key_count = begins ? 6 : 5, count = 0;
 
     if (!redis_key(keys[0], redis, "user", request->user) ||
         !redis_key(keys[1], redis, "moving", NULL) ||
         !redis_key(keys[2], redis, "acks", request->user) ||
         !redis_key(keys[3], redis, "proxies", NULL) ||
-        (begins && !redis_key(keys[4], redis, "shard", request->to)) ||
+        !redis_key(keys[4], redis, "beats", NULL) ||
+        (begins && !redis_key(keys[5], redis, "shard", request->to)) ||
         !redis_key(channel, redis, "events", NULL))
         return err_set(&request->err, ERR_CONFIG, "redis: no room for a key");
     while (count < key_count) {
@@ -408,10 +441,12 @@ static bool send_step(struct cutover_request *request)
         count++;
     }
     snprintf(lease, sizeof lease, "%d", CUTOVER_LEASE_MS);
+    snprintf(replicas, sizeof replicas, "%" PRId64, redis->replicas);
     arguments[count++] = span_of(channel);
     arguments[count++] = span_of(request->user);
     arguments[count++] = span_of(request->move);
     arguments[count++] = span_of(lease);
+    arguments[count++] = span_of(replicas);
     if (begins) {
         arguments[count++] = span_of(request->to);
         arguments[count++] = span_of(request->from);

@@ -35,6 +35,7 @@ struct membership {
     enum step step;
     struct redis_command *command; /* of the step */
     bool answered, good;           /* noted for the next turn */
+    bool ends_moves;               /* has begun to: the next beat goes on with that */
     bool was_there;                /* the record, or the predecessor's, before the beat */
     uint64_t sent_ms;              /* the last beat, or when it should have been; of uv_hrtime */
     uint64_t confirmed_ms;         /* when the last one was sent that was confirmed */
@@ -50,25 +51,42 @@ struct membership {
 };
 
 /*
- * KEYS: proxies, moving.
+ * KEYS: proxies, moving, beats.
  * ARGV: id, host, pid, fence_ms, sessions, version, socket, the prefix of all keys, the id of a
- * process that is dead, or "".
+ * process that is dead, or "", redis.replicas, 1 if enough replicas have our beat before this one.
  * Writes the record, takes away those that have lapsed, and ends moves that nobody looks after any
  * more. A user's hash that is not as it should be must not stop the beats of all.
+ *
+ * With replicas a move is ended in two steps, and the second must know that replicas have the
+ * first (`over`, the number of a beat): else a master that nobody follows any more would let those
+ * go on who have consented, while the move goes on at its successor.
  */
 static const char script_text[] =
     "local time = redis.call('TIME')\n"
     "local now = time[1] * 1000 + math.floor(time[2] / 1000)\n"
-    "local lapsed, healed = 0, 0\n"
+    "local lapsed, healed, begun = 0, 0, 0\n"
+    "local replicas, number = tonumber(ARGV[10]), redis.call('INCR', KEYS[3])\n"
+    "local settled = 0\n"
+    "if ARGV[11] == '1' then\n"
+    "  local good, record = pcall(cjson.decode, redis.call('HGET', KEYS[1], ARGV[1]))\n"
+    "  if good then settled = tonumber(record.beat) or 0 end\n"
+    "end\n"
     "local function lives(text)\n"
     "  local record = cjson.decode(text)\n"
     "  return record.seen_ms + record.fence_ms >= now\n"
     "end\n"
     "local function heal(user)\n"
     "  local key = ARGV[8] .. 'user:{' .. user .. '}'\n"
-    "  local route = redis.call('HMGET', key, 'state', 'until', 'target', 'move', 'shard')\n"
+    "  local route = redis.call('HMGET', key, 'state', 'until', 'target', 'move', 'shard', 'over')\n"
     "  local moves = route[1] == 'moving' or route[1] == 'committed'\n"
-    "  if moves and (tonumber(route[2] or 0) or 0) >= now then return end\n"
+    "  local over = tonumber(route[6] or nil)\n"
+    "  if moves and not over and (tonumber(route[2] or 0) or 0) >= now then return end\n"
+    "  if moves and replicas > 0 and not over then\n"
+    "    redis.call('HSET', key, 'over', number)\n"
+    "    begun = begun + 1\n"
+    "    return\n"
+    "  end\n"
+    "  if moves and replicas > 0 and over > settled then return end\n"
     "  redis.call('HDEL', KEYS[2], user)\n"
     "  if not moves then return end\n"
     "  local epoch = redis.call('HINCRBY', key, 'epoch', 1)\n"
@@ -76,7 +94,7 @@ static const char script_text[] =
     "    redis.call('HSET', key, 'shard', route[3], 'moved_by', route[4], 'moved_from', route[5])\n"
     "  end\n"
     "  redis.call('HSET', key, 'state', 'active')\n"
-    "  redis.call('HDEL', key, 'target', 'move', 'until')\n"
+    "  redis.call('HDEL', key, 'target', 'move', 'until', 'over')\n"
     "  redis.call('PUBLISH', ARGV[8] .. 'events',\n"
     "    cjson.encode({event = 'route', user = user, epoch = epoch, state = 'active'}))\n"
     "  healed = healed + 1\n"
@@ -85,16 +103,16 @@ static const char script_text[] =
     "known = math.max(known, redis.call('HDEL', KEYS[1], ARGV[9]))\n"
     "redis.call('HSET', KEYS[1], ARGV[1], cjson.encode({host = ARGV[2], pid = tonumber(ARGV[3]),\n"
     "  seen_ms = now, fence_ms = tonumber(ARGV[4]), sessions = tonumber(ARGV[5]),\n"
-    "  version = ARGV[6], socket = ARGV[7]}))\n"
+    "  version = ARGV[6], socket = ARGV[7], beat = number}))\n"
     "local all = redis.call('HGETALL', KEYS[1])\n"
     "for i = 1, #all, 2 do\n"
     "  local good, alive = pcall(lives, all[i + 1])\n"
     "  if not (good and alive) then lapsed = lapsed + redis.call('HDEL', KEYS[1], all[i]) end\n"
     "end\n"
     "for _, user in ipairs(redis.call('HKEYS', KEYS[2])) do pcall(heal, user) end\n"
-    "return {known, #all / 2 - lapsed, lapsed, healed}\n";
+    "return {known, #all / 2 - lapsed, lapsed, healed, begun}\n";
 
-enum { REPLY_KNOWN, REPLY_PROXIES, REPLY_LAPSED, REPLY_HEALED, REPLY_COUNT };
+enum { REPLY_KNOWN, REPLY_PROXIES, REPLY_LAPSED, REPLY_HEALED, REPLY_BEGUN, REPLY_COUNT };
 
 static void on_look(uv_timer_t *timer);
 static void on_fence(uv_timer_t *timer);
@@ -300,6 +318,7 @@ static void on_beat(void *owner, const redisReply *reply, const struct err *err)
     log_refusal(reply);
     if (good) {
         m->was_there = reply->element[REPLY_KNOWN]->integer != 0;
+        m->ends_moves = reply->element[REPLY_BEGUN]->integer != 0;
         atomic_store(&m->env->counters->fleet_proxies,
                      (uint64_t)reply->element[REPLY_PROXIES]->integer);
         counter_add(&m->env->counters->fleet_lapsed,
@@ -313,18 +332,23 @@ static void on_beat(void *owner, const redisReply *reply, const struct err *err)
 /* False when it cannot be sent. */
 static bool send_beat(struct membership *m)
 {
-    char proxies[REDIS_KEY_MAX], moving[REDIS_KEY_MAX], numbers[3][NUMBER_MAX];
+    char proxies[REDIS_KEY_MAX], moving[REDIS_KEY_MAX], beats[REDIS_KEY_MAX];
+    char numbers[4][NUMBER_MAX];
+    bool settled = m->confirmed && redis_link_connection(m->env->redis) == m->connection;
     struct err err;
 
     if (!redis_key(proxies, settings(m), "proxies", NULL) ||
-        !redis_key(moving, settings(m), "moving", NULL))
+        !redis_key(moving, settings(m), "moving", NULL) ||
+        !redis_key(beats, settings(m), "beats", NULL))
         return false;
     snprintf(numbers[0], NUMBER_MAX, "%ld", (long)uv_os_getpid());
     snprintf(numbers[1], NUMBER_MAX, "%" PRIu64, keep_ms(m) + settings(m)->node_expiry);
     snprintf(numbers[2], NUMBER_MAX, "%zu", m->events->count_sessions(m->owner));
+    snprintf(numbers[3], NUMBER_MAX, "%" PRId64, settings(m)->replicas);
 
     const struct span arguments[] = {span_of(proxies),
                                      span_of(moving),
+                                     span_of(beats),
                                      span_of(m->id),
                                      span_of(m->host),
                                      span_of(numbers[0]),
@@ -333,10 +357,12 @@ static bool send_beat(struct membership *m)
                                      span_of(IMAPMUX_VERSION),
                                      span_of(m->env->conf->admin.socket),
                                      span_of(settings(m)->prefix),
-                                     span_of(m->predecessor)};
+                                     span_of(m->predecessor),
+                                     span_of(numbers[3]),
+                                     span_of(settled ? "1" : "0")};
 
     m->command = redis_link_call(m->env->redis, &m->script, arguments,
-                                 sizeof arguments / sizeof *arguments, 2, on_beat, m, &err);
+                                 sizeof arguments / sizeof *arguments, 3, on_beat, m, &err);
     return m->command != NULL;
 }
 
@@ -433,7 +459,8 @@ static void settle(struct turn_task *task)
 
 static bool is_due(const struct membership *m)
 {
-    return clock_ms() - m->sent_ms >= settings(m)->node_expiry / 3;
+    return (m->confirmed && m->ends_moves) ||
+           clock_ms() - m->sent_ms >= settings(m)->node_expiry / 3;
 }
 
 /* Beats are due in time, and at once over a new connection. */

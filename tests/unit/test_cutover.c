@@ -639,6 +639,29 @@ static void test_without_the_replica(void **unused)
     stop_replica();
 }
 
+/* She goes back only once replicas know it: a successor of this Redis might still commit. */
+static void test_abort_without_the_replica(void **unused)
+{
+    (void)unused;
+    redis("HSET " HASH " shard blue epoch 4");
+    good(cutover_begin, CUTOVER_OLD);
+    bench.conf.redis.replicas = 1;
+    bench.conf.redis.timeout = 400;
+    lacks_replica(cutover_abort, CUTOVER_OLD);
+    expect_route("blue", "moving", "5");
+    refused(cutover_commit, MOVE, NULL, CUTOVER_OLD, "the move is over: it is going back");
+    pass_time();
+    refused(cutover_look, MOVE, NULL, CUTOVER_OLD, "the move is over: it is going back");
+    expect_route("blue", "moving", "5");
+    start_replica();
+    wait_for_replica();
+    bench.conf.redis.timeout = 5000;
+    good(cutover_abort, CUTOVER_OLD);
+    expect_route("blue", "active", "6");
+    assert_string_equal(field("over"), "nil");
+    stop_replica();
+}
+
 /* A replica that is connected, but frozen, has what was written before only. */
 static void test_what_is_done_already_is_waited_for_too(void **unused)
 {
@@ -772,6 +795,7 @@ int main(void)
         CASE(test_a_hash_that_makes_no_sense),
         CASE(test_the_replica_must_have_it),
         CASE(test_without_the_replica),
+        CASE(test_abort_without_the_replica),
         CASE(test_what_is_done_already_is_waited_for_too),
         CASE(test_the_connection_is_lost_while_waiting),
         CASE(test_redis_is_down),

@@ -462,6 +462,29 @@ static void test_without_its_replica_nothing_is_confirmed(void **state)
     WAIT_FOR(bench.cut_off_ms > 0);
 }
 
+/* At its successor the move may go on, with our consent. */
+static void test_without_its_replica_no_move_ends(void **state)
+{
+    (void)state;
+    bench.conf.redis.replicas = 1;
+    start_other(true);
+    join();
+    WAIT_FOR(membership_is_confirmed(bench.membership));
+    stop_other();
+    WAIT_FOR(!membership_is_confirmed(bench.membership));
+    set_move("ann", "moving", redis_ms() - 1);
+    set_move("bob", "committed", redis_ms() - 1);
+    next_beat();
+    next_beat();
+    assert_string_equal(redis("HMGET " ANN " shard state epoch"), "blue,moving,5");
+    assert_string_equal(redis("HMGET t:user:{bob} shard state epoch"), "blue,committed,5");
+    expect_no_event();
+    start_other(true);
+    WAIT_FOR(atomic_load(&bench.counters.fleet_healed) == 2);
+    assert_string_equal(redis("HMGET " ANN " shard state epoch over"), "blue,active,6,nil");
+    assert_string_equal(redis("HMGET t:user:{bob} shard state epoch over"), "green,active,6,nil");
+}
+
 /* --- the fence --- */
 
 static void test_the_fence(void **state)
@@ -792,6 +815,7 @@ int main(void)
         STORY(test_moves_that_are_under_way_stay),
         STORY(test_what_makes_no_sense_stops_nobody),
         STORY(test_without_its_replica_nothing_is_confirmed),
+        STORY(test_without_its_replica_no_move_ends),
         STORY(test_the_fence),
         STORY(test_no_fence_where_redis_has_no_routes),
         STORY(test_only_the_move_that_is_under_way_is_consented_to),
