@@ -36,7 +36,12 @@ struct membership {
     struct redis_command *command; /* of the step */
     bool answered, good;           /* noted for the next turn */
     bool ends_moves;               /* has begun to: the next beat goes on with that */
-    bool was_there;                /* the record, or the predecessor's, before the beat */
+    /*
+     * Since when the record, or the predecessor's, is there without a gap: by the last answer, and
+     * as it was last confirmed. 0: since before our time. A gap is to be noticed even if the beat
+     * that has ended it was never confirmed.
+     */
+    long long since, known_since;
     uint64_t sent_ms;              /* the last beat, or when it should have been; of uv_hrtime */
     uint64_t confirmed_ms;         /* when the last one was sent that was confirmed */
     uint64_t connection;           /* of the link, that has answered the beat */
@@ -99,20 +104,23 @@ static const char script_text[] =
     "    cjson.encode({event = 'route', user = user, epoch = epoch, state = 'active'}))\n"
     "  healed = healed + 1\n"
     "end\n"
-    "local known = redis.call('HEXISTS', KEYS[1], ARGV[1])\n"
-    "known = math.max(known, redis.call('HDEL', KEYS[1], ARGV[9]))\n"
+    "local good, own = pcall(cjson.decode, redis.call('HGET', KEYS[1], ARGV[1]))\n"
+    "good = good and type(own) == 'table'\n"
+    "local since = good and tonumber(own.since) or now\n"
+    "if redis.call('HDEL', KEYS[1], ARGV[9]) == 1 and not good then since = 0 end\n"
     "redis.call('HSET', KEYS[1], ARGV[1], cjson.encode({host = ARGV[2], pid = tonumber(ARGV[3]),\n"
     "  seen_ms = now, fence_ms = tonumber(ARGV[4]), sessions = tonumber(ARGV[5]),\n"
-    "  version = ARGV[6], socket = ARGV[7], beat = number}))\n"
+    "  version = ARGV[6], socket = ARGV[7], beat = number,\n"
+    "  since = since}))\n"
     "local all = redis.call('HGETALL', KEYS[1])\n"
     "for i = 1, #all, 2 do\n"
     "  local good, alive = pcall(lives, all[i + 1])\n"
     "  if not (good and alive) then lapsed = lapsed + redis.call('HDEL', KEYS[1], all[i]) end\n"
     "end\n"
     "for _, user in ipairs(redis.call('HKEYS', KEYS[2])) do pcall(heal, user) end\n"
-    "return {known, #all / 2 - lapsed, lapsed, healed, begun}\n";
+    "return {since, #all / 2 - lapsed, lapsed, healed, begun}\n";
 
-enum { REPLY_KNOWN, REPLY_PROXIES, REPLY_LAPSED, REPLY_HEALED, REPLY_BEGUN, REPLY_COUNT };
+enum { REPLY_SINCE, REPLY_PROXIES, REPLY_LAPSED, REPLY_HEALED, REPLY_BEGUN, REPLY_COUNT };
 
 static void on_look(uv_timer_t *timer);
 static void on_fence(uv_timer_t *timer);
@@ -317,7 +325,7 @@ static void on_beat(void *owner, const redisReply *reply, const struct err *err)
     (void)err; /* the link has logged it */
     log_refusal(reply);
     if (good) {
-        m->was_there = reply->element[REPLY_KNOWN]->integer != 0;
+        m->since = reply->element[REPLY_SINCE]->integer;
         m->ends_moves = reply->element[REPLY_BEGUN]->integer != 0;
         atomic_store(&m->env->counters->fleet_proxies,
                      (uint64_t)reply->element[REPLY_PROXIES]->integer);
@@ -403,7 +411,8 @@ static bool send_wait(struct membership *m)
 
 static void confirm(struct membership *m)
 {
-    bool forgotten = m->fence != NO_FENCE && !m->was_there;
+    bool was_there = m->since == m->known_since;
+    bool forgotten = m->fence != NO_FENCE && !was_there;
 
     m->step = IDLE;
     counter_add(&m->env->counters->fleet_beats_confirmed, 1);
@@ -412,7 +421,8 @@ static void confirm(struct membership *m)
     m->confirmed = m->ever_confirmed = true;
     m->complained = false;
     m->confirmed_ms = m->sent_ms;
-    if (!m->was_there)
+    m->known_since = m->since;
+    if (!was_there)
         atomic_store(&m->freshness->known_since_ms, clock_ms());
     move_fence(m);
     m->events->on_beat(m->owner);

@@ -349,6 +349,25 @@ static void test_a_record_that_was_taken_away(void **state)
     assert_string_equal(redis("HKEYS t:proxies"), ID);
 }
 
+/* It is written anew by a beat that no replica has, so that beat does not count. */
+static void test_a_record_that_was_taken_away_and_came_back_unconfirmed(void **state)
+{
+    (void)state;
+    bench.conf.redis.replicas = 1;
+    start_other(true);
+    join();
+    WAIT_FOR(membership_is_confirmed(bench.membership));
+    uint64_t before = atomic_load(&bench.freshness.known_since_ms);
+    stop_other();
+    redis("HDEL t:proxies " ID);
+    WAIT_FOR(!membership_is_confirmed(bench.membership));
+    assert_string_equal(redis("HKEYS t:proxies"), ID);
+    start_other(true);
+    WAIT_FOR(membership_is_confirmed(bench.membership));
+    assert_int_equal(bench.forgotten, 1);
+    assert_true(atomic_load(&bench.freshness.known_since_ms) > before);
+}
+
 /* Moves have waited for the dead one, so what it has left is good. */
 static void test_in_the_place_of_another(void **state)
 {
@@ -808,6 +827,7 @@ int main(void)
         STORY(test_leaving_without_an_answer),
         STORY(test_the_lapsed_are_taken_away),
         STORY(test_a_record_that_was_taken_away),
+        STORY(test_a_record_that_was_taken_away_and_came_back_unconfirmed),
         STORY(test_in_the_place_of_another),
         STORY(test_in_the_place_of_one_that_redis_does_not_know),
         STORY(test_a_move_that_nobody_looks_after_goes_back),
