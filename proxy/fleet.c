@@ -69,13 +69,16 @@ static void on_beat(void *owner)
 
     if (fleet->keeper != NULL && membership_is_confirmed(fleet->membership))
         keeper_confirm(fleet->keeper, membership_fence_ms(fleet->membership));
-    stop_waiting(fleet);
+    if (uv_is_active((uv_handle_t *)&fleet->limit)) /* it is waited for by fleet_join only */
+        stop_waiting(fleet);
 }
 
 static void on_forgotten(void *owner)
 {
     struct fleet *fleet = owner;
 
+    if (fleet->keeper != NULL)
+        keeper_forget(fleet->keeper);
     if (fleet->reread != NULL)
         reread_start(fleet->reread, true);
 }
@@ -308,8 +311,9 @@ void fleet_stop(struct fleet *fleet)
 
 void fleet_leave(struct fleet *fleet)
 {
-    if (fleet->keeper != NULL && membership_can_leave(fleet->membership))
-        keeper_void(fleet->keeper);
+    if (fleet->keeper != NULL && membership_can_leave(fleet->membership) &&
+        !keeper_void(fleet->keeper))
+        return; /* so moves wait until what the file says has lapsed */
     if (fleet->membership != NULL && membership_leave(fleet->membership, stop_waiting))
         wait_for_it(fleet);
 }

@@ -36,6 +36,7 @@ struct keeper {
     size_t part_count;
     struct err err;
     bool writing, closing, complained;
+    bool forgotten; /* what is being written is of no use any more */
     void (*on_kept)(void *owner);
     void *owner;
 };
@@ -182,6 +183,8 @@ static void end_writing(struct keeper *keeper)
         complain(keeper, &keeper->err);
     else
         keeper->complained = false;
+    if (keeper->forgotten)
+        keeper_forget(keeper);
     if (keeper->closing)
         free_keeper(keeper);
     else if (on_kept != NULL)
@@ -282,13 +285,22 @@ void keeper_confirm(struct keeper *keeper, uint64_t fence_ms)
         keeper_write(keeper, NULL, NULL);
 }
 
-void keeper_void(struct keeper *keeper)
+bool keeper_void(struct keeper *keeper)
 {
     struct err err = {0};
 
     fill_head(keeper, 0);
-    if (!snapshot_write(keeper->snapshot, &keeper->head, NULL, 0, &err))
-        complain(keeper, &err);
+    if (snapshot_write(keeper->snapshot, &keeper->head, NULL, 0, &err))
+        return true;
+    complain(keeper, &err);
+    return false;
+}
+
+void keeper_forget(struct keeper *keeper)
+{
+    keeper->forgotten = keeper->writing || !keeper_void(keeper);
+    keeper->written_ms = 0; /* the next beat may fill it again */
+    keeper->written_fence_ms = 0;
 }
 
 bool keeper_add_moved(struct keeper *keeper, const char *user, uint64_t epoch)

@@ -39,9 +39,12 @@ bool keeper_write(struct keeper *keeper, void (*on_kept)(void *owner), void *own
 
 /*
  * This process is about to have Redis forget it, and its workers have ended: nobody is to be served
- * from the file without asking.
+ * from the file without asking. False if it still says otherwise.
  */
-void keeper_void(struct keeper *keeper);
+bool keeper_void(struct keeper *keeper);
+
+/* The same now, for Redis has forgotten this process: what the file says may have been moved. */
+void keeper_forget(struct keeper *keeper);
 
 /*
  * She is not to be served from the file any more, for she is moved. False: the file does not say so
