@@ -330,11 +330,17 @@ static void hold_again(struct relay *r, struct buf *held, size_t len)
     buf_append(held, (struct span){r->scratch, len});
 }
 
+/* The loop's clock is that of before the process was frozen, if that was inside a turn. */
+static bool is_fenced_off(const struct relay *r)
+{
+    return freshness_fences_off(r->env->freshness, uv_hrtime() / 1000000);
+}
+
 static void client_readable(void *owner)
 {
     struct relay *r = owner;
 
-    if (freshness_fences_off(r->env->freshness, uv_now(r->env->loop))) {
+    if (is_fenced_off(r)) {
         conn_want_read(r->client, false); /* the end of all sessions is on its way here */
         return;
     }
@@ -464,9 +470,19 @@ static void settle(struct relay *r)
     update_backend_reading(r);
 }
 
+/*
+ * Beyond the fence the store is not heard, either: what it says may let go of octets that wait for
+ * it, and nobody shall be told that it has done what came to it too late.
+ */
 static void backend_readable(void *owner)
 {
     struct relay *r = owner;
+
+    if (is_fenced_off(r)) {
+        conn_want_read(r->backend, false);
+        return;
+    }
+
     size_t held = unhold(r, &r->backend_held);
     ssize_t count = conn_read(r->backend, r->scratch + held, r->scratch_size - held);
 

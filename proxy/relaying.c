@@ -134,7 +134,7 @@ enum phase_id relaying_enter(struct session *s)
     struct backend *backend = pooled_backend(s->connection);
     struct counters *counters = s->home->env.counters;
 
-    if (freshness_fences_off(s->home->env.freshness, uv_now(s->home->env.loop)))
+    if (freshness_fences_off(s->home->env.freshness, uv_hrtime() / 1000000))
         return phase_gone(s, "cut off: no word from Redis");
     if (!keep_master(s))
         return phase_gone(s, "out of memory");

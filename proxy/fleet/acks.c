@@ -143,13 +143,11 @@ bool acks_add(struct acks *acks, const char *user, uint64_t epoch)
     struct ack *ack;
 
     HASH_FIND_STR(acks->by_user, user, ack);
-    if (ack != NULL && ack->epoch > epoch)
-        return true;
     if (ack == NULL)
         ack = ack_new(acks, user);
     if (ack == NULL)
         return false;
-    cancel(ack); /* of an older one */
+    cancel(ack); /* of another one; a Redis that has lost data may count epochs anew */
     ack->epoch = epoch;
     ack->told = false;
     tell(ack);
