@@ -21,7 +21,7 @@ struct child {
     void *owner;
 };
 
-/* True: its exit status was 0. Else *err says how it ended (ERR_PEER), or why it could not begin. */
+/* True: its exit status was 0. Else *err says how it ended (ERR_PEER), or why it did not begin. */
 bool child_run(const struct child *child, struct err *err);
 
 #endif

@@ -1,4 +1,4 @@
-/* Owns one exchange with an imapmux that runs: the connection, the lines of the answer, the time. */
+/* Owns one exchange with imapmux: the connection, the lines of the answer, the time. */
 #include "proxy/ctl/exchange.h"
 
 #include "proxy/base/buf.h"

@@ -1,4 +1,4 @@
-/* How often the program has been told to end: SIGINT, SIGTERM, SIGHUP. It ends when work is done. */
+/* How often the program has been told to end: SIGINT, SIGTERM, SIGHUP. It ends when it can. */
 #ifndef IMAPMUX_CTL_INTERRUPT_H
 #define IMAPMUX_CTL_INTERRUPT_H
 

@@ -60,6 +60,11 @@ static size_t done_count(const struct progress *p)
            p->counts[MOVE_UNSURE];
 }
 
+static size_t failed_count(const struct progress *p)
+{
+    return p->counts[MOVE_FAILED] + p->counts[MOVE_UNSURE];
+}
+
 static void keep_hold(struct progress *p, uint64_t ms)
 {
     size_t at = p->hold_count++;
@@ -106,7 +111,7 @@ static void draw(const struct progress *p)
         line, sizeof line,
         "[%.*s%.*s] %zu/%zu done, %zu failed, %zu under way, %.0f/min, held %.1f s, worst %.1f s",
         (int)full, "####################", (int)(BAR_WIDTH - full), "....................", done,
-        p->total, p->counts[MOVE_FAILED] + p->counts[MOVE_UNSURE], p->begun - done,
+        p->total, failed_count(p), p->begun - done,
         ms == 0 ? 0.0 : (double)done * 60000 / (double)ms, (double)median_ms(p) / 1000,
         (double)worst_ms(p) / 1000);
     printf(ERASE_LINE "%.*s", (int)columns() - 1, line);
@@ -168,7 +173,7 @@ void progress_done(struct progress *p, const struct move *move, enum move_end en
 size_t progress_errors(struct progress *p)
 {
     pthread_mutex_lock(&p->mutex);
-    size_t count = p->counts[MOVE_FAILED] + p->counts[MOVE_UNSURE];
+    size_t count = failed_count(p);
     pthread_mutex_unlock(&p->mutex);
     return count;
 }
@@ -176,13 +181,14 @@ size_t progress_errors(struct progress *p)
 json_t *progress_sum(struct progress *p)
 {
     pthread_mutex_lock(&p->mutex);
-    json_t *sum = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "users",
-                            (json_int_t)p->total, "moved", (json_int_t)p->counts[MOVE_MOVED],
-                            "there", (json_int_t)p->counts[MOVE_THERE], "failed",
-                            (json_int_t)(p->counts[MOVE_FAILED] + p->counts[MOVE_UNSURE]), "left",
-                            (json_int_t)(p->total - done_count(p)), "median_hold_ms",
-                            (json_int_t)median_ms(p), "worst_hold_ms", (json_int_t)worst_ms(p),
-                            "elapsed_seconds", (json_int_t)(elapsed_ms(p) / 1000));
+    uint64_t seconds = elapsed_ms(p) / 1000;
+    size_t left = p->total - done_count(p);
+    json_t *sum =
+        json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "users", (json_int_t)p->total,
+                  "moved", (json_int_t)p->counts[MOVE_MOVED], "there",
+                  (json_int_t)p->counts[MOVE_THERE], "failed", (json_int_t)failed_count(p), "left",
+                  (json_int_t)left, "median_hold_ms", (json_int_t)median_ms(p), "worst_hold_ms",
+                  (json_int_t)worst_ms(p), "elapsed_seconds", (json_int_t)seconds);
     pthread_mutex_unlock(&p->mutex);
     return sum;
 }

@@ -32,7 +32,7 @@ void progress_draw(struct progress *progress);
 /* How many were not moved? Of MOVE_FAILED and MOVE_UNSURE. */
 size_t progress_errors(struct progress *progress);
 
-/* {users, moved, there, failed, left, median_hold_ms, worst_hold_ms, elapsed_seconds}; a new reference. */
+/* {users, moved, there, failed, left, median_hold_ms, worst_hold_ms, elapsed_seconds}, owned. */
 json_t *progress_sum(struct progress *progress);
 
 #endif

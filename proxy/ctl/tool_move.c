@@ -66,8 +66,9 @@ static bool store_wave(struct wave_store *store, const struct tool *tool,
     json_t *parameters = make_parameters(request), *user;
     const char *name;
 
-    json_object_foreach (users, name, user)
+    json_object_foreach (users, name, user) {
         json_object_set_new(user, "state", json_string("waiting"));
+    }
     bool good = wave_store_create(store, tool->socket, parameters, err) &&
                 wave_store_put(store, users, err);
     json_decref(parameters);

@@ -2,8 +2,8 @@
  * What is kept of a wave of moves in Redis, by requests to imapmux: its parameters, and an object
  * for each user:
  *     {"state":..., "from": shard, "move": id, "hold_ms":..., "why":...}
- * where `state` is "waiting", "moving", "moved", "there" (before it began), "failed"; of a wave that
- * is rolled back "returning" and "back". All block.
+ * where `state` is "waiting", "moving", "moved", "there" (before it began), "failed"; of a wave
+ * that is rolled back "returning" and "back". All block.
  */
 #ifndef IMAPMUX_CTL_WAVE_STORE_H
 #define IMAPMUX_CTL_WAVE_STORE_H
@@ -30,7 +30,7 @@ bool wave_store_create(struct wave_store *store, const char *socket, const json_
 /* Writes what became of users: an object with their names as its members. */
 bool wave_store_put(const struct wave_store *store, const json_t *users, struct err *err);
 
-/* Keeps others away for half a minute; false with what is wrong, as that another one works on it. */
+/* Keeps others away for half a minute; false with what is wrong: another one works on it. */
 bool wave_store_hold(const struct wave_store *store, struct err *err);
 
 /* Others may work on it from now on. If that is not heard, they wait. */

@@ -100,14 +100,14 @@ class Process:
         route = self.routes.get(user)
         if route is None:
             raise Refused("no source of routes knows this user")
-        return {"user": user, "shard": route["shard"], "state": route["state"], "source": "redis", "epoch": route["epoch"],
-                "backend_user": route.get("backend_user", user), "age_ms": 0, "stale": False}
+        return {"user": user, "shard": route["shard"], "state": route["state"], "source": "redis",
+                "epoch": route["epoch"], "backend_user": route.get("backend_user", user), "age_ms": 0, "stale": False}
 
     def _describe(self, user, move=None):
         route = self.routes[user]
         missing = self.missing if route["state"] == "moving" else []
-        return {"state": route["state"], "shard": route["shard"], "epoch": route["epoch"], "acked": 1, "missing": missing,
-                "lacking": len(missing), "done": move is not None and route.get("moved_by") == move}
+        return {"state": route["state"], "shard": route["shard"], "epoch": route["epoch"], "acked": 1,
+                "missing": missing, "lacking": len(missing), "done": move is not None and route.get("moved_by") == move}
 
     def _mine(self, user, move):
         route = self.routes.get(user)
@@ -127,7 +127,8 @@ class Process:
             route.update(state="moving", target=to, move=move, epoch=route["epoch"] + 1)
             moving = [name for name, other in self.routes.items() if other["state"] == "moving"]
             self.most_at_once = max(self.most_at_once, len(moving))
-        return {"user": user, "from": route["shard"], "to": to, "epoch": route["epoch"], "move": move, "state": "moving"}
+        return {"user": user, "from": route["shard"], "to": to, "epoch": route["epoch"], "move": move,
+                "state": "moving"}
 
     def cutover_look(self, user, move):
         if self.routes[user].get("moved_by") != move:
@@ -178,8 +179,9 @@ class Process:
                 for wave, (users, parameters) in self.waves.items()], None
 
     def routes_export(self, shard=None):
-        return [{"user": user, "shard": route["shard"], "state": route["state"], "backend_user": route.get("backend_user"),
-                 "epoch": route["epoch"]} for user, route in self.routes.items() if shard in (None, route["shard"])], None
+        return [{"user": user, "shard": route["shard"], "state": route["state"],
+                 "backend_user": route.get("backend_user"), "epoch": route["epoch"]}
+                for user, route in self.routes.items() if shard in (None, route["shard"])], None
 
     def routes_import(self, csv, replace=None, dry_run=None):
         assert replace in (None, "yes") and dry_run in (None, "yes")

@@ -1,6 +1,6 @@
 """
-imapmuxctl's own commands, against a process that speaks the protocol and misbehaves on purpose: what is asked of it, what
-people and programs are told, what happens when a step fails, is lost, or is given up.
+imapmuxctl's own commands, against a process that speaks the protocol and misbehaves on purpose: what is asked of it,
+what people and programs are told, what happens when a step fails, is lost, or is given up.
 """
 import contextlib
 import json
@@ -105,7 +105,8 @@ def test_commands_of_a_move(process, tmp_path):
 
 
 def test_output_is_harmless(process):
-    tool = ctl(process, "move", "ann", "--to", "green", "--sync", r"printf '\033[2J\n'; head -c 3000 /dev/zero | tr '\0' x")
+    tool = ctl(process, "move", "ann", "--to", "green", "--sync",
+               r"printf '\033[2J\n'; head -c 3000 /dev/zero | tr '\0' x")
     assert tool.stderr_text == "ann: \\x1b[2J\n" + f"ann: {'x' * 1024}\n" * 2 + f"ann: {'x' * (3000 - 2048)}\n"
 
 
@@ -157,9 +158,11 @@ def test_it_waits_for_proxies_and_says_for_whom(process):
 
 
 def test_a_proxy_that_does_not_let_go(process):
-    process.missing = [{"id": f"mx{number}:17", "host": f"mx{number}", "pid": 17, "seen_seconds": 3} for number in range(9)]
+    process.missing = [{"id": f"mx{number}:17", "host": f"mx{number}", "pid": 17, "seen_seconds": 3}
+                       for number in range(9)]
     told = failed(process, "move", "ann", "--to", "green", "--timeout", "500ms")
-    assert "not all have let go of the user in time: mx0:17 (mx0, seen 3 s ago), mx1:17" in told and "and 6 more" in told
+    assert "not all have let go of the user in time: mx0:17 (mx0, seen 3 s ago), mx1:17" in told
+    assert "and 6 more" in told
     assert place(process, "ann") == ("blue", "active")
 
 
@@ -471,7 +474,8 @@ def test_the_tool_is_killed(process, tmp_path):
     tool = ctl(process, "move", "--resume", wave)
     assert tool.returncode == DONE and "waiting for the wave: held by " in tool.stderr_text
     *lines, total = json_lines(tool.stdout_text)
-    assert [(line["user"], line["state"]) for line in lines] == [("user1", "there"), ("user2", "moved"), ("user3", "moved")]
+    assert [(line["user"], line["state"]) for line in lines] == [("user1", "there"), ("user2", "moved"),
+                                                                 ("user3", "moved")]
     assert set(states(process).values()) == {"moved"} and {record["from"] for record in users.values()} == {"blue"}
     assert process.asked("cutover abort") == [{"user": "user1", "move": users_move(process, "user1")},
                                               {"user": "user2", "move": "0123456789abcdef"}]
@@ -508,7 +512,8 @@ def done_quietly(process, *words):
 
 def test_interrupted_twice(process, tmp_path):
     path = write_users(tmp_path, "\n".join(USERS))
-    tool = start(process, "move", "--from-file", path, "--to", "green", "--parallel", "2", "--sync", "echo running; sleep 100")
+    tool = start(process, "move", "--from-file", path, "--to", "green", "--parallel", "2",
+                 "--sync", "echo running; sleep 100")
     for _ in range(2):
         assert tool.stderr.readline().endswith(": running\n")
     tool.send_signal(signal.SIGINT)
@@ -523,7 +528,8 @@ def test_interrupted_twice(process, tmp_path):
 def test_who_is_there_already(process):
     process.routes["ann"]["shard"] = "green"
     lines = json_lines(done(process, "move", "ann", "bob", "--to", "green"))
-    assert [line["state"] for line in lines[:-1]] == ["there", "moved"] and states(process) == {"ann": "there", "bob": "moved"}
+    assert [line["state"] for line in lines[:-1]] == ["there", "moved"]
+    assert states(process) == {"ann": "there", "bob": "moved"}
 
 
 def test_a_dry_run(process):
@@ -551,7 +557,8 @@ def test_rollback(process):
     assert told == "imapmuxctl: --sync must say how mail is copied on the way back; there it was: true\n"
     sync = 'echo "$IMAPMUX_FROM $IMAPMUX_TO"; test "$IMAPMUX_USER" != bob'
     tool = ctl(process, "move", "--rollback", total["wave"], "--sync", sync, "--stop-if-errors", "100%")
-    assert tool.returncode == FAILED and "ann: green blue\n" in tool.stderr_text and "bob: green red\n" in tool.stderr_text
+    assert tool.returncode == FAILED
+    assert "ann: green blue\n" in tool.stderr_text and "bob: green red\n" in tool.stderr_text
     assert place(process, "ann") == ("blue", "active") and place(process, "bob") == ("green", "active")
     assert states(process) == {"ann": "back", "bob": "moved", "user1": "there"}
     *lines, total = json_lines(done(process, "move", "--rollback", total["wave"], "--sync", "none"))
@@ -585,10 +592,11 @@ def test_waves(process):
     wave = json_lines(done(process, "move", "ann", "bob", "--to", "green"))[-1]["wave"]
     row, = json_lines(done(process, "waves", "--json"))
     assert 0 <= row.pop("age_seconds") < 60
-    assert row == {"wave": wave, "to": "green", "users": 2, "waiting": 0, "moving": 0, "moved": 2, "there": 0, "failed": 0,
-                   "returning": 0, "back": 0, "holder": ""}
+    assert row == {"wave": wave, "to": "green", "users": 2, "waiting": 0, "moving": 0, "moved": 2, "there": 0,
+                   "failed": 0, "returning": 0, "back": 0, "holder": ""}
     rows = json_lines(done(process, "waves", wave, "--json"))
-    assert [(row["user"], row["state"], row["from"]) for row in rows] == [("ann", "moved", "blue"), ("bob", "moved", "blue")]
+    assert [(row["user"], row["state"], row["from"]) for row in rows] == [("ann", "moved", "blue"),
+                                                                          ("bob", "moved", "blue")]
     head, *table = done(process, "waves", wave).splitlines()
     assert head.split() == ["user", "state", "from", "hold", "ms"] and table[0].startswith("ann   moved  blue")
 
@@ -596,8 +604,8 @@ def test_waves(process):
 def test_a_bar_on_a_terminal(process, tmp_path):
     path = write_users(tmp_path, "\n".join(USERS))
     ours, theirs = pty.openpty()
-    tool = subprocess.Popen([IMAPMUXCTL, "-s", process.path, "move", "--from-file", path, "--to", "green", "--rate", "20/s",
-                             "--stop-if-errors", "100%", "--sync", 'test "$IMAPMUX_USER" != user9'],
+    tool = subprocess.Popen([IMAPMUXCTL, "-s", process.path, "move", "--from-file", path, "--to", "green",
+                             "--rate", "20/s", "--stop-if-errors", "100%", "--sync", 'test "$IMAPMUX_USER" != user9'],
                             stdout=theirs, stderr=theirs)
     os.close(theirs)
     seen = b""

@@ -1,6 +1,6 @@
 """
-Users are moved by imapmuxctl between two Dovecots, before which two imapmux share a Redis: with commands that copy mail as
-docs/cutover.md shows them, while users work, in waves that are killed, gone on with, and taken back.
+Users are moved by imapmuxctl between two Dovecots, before which two imapmux share a Redis: with commands that copy mail
+as docs/cutover.md shows them, while users work, in waves that are killed, gone on with, and taken back.
 """
 import contextlib
 import json
@@ -49,36 +49,33 @@ service doveadm {{
 # What docs/cutover.md has, with ports in place of names.
 SYNC = """#!/bin/sh
 address() { case $1 in blue) echo 127.0.0.1:%(blue)d ;; green) echo 127.0.0.1:%(green)d ;; esac; }
-exec doveadm -c %(conf)s backup -S "$(address "$IMAPMUX_FROM")" -u "$IMAPMUX_BACKEND_USER" "tcp:$(address "$IMAPMUX_TO")"
+exec doveadm -c %(conf)s backup \\
+    -S "$(address "$IMAPMUX_FROM")" -u "$IMAPMUX_BACKEND_USER" "tcp:$(address "$IMAPMUX_TO")"
 """
 MBSYNC = """#!/bin/sh
 set -e
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 port() { case $1 in blue) echo %(blue)d ;; green) echo %(green)d ;; esac; }
-cat >"$folder/mbsyncrc" <<END
-IMAPAccount from
+store() { # NAME SHARD
+    cat <<END
+IMAPAccount $1
 Host 127.0.0.1
-Port $(port "$IMAPMUX_FROM")
-User $IMAPMUX_BACKEND_USER*%(master)s
-Pass %(password)s
+Port $(port "$2")
+User "$IMAPMUX_BACKEND_USER*%(master)s"
+PassCmd "cat %(password)s"
 SSLType None
 AuthMechs LOGIN
 
-IMAPStore from
-Account from
+IMAPStore $1
+Account $1
 
-IMAPAccount to
-Host 127.0.0.1
-Port $(port "$IMAPMUX_TO")
-User $IMAPMUX_BACKEND_USER*%(master)s
-Pass %(password)s
-SSLType None
-AuthMechs LOGIN
-
-IMAPStore to
-Account to
-
+END
+}
+{
+    store from "$IMAPMUX_FROM"
+    store to "$IMAPMUX_TO"
+    cat <<END
 Channel all
 Far :from:
 Near :to:
@@ -88,6 +85,7 @@ Create Near
 SyncState $folder/
 CopyArrivalDate yes
 END
+} >"$folder/mbsyncrc"
 mbsync -q -c "$folder/mbsyncrc" all
 """
 
@@ -97,7 +95,8 @@ class Stage:
         self.folder = folder
         self.redis = stack.enter_context(servers.Redis(folder / "moves-redis"))
         self.doveadm = {name: servers.free_port() for name in ("blue", "green")}
-        self.stores = {name: stack.enter_context(servers.Dovecot(folder / f"moves-{name}", users=dict.fromkeys(SINGLE + USERS, PASSWORD),
+        users = dict.fromkeys(SINGLE + USERS, PASSWORD)
+        self.stores = {name: stack.enter_context(servers.Dovecot(folder / f"moves-{name}", users=users,
                                                                  more=DOVEADM.format(port=port)))
                        for name, port in self.doveadm.items()}
         conf = folder / "doveadm.conf"
@@ -105,7 +104,8 @@ class Stage:
         self.sync = self.script("copy-mail", SYNC % {**self.doveadm, "conf": conf})
         self.mbsync = self.script("copy-by-imap", MBSYNC % {
             **{name: store.port for name, store in self.stores.items()}, "master": servers.MASTER_USER,
-            "password": servers.MASTER_PASSWORD})
+            "password": folder / "master-password"})
+        (folder / "master-password").write_text(servers.MASTER_PASSWORD + "\n")
         self.proxies = [self.proxy(number, stack) for number in range(2)]
 
     def script(self, name, text):
@@ -119,7 +119,8 @@ class Stage:
         home.mkdir()
         digest = subprocess.run(["openssl", "passwd", "-5", "-salt", "rounds=1000$salt", "-stdin"],
                                 input=PASSWORD.encode(), capture_output=True, check=True).stdout.decode().strip()
-        for name, text in (("passwd", "".join(f"{user}:{digest}\n" for user in SINGLE + USERS)), ("master", servers.MASTER_PASSWORD)):
+        passwd = "".join(f"{user}:{digest}\n" for user in SINGLE + USERS)
+        for name, text in (("passwd", passwd), ("master", servers.MASTER_PASSWORD)):
             (home / name).write_text(text)
             (home / name).chmod(0o600)
         shards = "".join(SHARD.format(name=name, port=store.port, user=servers.MASTER_USER)
@@ -206,7 +207,8 @@ def test_one_user(stage, user):
 
 def test_without_a_copy_nothing_is_moved(stage, user):
     status, _, told = stage.ctl("move", user, "--to", "green")
-    assert status == 1 and re.search(rf"the comparison failed: {user}: 1 mailbox differs: INBOX: .*; the user is at blue", told)
+    assert status == 1
+    assert re.search(rf"the comparison failed: {user}: 1 mailbox differs: INBOX: .*; the user is at blue", told)
     assert stage.shards()[user] == "blue"
     with stage.session(user) as wire:
         append(wire, 2)
