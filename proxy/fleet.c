@@ -124,7 +124,7 @@ static void hear_route(struct fleet *fleet, const json_t *event)
         acks_drop(fleet->acks, user, (uint64_t)epoch);
     if (!dispatch_route(fleet->control, user, (uint64_t)epoch, state,
                         json_is_true(json_object_get(event, "stray"))))
-        reread_start(fleet->reread, false);
+        hearing_begin_anew(fleet->hearing); /* no memory: what the worker knows may be old */
 }
 
 static void on_event(void *owner, const char *name, const json_t *event)

@@ -115,7 +115,7 @@ void hearing_close(struct hearing **hearing)
 /* --- the subscription --- */
 
 /* From here on all is heard; of what was before that nothing is known. */
-static void begin_anew(struct hearing *h)
+void hearing_begin_anew(struct hearing *h)
 {
     h->gap_told = true;
     atomic_store(&h->freshness->complete_since_ms, clock_ms());
@@ -127,7 +127,7 @@ static void on_up(void *owner)
     struct hearing *h = owner;
 
     h->up = true;
-    begin_anew(h);
+    hearing_begin_anew(h);
 }
 
 static void on_down(void *owner)
@@ -149,7 +149,7 @@ static void hear_tick(struct hearing *h, json_int_t number)
     if (number <= 0 || tick->number != number)
         return;
     if (clock_ms() >= h->until_ms && !h->gap_told)
-        begin_anew(h);
+        hearing_begin_anew(h);
     h->gap_told = false;
     for (size_t i = 0; i < TICKS_MAX; i++)
         if (h->ticks[i].number <= number)
@@ -159,6 +159,13 @@ static void hear_tick(struct hearing *h, json_int_t number)
     atomic_store(&h->freshness->events_until_ms, h->until_ms);
 }
 
+static void complain(struct span message)
+{
+    log_event(LOG_LEVEL_WARNING, "event unusable", "%.*s",
+              (int)(message.len < 200 ? message.len : 200), message.ptr);
+}
+
+/* What cannot be read may have been of any user: jansson does not tell a want of memory apart. */
 static void on_message(void *owner, const char *channel, struct span message)
 {
     struct hearing *h = owner;
@@ -167,12 +174,13 @@ static void on_message(void *owner, const char *channel, struct span message)
 
     (void)channel;
     if (name == NULL)
-        log_event(LOG_LEVEL_WARNING, "event unusable", "%.*s",
-                  (int)(message.len < 200 ? message.len : 200), message.ptr);
+        complain(message);
     else if (strcmp(name, "tick") == 0)
         hear_tick(h, json_integer_value(json_object_get(event, "number")));
     else
         h->events->on_event(h->owner, name, event);
+    if (event == NULL)
+        hearing_begin_anew(h);
     json_decref(event);
 }
 

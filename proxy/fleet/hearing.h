@@ -33,6 +33,9 @@ struct hearing *hearing_open(const struct env *env, const char *id, struct fresh
  */
 bool hearing_channel(char out[], size_t size, const struct conf_redis *conf, const char *id);
 
+/* An event could not be made use of: from now on is heard again, as if a gap had been before. */
+void hearing_begin_anew(struct hearing *hearing);
+
 /* Nulls the pointer; memory goes in the last close callback. Harmless on NULL. */
 void hearing_close(struct hearing **hearing);
 
