@@ -18,6 +18,12 @@ enum { USERS_MAX = 100 }; /* of one call */
 
 enum step { IDLE, MOVING, WORKERS, USERS };
 
+/* Users, and the shards of their sessions; "": held. */
+struct list {
+    json_t *users;
+    bool is_cut; /* there was no memory for some */
+};
+
 struct reread {
     struct ask ask; /* first member */
     struct control *control;
@@ -31,7 +37,7 @@ struct reread {
     bool wanted; /* to begin anew */
     bool thorough;
     enum step step;
-    json_t **lists; /* by each worker: users, and the shards of their sessions; "": held */
+    struct list *lists; /* by each worker */
     size_t list_count;
     json_t *users; /* all of them */
     void *next;    /* which Redis has not been asked for */
@@ -89,7 +95,7 @@ struct reread *reread_open(struct control *control, const char *id, void (*on_re
 static void forget_users(struct reread *r)
 {
     for (size_t i = 0; r->lists != NULL && i < r->list_count; i++)
-        json_decref(r->lists[i]);
+        json_decref(r->lists[i].users);
     mem_free(r->lists);
     json_decref(r->users);
     r->lists = NULL;
@@ -161,38 +167,51 @@ static void begin(struct reread *r)
 }
 
 /* On the worker's thread. */
+static void add_user(struct list *list, const char *user, const char *shard)
+{
+    if (json_object_set_new(list->users, user, json_string(shard)) != 0)
+        list->is_cut = true;
+}
+
 static void add_held(void *owner, const char *user, uint64_t epoch)
 {
     (void)epoch;
-    json_object_set_new(owner, user, json_string(""));
+    add_user(owner, user, "");
 }
 
 static void add_session(void *owner, const struct users_session *session)
 {
     if (session->shard[0] != '\0')
-        json_object_set_new(owner, session->user, json_string(session->shard));
+        add_user(owner, session->user, session->shard);
 }
 
 static void list_users(struct ask *ask, struct home *home, size_t number)
 {
     struct reread *r = (struct reread *)ask;
 
-    r->lists[number] = json_object();
+    r->lists[number].users = json_object();
     if (r->thorough)
-        users_each(home, add_session, r->lists[number]);
-    users_held_each(home, add_held, r->lists[number]);
+        users_each(home, add_session, &r->lists[number]);
+    users_held_each(home, add_held, &r->lists[number]);
 }
 
 static void ask_users(struct reread *r);
 
+/* Whoever is left out could be held for ever: then all is done again. */
 static void on_listed(struct ask *ask)
 {
     struct reread *r = (struct reread *)ask;
+    bool complete;
 
     r->step = USERS;
     r->users = json_object();
-    for (size_t i = 0; i < r->list_count; i++)
-        json_object_update(r->users, r->lists[i]);
+    complete = r->users != NULL;
+    for (size_t i = 0; i < r->list_count && complete; i++)
+        complete = !r->lists[i].is_cut && json_object_update(r->users, r->lists[i].users) == 0;
+    if (!complete) {
+        stop(r, true);
+        return;
+    }
     r->next = json_object_iter(r->users);
     ask_users(r);
 }
@@ -206,7 +225,7 @@ static void list_workers(struct reread *r)
         return;
     }
     r->list_count = workers_count(control->workers);
-    r->lists = mem_array(r->list_count, sizeof(json_t *));
+    r->lists = mem_array(r->list_count, sizeof *r->lists);
     r->ask = (struct ask){.visit = list_users, .on_done = on_listed};
     r->step = WORKERS;
     if (r->lists == NULL || !ask_workers(&r->ask, control->workers, &control->inbox))
@@ -217,13 +236,15 @@ static void list_workers(struct reread *r)
 static char *next_users(struct reread *r)
 {
     json_t *some = json_object();
+    bool good = some != NULL;
     char *text;
 
     for (size_t i = 0; i < USERS_MAX && r->next != NULL; i++) {
-        json_object_set(some, json_object_iter_key(r->next), json_object_iter_value(r->next));
+        good = good && json_object_set(some, json_object_iter_key(r->next),
+                                       json_object_iter_value(r->next)) == 0;
         r->next = json_object_iter_next(r->users, r->next);
     }
-    text = json_dumps(some, JSON_COMPACT);
+    text = good ? json_dumps(some, JSON_COMPACT) : NULL;
     json_decref(some);
     return text;
 }
