@@ -15,9 +15,9 @@ enum { QUEUE_MAX = 256 * 1024 /* of items that the client has not taken; then it
 struct who {
     struct fleet_question question; /* first member */
     struct admin_call *call;
-    json_t *pieces; /* lists of items */
-    size_t piece;   /* the next one to be sent */
-    bool over;
+    json_t *pieces;    /* lists of items */
+    size_t piece;      /* the next one to be sent */
+    bool over, is_cut; /* there was no memory for some items */
     struct err err;
 };
 
@@ -52,7 +52,8 @@ static void take_sessions(struct fleet_question *question, json_t *items)
 {
     struct who *who = (struct who *)question;
 
-    json_array_append(who->pieces, items);
+    if (json_array_append(who->pieces, items) != 0)
+        who->is_cut = true;
     send_items(who->call);
 }
 
@@ -62,6 +63,8 @@ static void end_who(struct fleet_question *question, const struct err *err)
 
     who->over = true;
     who->err = *err;
+    if (who->is_cut)
+        err_set(&who->err, ERR_INTERNAL, "out of memory");
     send_items(who->call);
 }
 

@@ -273,9 +273,10 @@ static void merge_answers(struct import *import)
         if (json_string_length(json_object_get(item, "action")) > 0)
             continue;
         answer = json_array_get(import->answers, next++);
-        json_object_set(item, "action", json_array_get(answer, 0));
-        json_object_set(item, "from", json_array_get(answer, 1));
-        json_object_set(item, "why", json_array_get(answer, 2));
+        if (json_object_set(item, "action", json_array_get(answer, 0)) != 0 ||
+            json_object_set(item, "from", json_array_get(answer, 1)) != 0 ||
+            json_object_set(item, "why", json_array_get(answer, 2)) != 0)
+            err_set(&import->err, ERR_INTERNAL, "no memory for an answer of Redis");
     }
 }
 

@@ -13,9 +13,17 @@ enum { LET_GO_MAX_MS = 86400000, DIGITS_MAX = 24 };
 
 /* What a look at the addresses gathers. */
 struct addresses {
-    json_t *list;
+    json_t *list; /* NULL when there was no memory */
     const char *error;
 };
+
+static void add(struct addresses *addresses, json_t *text)
+{
+    if (json_array_append_new(addresses->list, text) == 0)
+        return;
+    json_decref(addresses->list);
+    addresses->list = NULL;
+}
 
 static void add_address(void *owner, const struct health_address *at)
 {
@@ -27,15 +35,14 @@ static void add_address(void *owner, const struct health_address *at)
     if (at->address == NULL)
         return;
     address_text(at->address, text);
-    json_array_append_new(addresses->list,
-                          json_sprintf("%s %s", text, at->is_down ? "down" : "up"));
+    add(addresses, json_sprintf("%s %s", text, at->is_down ? "down" : "up"));
 }
 
 /* Without checks nobody knows more than proxy.conf says. */
 static void add_configured(const struct conf_shard *shard, struct addresses *addresses)
 {
     for (size_t i = 0; i < shard->address.count; i++)
-        json_array_append_new(addresses->list, json_string(shard->address.items[i]));
+        add(addresses, json_string(shard->address.items[i]));
 }
 
 static json_t *describe(const struct control *control, size_t index)
@@ -64,10 +71,12 @@ void run_shard_list(struct admin_call *call)
 {
     const struct control *control = call->context;
     json_t *list = json_array();
+    bool good = list != NULL;
 
-    for (size_t i = 0; i < control->env.conf->shard_count; i++)
-        json_array_append_new(list, describe(control, i));
-    admin_answer(call, list);
+    for (size_t i = 0; i < control->env.conf->shard_count && good; i++)
+        good = json_array_append_new(list, describe(control, i)) == 0;
+    admin_answer(call, good ? json_incref(list) : NULL);
+    json_decref(list);
 }
 
 /* --- orders --- */

@@ -43,9 +43,10 @@ static const char *state_of(const struct roster_request *request, const char *id
     return (uint64_t)ms < request->env->conf->redis.node_expiry ? "live" : "silent";
 }
 
-static json_t *read_list(const struct roster_request *request, const redisReply *reply)
+static void read_list(struct roster_request *request, const redisReply *reply)
 {
     json_t *rows = json_loadb(reply->str, reply->len, 0, NULL), *list = json_array(), *row;
+    bool good = rows != NULL && list != NULL;
     size_t i;
 
     json_array_foreach(rows, i, row)
@@ -53,14 +54,17 @@ static json_t *read_list(const struct roster_request *request, const redisReply 
         json_int_t ms = json_integer_value(json_array_get(row, 3));
         const char *id = json_string_value(json_array_get(row, 0));
 
-        json_array_append_new(
-            list, json_pack("{s:O?, s:O?, s:O?, s:I, s:O?, s:s}", "id", json_array_get(row, 0),
-                            "host", json_array_get(row, 1), "pid", json_array_get(row, 2),
-                            "seen_seconds", ms < 0 ? 0 : ms / 1000, "sessions",
-                            json_array_get(row, 4), "state", state_of(request, id, ms)));
+        json_t *item = json_pack("{s:O?, s:O?, s:O?, s:I, s:O?, s:s}", "id", json_array_get(row, 0),
+                                 "host", json_array_get(row, 1), "pid", json_array_get(row, 2),
+                                 "seen_seconds", ms < 0 ? 0 : ms / 1000, "sessions",
+                                 json_array_get(row, 4), "state", state_of(request, id, ms));
+
+        good = json_array_append_new(list, item) == 0 && good;
     }
     json_decref(rows);
-    return list;
+    request->list = list;
+    if (!good)
+        err_set(&request->err, ERR_INTERNAL, "no memory for all proxies");
 }
 
 static void read_verdict(struct roster_request *request, long long verdict)
@@ -81,7 +85,7 @@ static void on_reply(void *owner, const redisReply *reply, const struct err *err
     if (reply == NULL)
         request->err = *err;
     else if (reply->type == REDIS_REPLY_STRING && request->forget == NULL)
-        request->list = read_list(request, reply);
+        read_list(request, reply);
     else if (reply->type == REDIS_REPLY_INTEGER && request->forget != NULL)
         read_verdict(request, reply->integer);
     else
