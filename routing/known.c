@@ -15,6 +15,12 @@
 #include <stdio.h>
 #include <utlist.h>
 
+/*
+ * An event that nothing has confirmed for so long does not stand against what Redis says: it may
+ * have been of a master whose last words were lost with it.
+ */
+enum { TOLD_MS = 60 * 1000 };
+
 struct entry {
     UT_hash_handle hh;
     struct entry *prev, *next; /* in the list that it belongs to; who came last is first */
@@ -231,7 +237,7 @@ bool known_is_outdated(const struct known *known, const char *user, struct route
     if (entry->told_event > asked.event)
         return entry->told_gone || epoch < entry->told_epoch;
     return entry->told_ms >= atomic_load(&known->freshness->complete_since_ms) &&
-           epoch < entry->told_epoch;
+           now_ms() - entry->told_ms < TOLD_MS && epoch < entry->told_epoch;
 }
 
 /* --- learning --- */
