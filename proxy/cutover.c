@@ -431,8 +431,7 @@ static bool send_step(struct cutover_request *request)
     if (!redis_key(keys[0], redis, "user", request->user) ||
         !redis_key(keys[1], redis, "moving", NULL) ||
         !redis_key(keys[2], redis, "acks", request->user) ||
-        !redis_key(keys[3], redis, "proxies", NULL) ||
-        !redis_key(keys[4], redis, "beats", NULL) ||
+        !redis_key(keys[3], redis, "proxies", NULL) || !redis_key(keys[4], redis, "beats", NULL) ||
         (begins && !redis_key(keys[5], redis, "shard", request->to)) ||
         !redis_key(channel, redis, "events", NULL))
         return err_set(&request->err, ERR_CONFIG, "redis: no room for a key");

@@ -95,8 +95,9 @@ void wave_store_release(const struct wave_store *store)
 static bool put_chunk(const struct wave_store *store, json_t *chunk, struct err *err)
 {
     char *text = json_dumps(chunk, JSON_COMPACT);
-    bool done = text == NULL || tell(store, "wave add",
-                                     json_pack("{s:s, s:s}", "wave", store->id, "record", text), err);
+    bool done =
+        text == NULL ||
+        tell(store, "wave add", json_pack("{s:s, s:s}", "wave", store->id, "record", text), err);
 
     mem_free(text);
     json_object_clear(chunk);

@@ -42,9 +42,9 @@ struct membership {
      * that has ended it was never confirmed.
      */
     long long since, known_since;
-    uint64_t sent_ms;              /* the last beat, or when it should have been; of uv_hrtime */
-    uint64_t confirmed_ms;         /* when the last one was sent that was confirmed */
-    uint64_t connection;           /* of the link, that has answered the beat */
+    uint64_t sent_ms;      /* the last beat, or when it should have been; of uv_hrtime */
+    uint64_t confirmed_ms; /* when the last one was sent that was confirmed */
+    uint64_t connection;   /* of the link, that has answered the beat */
     bool confirmed, ever_confirmed, complained;
 
     enum fence fence;
@@ -82,7 +82,8 @@ static const char script_text[] =
     "end\n"
     "local function heal(user)\n"
     "  local key = ARGV[8] .. 'user:{' .. user .. '}'\n"
-    "  local route = redis.call('HMGET', key, 'state', 'until', 'target', 'move', 'shard', 'over')\n"
+    "  local route = redis.call('HMGET', key, 'state', 'until', 'target', 'move', 'shard', "
+    "'over')\n"
     "  local moves = route[1] == 'moving' or route[1] == 'committed'\n"
     "  local over = tonumber(route[6] or nil)\n"
     "  if moves and not over and (tonumber(route[2] or 0) or 0) >= now then return end\n"
