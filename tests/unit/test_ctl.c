@@ -151,6 +151,30 @@ static void bad_requests_are_refused(void **state)
     }
 }
 
+/* Of a command that imapmuxctl carries out itself. */
+static void flags_and_lists_have_their_values(void **state)
+{
+    static const char *const cases[][2] = {
+        {"{\"user\":[\"ann\",\"bob\"],\"to\":\"green\",\"dry-run\":\"yes\"}", NULL},
+        {"{\"dry-run\":\"no\"}", "\"dry-run\" is \"no\", expected one of yes"},
+        {"{\"dry-run\":true}", "\"dry-run\" is no text"},
+        {"{\"user\":\"ann\"}", "\"user\" is no list of texts"},
+        {"{\"user\":[]}", "\"user\" is no list of texts"},
+        {"{\"user\":[\"ann\",7]}", "\"user\" is no list of texts"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        json_t *arguments = json_loads(cases[i][0], 0, NULL);
+        struct err err = {0};
+
+        assert_true(ctl_check_arguments(ctl_find("move"), arguments, &err) ==
+                    (cases[i][1] == NULL));
+        assert_string_equal(err.text, cases[i][1] == NULL ? "" : cases[i][1]);
+        json_decref(arguments);
+    }
+}
+
 static void deep_nesting_is_refused(void **state)
 {
     char deep[60000];
@@ -194,6 +218,7 @@ static void results_have_their_shapes(void **state)
                  "user    bytes\nann         7\nj\xc3\xbcrgen   1234\n");
     assert_shown("[{\"n\":1,\"last\":\"x\"},{\"n\":22,\"last\":\"longer\"}, {\"n\":3}]",
                  " n  last\n 1  x\n22  longer\n 3  \n");
+    assert_shown("[{\"n\":1},{\"n\":2,\"why\":\"late\"}]", "n  why\n1  \n2  late\n");
 }
 
 static void durations_are_for_people(void **state)
@@ -241,6 +266,7 @@ int main(void)
         cmocka_unit_test(good_requests_are_read),
         cmocka_unit_test(an_argument_may_need_more_than_its_command),
         cmocka_unit_test(bad_requests_are_refused),
+        cmocka_unit_test(flags_and_lists_have_their_values),
         cmocka_unit_test(deep_nesting_is_refused),
         cmocka_unit_test(results_have_their_shapes),
         cmocka_unit_test(durations_are_for_people),
