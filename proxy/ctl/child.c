@@ -10,7 +10,6 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/pidfd.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -45,9 +44,25 @@ static char **make_environment(const char *const *first)
 }
 
 /*
- * After fork(2), where only what is safe in a signal handler may be called. If imapmuxctl dies, the
- * shell is told to end, too.
+ * The one of the group that ends all of it if imapmuxctl dies: nobody reads the output then, which
+ * is an error at this end. In any other case it ends with the group. Like the next one it runs
+ * after fork(2), where only what is safe in a signal handler may be called.
  */
+static _Noreturn void guard(int output)
+{
+    struct pollfd state = {.fd = STDOUT_FILENO};
+
+    signal(SIGTERM, SIG_IGN);
+    dup2(output, STDOUT_FILENO);
+    close_range(STDERR_FILENO, ~0U, 0); /* other children's pipes, too */
+    while (poll(&state, 1, -1) < 0 && errno == EINTR)
+        continue;
+    kill(0, SIGTERM);
+    sleep(GRACE_MS / 1000);
+    kill(0, SIGKILL);
+    _exit(0);
+}
+
 static _Noreturn void become(const char *command, char **environment, int output)
 {
     char *const words[] = {(char[]){"sh"}, (char[]){"-c"}, (char *)command, NULL};
@@ -55,10 +70,11 @@ static _Noreturn void become(const char *command, char **environment, int output
     int null = open("/dev/null", O_RDONLY);
 
     setpgid(0, 0);
-    prctl(PR_SET_PDEATHSIG, SIGTERM);
     signal(SIGPIPE, SIG_DFL);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
+    if (_Fork() == 0)
+        guard(output);
     if (null >= 0 && dup2(null, STDIN_FILENO) >= 0 && dup2(output, STDOUT_FILENO) >= 0 &&
         dup2(output, STDERR_FILENO) >= 0)
         execve("/bin/sh", words, environment);
