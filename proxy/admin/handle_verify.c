@@ -70,8 +70,8 @@ static void on_verified(struct verify_request *request,
 {
     struct verifying *verifying = request->owner;
 
-    if (err->kind != ERR_NONE) {
-        refuse(verifying, err->kind, err->text);
+    if (err->kind != ERR_NONE) { /* of a store: whoever holds the user does not wait for it */
+        refuse(verifying, ERR_PEER, err->text);
         return;
     }
     if (comparison->difference_count > 0) {
