@@ -29,6 +29,8 @@ enum { ROW_USER, ROW_SHARD, ROW_STATE, ROW_BACKEND_USER, ROW_EPOCH };
 struct export
 {
     struct pages pages;
+    const char *shard; /* the only one wanted; NULL: all */
+    bool found;
     char pattern[2 * REDIS_KEY_MAX], skipped[24];
 };
 
@@ -40,7 +42,7 @@ static json_t *make_item(struct pages *pages, const redisReply *row)
     /* what hiredis has read ends with a NUL */
     unsigned long long epoch = strtoull(pages_text(row, ROW_EPOCH).ptr, NULL, 10);
 
-    (void)pages;
+    ((struct export *)pages)->found = true;
     if (state.len == 0)
         state = span_of("active");
     return json_pack("{s:s%, s:s%, s:s%, s:s%, s:I}", "user", user.ptr, user.len, "shard",
@@ -59,9 +61,12 @@ static void cancel(struct admin_call *call)
 static void on_end(struct pages *pages, const struct err *err)
 {
     struct export *export = (struct export *)pages;
+    const char *shard = export->shard;
 
     if (err->kind != ERR_NONE)
         admin_refuse(pages->call, "%s", err->text);
+    else if (shard != NULL && !export->found && conf_find_shard(pages->env->conf, shard) == NULL)
+        admin_refuse(pages->call, "there is no shard \"%.63s\"", shard);
     else
         admin_answer(pages->call, json_null());
     mem_free(export);
@@ -106,6 +111,7 @@ void run_routes_export(struct admin_call *call)
                                    .argument_count = 3,
                                    .make_item = make_item,
                                    .on_end = on_end};
+    export->shard = shard;
     call->state = export;
     call->cancel = cancel;
     pages_start(&export->pages);

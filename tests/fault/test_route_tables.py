@@ -182,7 +182,7 @@ def test_export_of_one_shard(proxy):
     import_lines(proxy, *[f"user{number},{'blue' if number % 3 else 'green'}" for number in range(300)])
     assert len(export(proxy)) == 300
     assert {user for user, *_ in export(proxy, shard="green")} == {f"user{number}" for number in range(0, 300, 3)}
-    assert export(proxy, shard="red") == []
+    assert ask(proxy, "routes export", shard="red") == ([], {"ok": False, "error": 'there is no shard "red"'})
 
 
 def test_what_is_no_route_is_not_told(proxy, redis):
