@@ -124,11 +124,25 @@ static void go_on(struct turn_task *task);
 
 static const struct conn_events events = {on_open, on_readable, on_drained, on_broken};
 
+/* Without texts of any length, which may be commands with passwords in them. NULL without memory. */
+static char *dump_arguments(const struct ctl_request *request)
+{
+    static const char *const secret[] = {"json", "csv"};
+    json_t *shown = json_copy(request->arguments);
+
+    for (size_t i = 0; i < sizeof secret / sizeof *secret; i++)
+        if (json_object_get(shown, secret[i]) != NULL)
+            json_object_set_new(shown, secret[i], json_string("..."));
+    char *text = json_dumps(shown, JSON_COMPACT);
+    json_decref(shown);
+    return text;
+}
+
 /* Whoever changes something, or tries to, is known afterwards. `request` may be NULL. */
 static void log_peer(enum conf_log_level level, const char *event, const struct ucred *peer,
                      const struct ctl_request *request)
 {
-    char *arguments = request == NULL ? NULL : json_dumps(request->arguments, JSON_COMPACT);
+    char *arguments = request == NULL ? NULL : dump_arguments(request);
     struct log_line line;
 
     log_begin(&line, level, event);
