@@ -74,7 +74,10 @@ static void set_down(struct store *store, bool is_down, const char *why)
 void store_was_reached(struct store *store)
 {
     atomic_store(&store->reached_ms, now_ms());
-    if (!store_refuses(store) && gate_start_slowly(&store->logins))
+    if (store_refuses(store))
+        return;
+    gate_start_slowly(&store->logins); /* or an operator has had it begun already */
+    if (atomic_exchange(&store->is_down, false))
         set_down(store, false, "");
 }
 
