@@ -204,9 +204,12 @@ static void on_reply(void *owner, const redisReply *reply, const struct err *err
     import->command = NULL;
     if (reply == NULL)
         import->err = *err;
+    else if (reply->type == REDIS_REPLY_ERROR)
+        err_set(&import->err, ERR_UNAVAILABLE, "redis: %.*s", (int)reply->len, reply->str);
     else if (reply->type == REDIS_REPLY_STRING)
         import->answers = json_loadb(reply->str, reply->len, 0, NULL);
-    if (reply != NULL && json_array_size(import->answers) != json_array_size(import->asked))
+    if (import->err.kind == ERR_NONE &&
+        json_array_size(import->answers) != json_array_size(import->asked))
         err_set(&import->err, ERR_UNAVAILABLE, "redis: the answer makes no sense");
     turn_post(import->control->env.turn, &import->task);
 }
