@@ -19,6 +19,44 @@ static bool is_given(const struct ctl_request *request, const char *name)
     return json_object_get(request->arguments, name) != NULL;
 }
 
+/* --- whereto --- */
+
+static bool is_down(const json_t *shard, const char *name)
+{
+    const char *value = json_string_value(json_object_get(shard, name));
+
+    return value != NULL && strcmp(value, "down") == 0;
+}
+
+/* Can users be moved there? Else it has complained. */
+static enum ctl_status check_target(const struct tool *tool, const char *to)
+{
+    json_t *none = json_object();
+    struct exchange request = {.socket = tool->socket, .command = "shard list", .arguments = none};
+    struct answer answer;
+    enum ctl_status status = CTL_DONE;
+    const json_t *found = NULL;
+
+    exchange(&request, &answer);
+    for (size_t i = 0; i < json_array_size(answer.result) && found == NULL; i++) {
+        const json_t *shard = json_array_get(answer.result, i);
+        const char *title = json_string_value(json_object_get(shard, "shard"));
+
+        found = title != NULL && strcmp(title, to) == 0 ? shard : NULL;
+    }
+    if (answer.kind != ANSWER_DONE)
+        status = tool_complain_of(&answer);
+    else if (found == NULL)
+        status = tool_complain(CTL_FAILED, "there is no shard \"%s\"", to);
+    else if (is_down(found, "health"))
+        status = tool_complain(CTL_FAILED, "shard %s does not answer", to);
+    else if (is_down(found, "state"))
+        status = tool_complain(CTL_FAILED, "shard %s was taken down", to);
+    answer_release(&answer);
+    json_decref(none);
+    return status;
+}
+
 /* --- one user --- */
 
 static void say_line(void *owner, const char *user, struct span line)
@@ -86,6 +124,8 @@ static enum ctl_status move_wave(const struct tool *tool, const struct ctl_reque
 
     if (is_given(request, "dry-run"))
         status = wave_rehearse(&wave);
+    else if (json_object_size(users) == 0)
+        status = tool_complain(CTL_DONE, "there is nobody to move");
     else if (!store_wave(&store, tool, request, users, &err))
         status = tool_complain(CTL_FAILED, "%s", err.text);
     else
@@ -263,7 +303,8 @@ enum ctl_status tool_move(const struct tool *tool, const struct ctl_request *req
         return reached;
     if (wave != NULL)
         return move_again(tool, request, wave);
-    json_t *users = read_users(request);
+    reached = check_target(tool, argument(request, "to"));
+    json_t *users = reached == CTL_DONE ? read_users(request) : NULL;
     if (users == NULL)
         return CTL_FAILED;
     if (json_object_size(users) != 1 || is_given(request, "from-file") ||
@@ -290,6 +331,6 @@ enum ctl_status tool_shard_empty(const struct tool *tool, const struct ctl_reque
     enum ctl_status reached = tool_reach(tool);
     if (reached != CTL_DONE)
         return reached;
-    json_t *users = export_users(tool, shard);
+    json_t *users = check_target(tool, to) == CTL_DONE ? export_users(tool, shard) : NULL;
     return users == NULL ? CTL_FAILED : move_wave(tool, request, &plan, users);
 }

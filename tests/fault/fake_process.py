@@ -96,6 +96,9 @@ class Process:
     def version(self):
         return "fake"
 
+    def shard_list(self):
+        return [{"shard": shard, "state": "up", "health": "up"} for shard in self.shards]
+
     def route(self, user):
         route = self.routes.get(user)
         if route is None:

@@ -81,7 +81,7 @@ def test_a_move(process):
     assert result.pop("hold_ms") >= 0
     assert result == {"user": "ann", "from": "blue", "to": "green", "state": "moved", "mailboxes": 3, "messages": 17}
     assert place(process, "ann") == ("green", "active")
-    assert names(process) == ["version", "route", "cutover begin", "cutover look", "cutover verify", "cutover commit"]
+    assert names(process) == ["version", "shard list", "route", "cutover begin", "cutover look", "cutover verify", "cutover commit"]
     assert re.fullmatch("[0-9a-f]{16}", process.asked("cutover begin")[0]["move"])
     assert process.asked("cutover verify") == [{"user": "ann", "from": "blue", "to": "green"}]
     table = done(process, "move", "ann", "--to", "blue")
@@ -140,8 +140,7 @@ def test_stores_differ(process):
 
 
 def test_what_cannot_begin(process):
-    assert "ann: it could not begin: there is no shard \"red\"; the user is at blue" in \
-        failed(process, "move", "ann", "--to", "red")
+    assert failed(process, "move", "ann", "--to", "red") == 'imapmuxctl: there is no shard "red"\n'
     assert "nobody: no source of routes knows" in failed(process, "move", "nobody", "--to", "green")
     process.routes["bob"]["state"] = "disabled"
     assert failed(process, "move", "bob", "--to", "green") == "imapmuxctl: bob: the route is disabled\n"
@@ -402,7 +401,7 @@ def test_bad_names_are_told_before_anything_begins(process, tmp_path):
     path.write_bytes(path.read_bytes() + b"\xff\xfe\nuser2\0\n")
     told = failed(process, "move", "--from-file", path, "--to", "green")
     assert told == "".join(f"{path}:{line}: this cannot be the name of a user\n" for line in (2, 4, 5, 6))
-    assert names(process) == ["version"]
+    assert names(process) == ["version", "shard list"]
     assert "No such file or directory" in failed(process, "move", "--from-file", tmp_path / "none", "--to", "green")
 
 
@@ -545,7 +544,7 @@ def test_a_dry_run(process):
         "user1 blue green failed the route is moving\n")
     assert json_lines(done(process, "move", "bob", "--to", "green", "--dry-run", "--json")) == [
         {"user": "bob", "from": "blue", "to": "green", "would_be": "moved", "why": ""}]
-    assert set(names(process)) == {"version", "route"} and process.waves == {}
+    assert set(names(process)) == {"version", "shard list", "route"} and process.waves == {}
 
 
 def test_rollback(process):
@@ -584,7 +583,12 @@ def test_shard_empty(process):
     total = json_lines(done(process, "shard", "empty", "blue", "--to", "green", "--parallel", "8"))[-1]
     assert (total["users"], total["moved"]) == (21, 21)
     assert {route["shard"] for route in process.routes.values()} == {"green"}
-    assert json_lines(done(process, "shard", "empty", "blue", "--to", "green"))[-1]["users"] == 0
+    waves = dict(process.waves)
+    nobody = ctl(process, "shard", "empty", "blue", "--to", "green")
+    assert (nobody.returncode, nobody.stdout_text, process.waves) == (DONE, "", waves)
+    assert "there is nobody to move" in nobody.stderr_text
+    assert 'there is no shard "red"' in failed(process, "shard", "empty", "blue", "--to", "red")
+    assert 'there is no shard "red"' in failed(process, "move", "ann", "--to", "red", "--dry-run")
 
 
 def test_waves(process):
