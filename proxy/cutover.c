@@ -103,11 +103,12 @@ static const char head[] =
     "  end\n"
     "  return missing, count, acked\n"
     "end\n"
-    "local function answer(refused)\n"
+    "local function answer(refused, passes)\n"
     "  local missing, count, acked = {}, 0, 0\n"
     "  if not refused then read() end\n"
     "  if route.state == 'moving' then missing, count, acked = lacking() end\n"
-    "  return cjson.encode({refused = refused, state = route.state, shard = route.shard,\n"
+    "  return cjson.encode({refused = refused, passes = passes, state = route.state, shard = "
+    "route.shard,\n"
     "    target = route.target, from = route.target and route.shard or route.moved_from,\n"
     "    epoch = tonumber(route.epoch) or 0, acked = acked, missing = missing, lacking = count,\n"
     "    done = route.state == 'active' and route.moved_by == move})\n"
@@ -137,11 +138,12 @@ static const char *const bodies[STEP_COUNT] = {
         "local to, from, backend_user = ARGV[6], route.shard or ARGV[7], ARGV[8]\n"
         "if route.move then\n"
         "  if route.move ~= move or route.target ~= to then return refuse_others() end\n"
-        "  if is_over then return answer('the move is over: it is going back') end\n"
+        "  if is_over then return answer('the move is over: it is going back', true) end\n"
         "  refresh()\n"
         "  return answer()\n"
         "end\n"
         "if route.shard == to and is_done() then return answer() end\n"
+        "if route.aborted == move then return answer('the move was aborted') end\n"
         "if route.state ~= 'active' then return answer('the route is ' .. route.state) end\n"
         "if from == '' then return answer('no source of routes knows this user') end\n"
         "if from == to then return answer('at shard ' .. to .. ' already') end\n"
@@ -153,6 +155,7 @@ static const char *const bodies[STEP_COUNT] = {
         "if not route.shard and backend_user ~= '' and not route.backend_user then\n"
         "  redis.call('HSET', key, 'backend_user', backend_user)\n"
         "end\n"
+        "redis.call('HDEL', key, 'aborted')\n"
         "refresh()\n"
         "read()\n"
         "redis.call('HSET', moving, user, route.epoch)\n"
@@ -189,6 +192,7 @@ static const char *const bodies[STEP_COUNT] = {
     [STEP_ABORT] = "if is_done() then return answer('the move is done') end\n"
                    "if route.move == move then\n"
                    "  if route.state ~= 'moving' then return answer('committed already') end\n"
+                   "  redis.call('HSET', key, 'aborted', move)\n"
                    "  if replicas > 0 then note_over() else finish(route.shard) end\n"
                    "elseif route.move then\n"
                    "  return refuse_others()\n"
@@ -341,7 +345,10 @@ static void read_reply(struct cutover_request *request, const redisReply *reply)
 
     request->place = place_of(request->state);
     if (refused != NULL)
-        err_set(err, ERR_PEER, "%s", refused);
+        err_set(err,
+                json_is_true(json_object_get(request->state, "passes")) ? ERR_UNAVAILABLE
+                                                                        : ERR_PEER,
+                "%s", refused);
     else if (!complete(request->state))
         err_set(err, ERR_INTERNAL, "no memory for the state of a cutover");
 }

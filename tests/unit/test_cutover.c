@@ -550,7 +550,10 @@ static void test_abort(void **unused)
     expect_no_event();
     refused(cutover_commit, MOVE, NULL, CUTOVER_OLD,
             "no such move is under way: active at shard blue");
-    good(cutover_begin, CUTOVER_OLD);
+    refused(cutover_begin, MOVE, "green", CUTOVER_OLD, "the move was aborted");
+    ask(cutover_begin, OTHER, "green");
+    wait_answer();
+    assert_string_equal(asked.err.text, "");
     assert_int_equal(number(asked.state, "epoch"), 7);
 }
 
