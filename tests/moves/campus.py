@@ -130,6 +130,14 @@ def login(proxy, user):
     return refusal.group(1).decode() if refusal else people.STORE.search(answer).group(1).decode().lower()
 
 
+@contextlib.contextmanager
+def session(proxy, user):
+    """A client that is logged in."""
+    with Wire(servers.HOST, proxy.port, timeout=60) as wire:
+        wire.login(user, people.PASSWORD)
+        yield wire
+
+
 def size(name, usual):
     """A number of the environment, for a larger run than the usual one."""
     return int(os.environ.get(name, usual))
