@@ -40,11 +40,13 @@ ANSWER_SECONDS = 10
 RECOVERY_SECONDS = 10
 REDIS_CONNECTIONS = 4  # of the worker; of the control thread for commands, cutovers and events
 PARK_SECONDS = 2
+CONSENT_SECONDS = 0.3  # without memory there may be none
 NEVER = 1 << 62
 # What libraries cannot cope with, by function: the process ends, or a descriptor is lost. There to be shortened.
 KNOWN = {
     "hi_malloc": "hiredis 0.14 aborts",
     "hi_calloc": "hiredis 0.14 aborts",
+    "hi_strdup": "hiredis 0.14 aborts",
     "redisReaderGetReply": "hiredis 0.14 aborts when it cannot say that it had no memory",
     "redisBufferWrite": "hiredis 0.14 uses the empty string that it did not get",
     "ldap_send_server_request": "libldap 2.5 asserts that it could note a request",
@@ -94,6 +96,9 @@ class Control:
 
 class Starving(Proxy):
     """imapmux with failing_malloc.c before its memory."""
+
+    def held_logins(self):
+        return sum('phase=\\"held\\"' in line for line in self.lines)
 
     def prepare(self, shim, control, **options):
         self.shim, self.control = shim, control
@@ -159,6 +164,7 @@ class Site:
         slapd = enter(servers.Slapd(folder / "no-memory-slapd", users={user: PASSWORD for user in SHARDS}))
         redis = enter(servers.Redis(folder / "no-memory-redis"))
         redis.route(SHARDS)
+        self.moves, self.redis_server = Moves(self), redis
         self.directory, self.redis = enter(Passage(slapd.port)), enter(Passage(redis.port))
         secure, plain = Host(prologue=over_tls(certificate, "starttls")), Host()
         plain.answers[b"t2 FETCH"] = b"* 1 FETCH (BODY[] {%d}\r\n%s)\r\nt2 OK FETCH done\r\n" % (len(BULK), BULK)
@@ -172,6 +178,7 @@ class Site:
     def start(self):
         """The proxy, anew, and warm: what is set up once has been set up."""
         self.count += 1
+        self.moves.forget()
         limits = "connect_timeout = 3s login_timeout = 3s"
         shards = "".join(shard(name, store.port, tls="starttls" if name == "secure" else "none", more=limits)
                          for name, store in self.stores.items())
@@ -182,7 +189,7 @@ class Site:
                               more=f'{REMEMBER} {COUNT} admin {{ socket = "admin.sock" }}\n')
         for _ in range(2):
             self.recover()
-            for story in STORIES.values():
+            for story in {*STORIES.values(), *CONTROL_STORIES.values()}:
                 story(self)
         self.recover()
         self.descriptors = self.proxy.descriptors()
@@ -194,6 +201,7 @@ class Site:
         """
         for user in SHARDS:
             servers.wait_for(lambda: self.works(user), "a session to work", RECOVERY_SECONDS)
+        self.moves.undo()
         servers.wait_for(lambda: servers.connections_to(self.redis.port, self.proxy.process) == REDIS_CONNECTIONS,
                          "Redis to be connected", RECOVERY_SECONDS)
 
@@ -205,6 +213,51 @@ class Site:
     def stop(self):
         if self.proxy:
             self.proxy.stop()
+
+
+class Moves:
+    """Administration over its socket, and moves that are begun and taken back."""
+
+    def __init__(self, site):
+        self.site, self.user, self.move = site, "bob", None
+
+    def ask(self, command, **arguments):
+        """The answer, or None when there is none."""
+        with contextlib.suppress(ConnectionError), socket.socket(socket.AF_UNIX) as peer:
+            peer.settimeout(ANSWER_SECONDS)
+            peer.connect(str(self.site.proxy.folder / "admin.sock"))
+            peer.sendall(json.dumps({"command": command, "arguments": arguments}).encode() + b"\n")
+            line = peer.makefile("rb").readline()
+            return json.loads(line) if line.endswith(b"\n") else None
+
+    def step(self, name, **arguments):
+        """What is known of the move after a step, or {}."""
+        answer = self.ask(f"cutover {name}", user=self.user, move=self.move, **arguments)
+        return answer["result"] if answer and answer["ok"] else {}
+
+    def begin(self, to):
+        """Whether it has begun and the proxy has consented."""
+        self.move = random.randbytes(8).hex()
+        begun = self.step("begin", to=to)
+        return begun and within(CONSENT_SECONDS, lambda: self.step("look").get("acked"))
+
+    def undo(self):
+        """It is over for certain."""
+        if self.move:
+            servers.wait_for(lambda: self.step("abort").get("state") == "active", "a move's end", RECOVERY_SECONDS)
+        self.move = None
+
+    def forget(self):
+        """What a process that was killed has left in Redis."""
+        self.move = None
+        self.site.redis_server.call_all([("DEL", "imapmux:proxies", "imapmux:moving"),
+                                         ("HDEL", f"imapmux:user:{{{self.user}}}", "state", "move", "target", "until")])
+
+
+def within(seconds, condition):
+    """What it returned in time, true or not."""
+    with contextlib.suppress(servers.ServerError):
+        return servers.wait_for(condition, "it", seconds)
 
 
 def session(site, user, listener, commands, login=None, **options):
@@ -290,8 +343,53 @@ def administration(site):
             assert answer["error"] if not answer["ok"] else command != "sing" and "result" in answer, answer
 
 
+def move(site):
+    """
+    Bob is moved: his session ends before the proxy consents, and his next login waits until he is back. Whether all
+    went well.
+    """
+    login = b"LOGIN bob " + PASSWORD.encode()
+    with contextlib.suppress(ConnectionError, Closed), site.proxy.wire(timeout=ANSWER_SECONDS) as there, \
+            site.proxy.wire(timeout=ANSWER_SECONDS) as waiting:
+        was_in = answered(there, login)
+        held = site.proxy.held_logins()
+        consented = site.moves.begin("secure")
+        if consented and was_in:
+            has_ended(there)
+        waiting.send(b"t1 " + login + b"\r\n")
+        if consented:
+            within(CONSENT_SECONDS, lambda: site.proxy.held_logins() > held)
+        site.moves.undo()
+        return answered(waiting) and all([answered(waiting, command) for command in FAREWELL]) and was_in and consented
+    return False
+
+
+def answered(wire, *command):
+    """Whether it has an OK; else it is a proper refusal, or the end."""
+    try:
+        received = wire.command(*command) if command else wire.read_tagged(b"t1")
+    except Closed as end:
+        received = b"* BYE \r\n" if end.received.endswith(b"\n") or not end.received else end.received
+    assert DONE.search(received) or REFUSED.search(received), received
+    return bool(DONE.search(received))
+
+
+def has_ended(wire):
+    """Whoever consents to a move has nobody at the store any more."""
+    received = wire.read_to_end()
+    assert not received or REFUSED.search(received), received
+
+
+def reconnection(site):
+    """Redis is lost and found again: a beat, the subscription, and what was missed is read."""
+    site.redis.cut_off()
+    within(RECOVERY_SECONDS, lambda: site.redis.connections() == REDIS_CONNECTIONS)
+    return move(site)
+
+
 STORIES = {"session": a_session, "exchange": exchange, "pieces": pieces, "bulk": bulk, "directory": directory_connects,
-           "redis": redis_connects, "administration": administration}
+           "redis": redis_connects, "move": move}
+CONTROL_STORIES = {"administration": administration, "move": move, "reconnection": reconnection}
 
 
 @pytest.fixture(scope="module")
@@ -303,8 +401,8 @@ def site(folder, certificate, shim):
 class Trial:
     """Plays a story again and again, with each n-th allocation failing in turn, and collects what went wrong."""
 
-    def __init__(self, site, story, own_only):
-        self.site, self.story, self.own_only, self.main_only = site, story, own_only, story is administration
+    def __init__(self, site, story, own_only, main_only):
+        self.site, self.story, self.own_only, self.main_only = site, story, own_only, main_only
         self.known, self.wrong, self.tried = [], [], 0
         self.last_asked = []
 
@@ -332,6 +430,8 @@ class Trial:
             _, failed, asked = site.control.disarm()
             self.tried += failed > 0
             site.recover()
+            if self.story in (move, reconnection):
+                servers.wait_for(lambda: move(site), "the next move", RECOVERY_SECONDS)
             servers.wait_for(lambda: site.proxy.descriptors() <= site.descriptors, "descriptors", 2 * PARK_SECONDS)
         except Exception as failure:
             asked = asked or site.control.disarm()[2]
@@ -356,13 +456,24 @@ class Trial:
 # The libraries' part in an exchange is that in any login.
 TRIALS = [pytest.param(name, own_only, id=f"{name}-{'own' if own_only else 'libraries'}")
           for own_only in (True, False) for name in STORIES if own_only or name != "exchange"]
+CONTROL_TRIALS = [pytest.param(name, own_only, id=f"{name}-{'own' if own_only else 'libraries'}")
+                  for own_only in (True, False) for name in CONTROL_STORIES]
 
 
 @pytest.mark.parametrize("name,own_only", TRIALS)
 def test_story(site, name, own_only):
+    is_played(site, STORIES[name], own_only, main_only=False)
+
+
+@pytest.mark.parametrize("name,own_only", CONTROL_TRIALS)
+def test_story_of_control_thread(site, name, own_only):
+    is_played(site, CONTROL_STORIES[name], own_only, main_only=True)
+
+
+def is_played(site, story, own_only, main_only):
     if site.proxy is None:
         site.start()
-    trial = Trial(site, STORIES[name], own_only)
+    trial = Trial(site, story, own_only, main_only)
     trial.run()
     assert not trial.wrong, "\n".join(trial.wrong)
     wait_for_metrics(site.proxy, backends_parked=0, leases_waiting=0, logins_in_flight=0)
