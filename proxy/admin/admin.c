@@ -222,15 +222,18 @@ static bool add_line(struct buf *buf, const json_t *json)
     return true;
 }
 
-/* If it cannot be written the client is let go, in the next turn. Takes over the reference. */
+/*
+ * If it cannot be written the client is let go, in the next turn, and told no more: else a list
+ * with a gap would look complete. Takes over the reference.
+ */
 static void write_line(struct admin_client *client, json_t *json)
 {
     struct buf line;
 
     buf_init(&line, CONN_QUEUE_MAX);
-    if (json != NULL && add_line(&line, json)) {
+    if (!client->failed && json != NULL && add_line(&line, json)) {
         conn_write(client->conn, buf_span(&line)); /* a failure is an event */
-    } else {
+    } else if (!client->failed) {
         log_event(LOG_LEVEL_WARNING, "admin",
                   "an answer is too long, or there is no memory for it");
         client->failed = true;
