@@ -34,20 +34,25 @@ struct export
     char pattern[2 * REDIS_KEY_MAX], skipped[24];
 };
 
-/* A row that is no text in UTF-8 is none of ours. */
+/* A row that is no text in UTF-8 is none of ours; else it is memory that is wanting. */
 static json_t *make_item(struct pages *pages, const redisReply *row)
 {
     struct span user = pages_text(row, ROW_USER), shard = pages_text(row, ROW_SHARD),
                 state = pages_text(row, ROW_STATE), name = pages_text(row, ROW_BACKEND_USER);
     /* what hiredis has read ends with a NUL */
     unsigned long long epoch = strtoull(pages_text(row, ROW_EPOCH).ptr, NULL, 10);
+    json_error_t error;
 
     ((struct export *)pages)->found = true;
     if (state.len == 0)
         state = span_of("active");
-    return json_pack("{s:s%, s:s%, s:s%, s:s%, s:I}", "user", user.ptr, user.len, "shard",
-                     shard.ptr, shard.len, "state", state.ptr, state.len, "backend_user", name.ptr,
-                     name.len, "epoch", (json_int_t)epoch);
+    json_t *item =
+        json_pack_ex(&error, 0, "{s:s%, s:s%, s:s%, s:s%, s:I}", "user", user.ptr, user.len,
+                     "shard", shard.ptr, shard.len, "state", state.ptr, state.len, "backend_user",
+                     name.ptr, name.len, "epoch", (json_int_t)epoch);
+    if (item == NULL && json_error_code(&error) != json_error_invalid_utf8)
+        err_set(&pages->err, ERR_INTERNAL, "no memory for a page");
+    return item;
 }
 
 static void cancel(struct admin_call *call)

@@ -84,8 +84,8 @@ static bool read_row(struct pages *pages, const redisReply *row)
         return false;
     json_t *item = is_new ? pages->make_item(pages, row) : NULL;
     if (item != NULL && json_array_append_new(pages->items, item) != 0)
-        return err_set(&pages->err, ERR_INTERNAL, "no memory for a page");
-    return true;
+        err_set(&pages->err, ERR_INTERNAL, "no memory for a page");
+    return pages->err.kind == ERR_NONE;
 }
 
 static bool read_page(struct pages *pages, const redisReply *reply)

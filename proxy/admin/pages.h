@@ -43,7 +43,8 @@ struct pages {
     const char *script_text;
     struct span arguments[PAGES_ARGUMENTS_MAX];
     size_t argument_count;
-    json_t *(*make_item)(struct pages *pages, const redisReply *row); /* NULL: this row is none */
+    /* NULL: this row is none; or, with `err` set, there was no memory for it. */
+    json_t *(*make_item)(struct pages *pages, const redisReply *row);
     /* All has been taken, or not (*err): the owner answers the call. Later, once. */
     void (*on_end)(struct pages *pages, const struct err *err);
 
