@@ -127,7 +127,7 @@ static const struct conn_events events = {on_open, on_readable, on_drained, on_b
 /* Without texts of any length, which may be commands with passwords in them. NULL without memory. */
 static char *dump_arguments(const struct ctl_request *request)
 {
-    static const char *const secret[] = {"json", "csv"};
+    static const char *const secret[] = {"record", "csv"};
     json_t *shown = json_copy(request->arguments);
 
     for (size_t i = 0; i < sizeof secret / sizeof *secret; i++)
