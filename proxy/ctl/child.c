@@ -10,10 +10,11 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/pidfd.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { GRACE_MS = 5000, LEFT_MS = 1000, PAUSE_MS = 5, READ_SIZE = 4096 };
+enum { GRACE_MS = 5000, READ_SIZE = 4096 };
 
 struct running {
     const struct child *child;
@@ -90,6 +91,7 @@ static bool start(struct running *r, struct err *err)
         mem_free(environment);
         return err_set(err, ERR_INTERNAL, "no memory, or no descriptors");
     }
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
     r->pid = fork();
     if (r->pid == 0)
         become(r->child->command, environment, ends[1]);
@@ -184,17 +186,17 @@ static void attend(struct running *r)
 }
 
 /*
- * Who was killed may be a moment in what it does; it is not our child, so only its group tells. A
- * zombie that nobody reaps would be there for ever.
+ * Until all of its group have ended, so that nothing is copied behind our back. They are our
+ * children, those that have lost their parents, too.
  */
 static void reap(const struct running *r, int *status_out)
 {
-    uint64_t end = clock_ms() + LEFT_MS;
+    pid_t ended;
+    int status;
 
-    while (waitpid(r->pid, status_out, 0) < 0 && errno == EINTR)
-        continue;
-    while (kill(-r->pid, 0) == 0 && clock_ms() < end)
-        clock_sleep(PAUSE_MS);
+    while ((ended = waitpid(-r->pid, &status, 0)) > 0 || errno == EINTR)
+        if (ended == r->pid)
+            *status_out = status;
 }
 
 static bool judge(const struct running *r, int status, struct err *err)
