@@ -141,7 +141,7 @@ unit-tests: $(UNIT_TESTS)
 FUZZ = $(MAKE) --no-print-directory B=build-fuzz \
        $(subst address$(comma)undefined,fuzzer-no-link$(comma)address$(comma)undefined,$(ASAN))
 
-fuzz: ## Run every fuzz target for FUZZ_SECONDS (5), from the kept corpus and what earlier runs have found
+fuzz: ## Run every fuzz target for FUZZ_SECONDS (3), from the kept corpus and what earlier runs have found
 	+@$(FUZZ) fuzz-run
 
 # What is found goes to the build folder; the kept corpus is only read.
