@@ -86,8 +86,8 @@ static const char *kind_of(const struct conf *conf, const char *what)
     return network_parse(what, &network) ? "address" : "user";
 }
 
-/* The question, or NULL when the call has been refused. */
-static json_t *read_who(struct admin_call *call)
+/* False when the call has been refused; else the question, NULL without memory. */
+static bool read_who(struct admin_call *call, json_t **question_out)
 {
     const struct control *control = call->context;
     const struct conf *conf = control->env.conf;
@@ -95,36 +95,40 @@ static json_t *read_who(struct admin_call *call)
     char user[USERNAME_MAX + 1];
     struct network network;
 
-    if (what == NULL && by == NULL)
-        return json_pack("{s:s}", "what", "who");
+    if (what == NULL && by == NULL) {
+        *question_out = json_pack("{s:s}", "what", "who");
+        return true;
+    }
     if (what == NULL) {
         admin_refuse(call, "which %s?", by);
-        return NULL;
+        return false;
     }
     by = by == NULL ? kind_of(conf, what) : by;
     if (strcmp(by, "shard") == 0 && conf_find_shard(conf, what) == NULL) {
         admin_refuse(call, "there is no shard \"%.100s\"", what);
     } else if (strcmp(by, "address") == 0 && !network_parse(what, &network)) {
         admin_refuse(call, "\"%.100s\" is no address", what);
-    } else if (strcmp(by, "user") != 0) {
-        return json_pack("{s:s, s:s, s:s}", "what", "who", "by", by, "value", what);
-    } else if (username_normalise(&conf->username, span_of(what), user)) {
-        return json_pack("{s:s, s:s, s:s}", "what", "who", "by", by, "value", user);
-    } else {
+    } else if (strcmp(by, "user") == 0 &&
+               !username_normalise(&conf->username, span_of(what), user)) {
         admin_refuse(call, "this cannot be the name of a user");
+    } else {
+        *question_out = json_pack("{s:s, s:s, s:s}", "what", "who", "by", by, "value",
+                                  strcmp(by, "user") == 0 ? user : what);
+        return true;
     }
-    return NULL;
+    return false;
 }
 
 void run_who(struct admin_call *call)
 {
     struct control *control = call->context;
-    json_t *question = read_who(call);
-    struct who *who = question == NULL ? NULL : mem_new(sizeof *who);
+    json_t *question;
+    struct who *who;
     struct err err = {0};
 
-    if (question == NULL)
+    if (!read_who(call, &question))
         return;
+    who = question == NULL ? NULL : mem_new(sizeof *who);
     if (who == NULL) {
         json_decref(question);
         admin_answer(call, NULL);
@@ -188,33 +192,36 @@ static void cancel_kick(struct admin_call *call)
     mem_free(kick);
 }
 
-/* The question, or NULL when the call has been refused. */
-static json_t *read_kick(struct admin_call *call)
+/* False when the call has been refused; else the question, NULL without memory. */
+static bool read_kick(struct admin_call *call, json_t **question_out)
 {
     const struct control *control = call->context;
     const char *name = admin_argument(call, "user"), *session = admin_argument(call, "session");
     char user[USERNAME_MAX + 1];
 
-    if ((name == NULL) == (session == NULL))
+    if ((name == NULL) == (session == NULL)) {
         admin_refuse(call, "either a user or a session is needed");
-    else if (session != NULL)
-        return json_pack("{s:s, s:s}", "what", "kick", "session", session);
-    else if (username_normalise(&control->env.conf->username, span_of(name), user))
-        return json_pack("{s:s, s:s}", "what", "kick", "user", user);
-    else
+    } else if (name != NULL &&
+               !username_normalise(&control->env.conf->username, span_of(name), user)) {
         admin_refuse(call, "this cannot be the name of a user");
-    return NULL;
+    } else {
+        *question_out = name == NULL ? json_pack("{s:s, s:s}", "what", "kick", "session", session)
+                                     : json_pack("{s:s, s:s}", "what", "kick", "user", user);
+        return true;
+    }
+    return false;
 }
 
 void run_kick(struct admin_call *call)
 {
     struct control *control = call->context;
-    json_t *question = read_kick(call);
-    struct kick *kick = question == NULL ? NULL : mem_new(sizeof *kick);
+    json_t *question;
+    struct kick *kick;
     struct err err = {0};
 
-    if (question == NULL)
+    if (!read_kick(call, &question))
         return;
+    kick = question == NULL ? NULL : mem_new(sizeof *kick);
     if (kick == NULL) {
         json_decref(question);
         admin_answer(call, NULL);

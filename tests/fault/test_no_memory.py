@@ -328,19 +328,34 @@ def exchange(site):
 
 
 def administration(site):
-    """Each command, octet by octet; one that fails says so, or the connection ends."""
+    """
+    Each command, octet by octet; one that fails says so, or the connection ends. What an answer lists is complete.
+    """
+    with contextlib.suppress(ConnectionError, Closed), site.proxy.wire(timeout=ANSWER_SECONDS) as wire:
+        if answered(wire, b"LOGIN bob " + PASSWORD.encode()) and answered(wire, b"ENABLE CONDSTORE"):
+            administer(site)
+
+
+def administer(site):
     with socket.socket(socket.AF_UNIX) as peer, contextlib.suppress(ConnectionError):
         peer.settimeout(ANSWER_SECONDS)
         peer.connect(str(site.proxy.folder / "admin.sock"))
         answers = peer.makefile("rb")
-        for command in ("version", "status", "metrics", "cache flush", "log level", "who", "proxies", "sing"):
-            for octet in json.dumps({"command": command}).encode() + b"\n":
+        for command, arguments, listed in COMMANDS:
+            for octet in json.dumps({"command": command, "arguments": arguments}).encode() + b"\n":
                 peer.sendall(bytes([octet]))
-            line = next((line for line in answers if b'"ok"' in line), None)
-            if not line:
-                break
-            answer = json.loads(line)
-            assert answer["error"] if not answer["ok"] else command != "sing" and "result" in answer, answer
+            items, answer = 0, {}
+            while "ok" not in answer:
+                line = answers.readline()
+                if not line:
+                    return
+                answer = json.loads(line)
+                items += "item" in answer
+            if not answer["ok"]:
+                assert answer["error"], answer
+                continue
+            items += len(answer["result"]) if isinstance(answer["result"], list) else 0
+            assert items == listed, (command, items, answer)
 
 
 def move(site):
@@ -387,6 +402,13 @@ def reconnection(site):
     return move(site)
 
 
+# With how many things they list.
+COMMANDS = [("version", {}, 0), ("status", {}, 0), ("metrics", {}, 0), ("cache flush", {}, 0), ("log level", {}, 0),
+            ("sing", {}, None), ("who", {}, 1), ("who", {"what": "bob"}, 1), ("proxies", {}, 1),
+            ("shard list", {}, len(SHARDS)), ("shard weight", {"shard": "store", "weight": "100"}, 0),
+            ("explain", {"user": "bob"}, 0), ("routes export", {}, len(SHARDS)),
+            ("routes import", {"csv": "".join(f"{user},{at}\n" for user, at in SHARDS.items())}, len(SHARDS)),
+            ("kick", {"user": "bob"}, 0)]
 STORIES = {"session": a_session, "exchange": exchange, "pieces": pieces, "bulk": bulk, "directory": directory_connects,
            "redis": redis_connects, "move": move}
 CONTROL_STORIES = {"administration": administration, "move": move, "reconnection": reconnection}
