@@ -344,18 +344,18 @@ def administer(site):
         for command, arguments, listed in COMMANDS:
             for octet in json.dumps({"command": command, "arguments": arguments}).encode() + b"\n":
                 peer.sendall(bytes([octet]))
-            items, answer = 0, {}
+            items, answer = [], {}
             while "ok" not in answer:
                 line = answers.readline()
                 if not line:
                     return
                 answer = json.loads(line)
-                items += "item" in answer
+                items += [answer["item"]] if "item" in answer else []
             if not answer["ok"]:
                 assert answer["error"], answer
                 continue
-            items += len(answer["result"]) if isinstance(answer["result"], list) else 0
-            assert items == listed, (command, items, answer)
+            items += answer["result"] if isinstance(answer["result"], list) else []
+            assert len(items) == listed, (command, items, answer)
 
 
 def move(site):
