@@ -35,7 +35,8 @@ struct reread {
     struct turn_task task;
     bool answered, good;
     bool wanted; /* to begin anew */
-    bool thorough;
+    bool thorough;       /* to look for strays, too */
+    bool round_thorough; /* the same of what is under way; workers read it */
     enum step step;
     struct list *lists; /* by each worker */
     size_t list_count;
@@ -190,7 +191,7 @@ static void list_users(struct ask *ask, struct home *home, size_t number)
     struct reread *r = (struct reread *)ask;
 
     r->lists[number].users = json_object();
-    if (r->thorough)
+    if (r->round_thorough)
         users_each(home, add_session, &r->lists[number]);
     users_held_each(home, add_held, &r->lists[number]);
 }
@@ -228,6 +229,7 @@ static void list_workers(struct reread *r)
     r->lists = mem_array(r->list_count, sizeof *r->lists);
     r->ask = (struct ask){.visit = list_users, .on_done = on_listed};
     r->step = WORKERS;
+    r->round_thorough = r->thorough;
     if (r->lists == NULL || !ask_workers(&r->ask, control->workers, &control->inbox))
         stop(r, true);
 }
@@ -260,7 +262,7 @@ static void ask_users(struct reread *r)
         return;
     }
     stop(r, false);
-    r->thorough = false;
+    r->thorough = r->thorough && !r->round_thorough;
     counter_add(&r->control->env.counters->fleet_reads, 1);
     r->on_read(r->owner);
 }
