@@ -34,7 +34,7 @@ struct reread {
     struct redis_command *command;
     struct turn_task task;
     bool answered, good;
-    bool wanted; /* to begin anew */
+    bool wanted;         /* to begin anew */
     bool thorough;       /* to look for strays, too */
     bool round_thorough; /* the same of what is under way; workers read it */
     enum step step;
