@@ -116,13 +116,16 @@ test: deps ## Set up and run all tests: unit, real and fault under ASan+UBSan, t
 	@$(MAKE) --no-print-directory asan
 	@$(MAKE) --no-print-directory tsan
 	@$(MAKE) --no-print-directory fuzz
-	@$(MAKE) --no-print-directory --output-sync=target test-faults test-threads test-others
+	@$(MAKE) --no-print-directory --jobs=4 --output-sync=target test-faults-a-h test-faults-i-z test-threads test-others
 
 # They wait more than they compute, and run side by side; each is shown when it is done. pytest runs the unit tests, too
 # (tests/test_unit.py), so that its last lines count everything.
 PYTEST := $(PYTHON) -m pytest -q -p no:cacheprovider --durations=5
-test-faults:
-	IMAPMUX=build-asan/imapmux $(PYTEST) tests/fault
+test-faults-a-h:
+	IMAPMUX=build-asan/imapmux $(PYTEST) tests/fault/test_[a-h]*.py
+
+test-faults-i-z:
+	IMAPMUX=build-asan/imapmux $(PYTEST) tests/fault/test_[i-z]*.py
 
 test-threads:
 	IMAPMUX=build-tsan/imapmux $(PYTEST) $(THREAD_STORIES)
@@ -223,6 +226,6 @@ help: ## Print this
 comma := ,
 -include $(shell find $B -name '*.d' 2>/dev/null)
 
-.PHONY: all deps cyrus demo test test-faults test-threads test-others asan tsan unit-tests fuzz fuzz-run fuzz-merge fuzz-merge-run bench bench-tools \
+.PHONY: all deps cyrus demo test test-faults-a-h test-faults-i-z test-threads test-others asan tsan unit-tests fuzz fuzz-run fuzz-merge fuzz-merge-run bench bench-tools \
         bench-deps bench-quick soak lint layers install clean help
 .SECONDARY:
