@@ -116,7 +116,7 @@ test: deps ## Set up and run all tests: unit, real and fault under ASan+UBSan, t
 	@$(MAKE) --no-print-directory asan
 	@$(MAKE) --no-print-directory tsan
 	@$(MAKE) --no-print-directory fuzz
-	@$(MAKE) --no-print-directory --jobs=4 --output-sync=target test-faults-a-h test-faults-i-z test-threads test-others
+	@MAKEFLAGS= $(MAKE) --no-print-directory --jobs=4 --output-sync=target test-faults-a-h test-faults-i-z test-threads test-others
 
 # They wait more than they compute, and run side by side; each is shown when it is done. pytest runs the unit tests, too
 # (tests/test_unit.py), so that its last lines count everything.
