@@ -116,7 +116,7 @@ test: deps ## Set up and run all tests: unit, real and fault under ASan+UBSan, t
 	@$(MAKE) --no-print-directory asan
 	@$(MAKE) --no-print-directory tsan
 	@$(MAKE) --no-print-directory fuzz
-	@MAKEFLAGS= $(MAKE) --no-print-directory --jobs=4 --output-sync=target test-faults-a-h test-faults-i-z test-threads test-others
+	@MAKEFLAGS= $(MAKE) --no-print-directory --jobs=5 --output-sync=target test-faults-a-h test-faults-i-z test-threads test-moves test-others
 
 # They wait more than they compute, and run side by side; each is shown when it is done. pytest runs the unit tests, too
 # (tests/test_unit.py), so that its last lines count everything.
@@ -130,8 +130,11 @@ test-faults-i-z:
 test-threads:
 	IMAPMUX=build-tsan/imapmux $(PYTEST) $(THREAD_STORIES)
 
+test-moves:
+	IMAPMUX=build-asan/imapmux $(PYTEST) tests/moves
+
 test-others:
-	IMAPMUX=build-asan/imapmux $(PYTEST) --ignore=tests/fault tests
+	IMAPMUX=build-asan/imapmux $(PYTEST) --ignore=tests/fault --ignore=tests/moves tests
 
 asan: ## Build everything with address and undefined-behaviour sanitizers in build-asan
 	@$(MAKE) --no-print-directory B=build-asan $(ASAN) all unit-tests build-asan/imapmux-shared
@@ -226,6 +229,6 @@ help: ## Print this
 comma := ,
 -include $(shell find $B -name '*.d' 2>/dev/null)
 
-.PHONY: all deps cyrus demo test test-faults-a-h test-faults-i-z test-threads test-others asan tsan unit-tests fuzz fuzz-run fuzz-merge fuzz-merge-run bench bench-tools \
+.PHONY: all deps cyrus demo test test-faults-a-h test-faults-i-z test-threads test-moves test-others asan tsan unit-tests fuzz fuzz-run fuzz-merge fuzz-merge-run bench bench-tools \
         bench-deps bench-quick soak lint layers install clean help
 .SECONDARY:

@@ -293,6 +293,12 @@ static bool pass_from_client(struct relay *r, struct span in)
     return true;
 }
 
+/* It is to end, and has begun no further command: it is only heard whether it leaves by itself. */
+static bool begins_nothing(const struct relay *r)
+{
+    return r->bye != NULL && dialog_client_at_start(&r->dialog);
+}
+
 /*
  * Reads the client, but not while the store or the client itself lags, or the client's next bytes
  * cannot be judged, or it would begin a command that shall not begin.
@@ -301,14 +307,13 @@ static void update_client_reading(struct relay *r)
 {
     if (r->client_left || r->backend_left)
         return;
-    if (dialog_client_waits(&r->dialog)) {
+    if (dialog_client_waits(&r->dialog) || begins_nothing(r)) {
         conn_want_read(r->client, false);
         conn_want_end(r->client);
     } else {
         conn_want_read(r->client, conn_queued(r->backend) < QUEUE_HIGH &&
                                       conn_queued(r->client) < QUEUE_HIGH &&
-                                      buf_len(&r->logout) == 0 &&
-                                      (r->bye == NULL || !dialog_client_at_start(&r->dialog)));
+                                      buf_len(&r->logout) == 0);
     }
 }
 
@@ -342,6 +347,10 @@ static void client_readable(void *owner)
 
     if (is_fenced_off(r)) {
         conn_want_read(r->client, false); /* the end of all sessions is on its way here */
+        return;
+    }
+    if (!r->client_left && !r->backend_left && begins_nothing(r)) {
+        leave_client(r);
         return;
     }
     if (!r->client_left && !r->backend_left && dialog_client_waits(&r->dialog)) {

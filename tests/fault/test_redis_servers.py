@@ -16,7 +16,7 @@ redis {{ connect_timeout = 1s timeout = 1s {redis} }}
 username {{ default_domain = "" }}
 """
 ADMIN = 'admin { socket = "admin.sock" }\n'
-MOVE = "0123456789abcdef"
+MOVE, NEXT_MOVE = "0123456789abcdef", "123456789abcdef0"
 numbers = itertools.count()
 
 
@@ -81,8 +81,8 @@ def test_a_user_that_may_do_what_the_documentation_says(folder, start_by):
         done(proxy, "cutover", "begin", "alice", "green", "--move", MOVE)
         done(proxy, "cutover", "look", "alice", MOVE)
         done(proxy, "cutover", "abort", "alice", MOVE)
-        done(proxy, "cutover", "begin", "alice", "green", "--move", MOVE)
-        servers.wait_for(lambda: ctl(proxy, "cutover", "commit", "alice", MOVE).returncode == 0, "the commit")
+        done(proxy, "cutover", "begin", "alice", "green", "--move", NEXT_MOVE)
+        servers.wait_for(lambda: ctl(proxy, "cutover", "commit", "alice", NEXT_MOVE).returncode == 0, "the commit")
         assert logs_in(proxy)
         proxy.stop()
         assert redis.ask("ACL", "LOG") == []

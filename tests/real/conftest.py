@@ -35,6 +35,7 @@ ldap {{
     timeout = 1s
 }}
 route {{ sources = {{redis}} timeout = 2s cache_ttl = 0s }}
+cutover {{ hold_timeout = 2s }}
 redis {{ address = "{redis_address}" connect_timeout = 500ms timeout = 500ms retry_max = 200ms }}
 {shards}
 """
