@@ -22,8 +22,8 @@ CUT_OFF_SECONDS = 30  # in which the proxy lets go of a client that has ended it
 
 # Symptoms that users have of it, and events that imapmux logs.
 OF_STORE = {"cut", "bye", "no", "unavailable", "store is down", "store is back"}
-OF_REDIS = {"unavailable", "redis connection lost", "redis not connected"}
-OF_EMPTY_REDIS = OF_REDIS | {"no route"}
+OF_REDIS = {"unavailable", "redis connection lost", "redis not connected", "proxy not confirmed"}
+OF_EMPTY_REDIS = OF_REDIS | {"no route", "proxy forgotten"}
 OF_LDAP = {"unavailable", "ldap connect failed", "ldap connection lost", "ldap server is down", "ldap server is back"}
 NOTHING = set()
 
