@@ -32,6 +32,7 @@ struct shard_orders {
     struct store *store;
     struct redis_command *look; /* under way */
     bool wanted;                /* it is to be looked at */
+    bool refused;               /* and Redis would not: again in a moment */
     bool heard;                 /* `order` is news */
     struct order order;
     uint64_t acted_ms; /* the last `changed_ms` that was acted upon */
@@ -270,6 +271,10 @@ static void on_look(void *owner, const redisReply *reply, const struct err *err)
         hear(shard, reply);
     else
         shard->wanted = true;
+    if (reply != NULL && reply->type == REDIS_REPLY_ERROR) { /* it may pass, as that it is busy */
+        shard->refused = true;
+        uv_timer_start(&shard->orders->again, on_again, LOOK_AGAIN_MS, 0);
+    }
     turn_post(shard->orders->control->env.turn, &shard->orders->task);
 }
 
@@ -301,7 +306,13 @@ static void look_at_wanted(struct orders *orders)
 
 static void on_again(uv_timer_t *timer)
 {
-    look_at_wanted(timer->data);
+    struct orders *orders = timer->data;
+
+    for (size_t i = 0; i < orders->count; i++) {
+        orders->shards[i].wanted = orders->shards[i].wanted || orders->shards[i].refused;
+        orders->shards[i].refused = false;
+    }
+    look_at_wanted(orders);
 }
 
 void orders_look(struct orders *orders, const char *shard)
