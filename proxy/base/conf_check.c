@@ -281,6 +281,16 @@ static bool check_referrals(struct conf_reader *reader, const struct conf *conf)
                "\"keep_referrals\" of route needs \"follow_referrals\", and the source redis");
 }
 
+/* A proxy says that it lives three times in node_expiry: shorter, and all sessions end now and then. */
+static bool check_fence(struct conf_reader *reader, const struct conf *conf)
+{
+    return source_place(conf, "redis") == 0 ||
+           conf->route.keep_while_down >= conf->redis.node_expiry ||
+           conf_fail_in(reader, "route", 0,
+                        "setting \"keep_while_down\" of route: expected no less than "
+                        "\"node_expiry\" of redis");
+}
+
 static bool check_route(struct conf_reader *reader, const struct conf *conf)
 {
     const struct conf_words *sources = &conf->route.sources;
@@ -292,7 +302,8 @@ static bool check_route(struct conf_reader *reader, const struct conf *conf)
     for (size_t i = 0; i < sources->count; i++)
         if (!check_route_source(reader, conf, sources->items[i]))
             return false;
-    return check_route_order(reader, conf) && check_referrals(reader, conf);
+    return check_route_order(reader, conf) && check_referrals(reader, conf) &&
+           check_fence(reader, conf);
 }
 
 static bool check_sentinels(struct conf_reader *reader, const struct conf_redis *redis)

@@ -386,6 +386,9 @@ static void what_is_said_of_bad_files(void **state)
          ":5: setting \"bind_password_file\" of ldap: /dev/null is empty"},
         {LISTENER PASSWD SHARD,
          ": route asks the source \"file\", but \"file\" of route is not set"},
+        {LISTENER PASSWD SHARD "route { sources = {redis} keep_while_down = 10s }\n",
+         ":4: setting \"keep_while_down\" of route: expected no less than \"node_expiry\" of "
+         "redis"},
         {LISTENER PASSWD SHARD "route { sources = {redis} keep_referrals = yes }\n",
          ":4: \"keep_referrals\" of route needs \"follow_referrals\", and the source redis"},
         {LISTENER PASSWD SHARD
