@@ -38,6 +38,13 @@ void answer_release(struct answer *answer)
     *answer = (struct answer){0};
 }
 
+const char *answer_text(const json_t *object, const char *name)
+{
+    const char *text = json_string_value(json_object_get(object, name));
+
+    return text == NULL ? "" : text;
+}
+
 /* --- the connection --- */
 
 static int connect_to(const char *path, struct answer *answer)

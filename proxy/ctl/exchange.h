@@ -44,4 +44,7 @@ void exchange(const struct exchange *exchange, struct answer *answer_out);
 
 void answer_release(struct answer *answer);
 
+/* A member's text, borrowed from the object; "" if it has none. */
+const char *answer_text(const json_t *object, const char *name);
+
 #endif

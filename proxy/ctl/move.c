@@ -86,20 +86,13 @@ static json_t *user_and_id(const struct move *m)
     return json_pack("{s:s, s:s}", "user", m->user, "move", m->id);
 }
 
-static const char *text_of(const json_t *object, const char *name)
-{
-    const char *text = json_string_value(json_object_get(object, name));
-
-    return text == NULL ? "" : text;
-}
-
 /* --- how it stands --- */
 
 enum stand { STAND_UNKNOWN, STAND_OVER, STAND_MOVING, STAND_COMMITTED, STAND_DONE };
 
 static enum stand read_stand(struct move *m, const struct answer *answer)
 {
-    const char *state = text_of(answer->result, "state");
+    const char *state = answer_text(answer->result, "state");
 
     if (answer->kind != ANSWER_DONE)
         return answer->kind == ANSWER_REFUSED ? STAND_OVER : STAND_UNKNOWN;
@@ -187,7 +180,7 @@ static bool begin(struct move *m)
     m->held = answer.kind != ANSWER_REFUSED; /* without an answer, perhaps */
     m->looked_ms = clock_ms();
     if (answer.kind == ANSWER_DONE) {
-        snprintf(m->from, sizeof m->from, "%s", text_of(answer.result, "from"));
+        snprintf(m->from, sizeof m->from, "%s", answer_text(answer.result, "from"));
         m->epoch = (uint64_t)json_integer_value(json_object_get(answer.result, "epoch"));
     } else {
         fail(m, "it could not begin: %s", answer.why);
@@ -206,7 +199,8 @@ static void name_missing(const struct move *m, char *text, size_t size)
         const json_t *proxy = json_array_get(m->missing, i);
 
         len += (size_t)snprintf(text + len, size - len, "%s%s (%s, seen %lld s ago)",
-                                i > 0 ? ", " : "", text_of(proxy, "id"), text_of(proxy, "host"),
+                                i > 0 ? ", " : "", answer_text(proxy, "id"),
+                                answer_text(proxy, "host"),
                                 json_integer_value(json_object_get(proxy, "seen_seconds")));
     }
     if (count > NAMED_MAX && len < size)
@@ -238,7 +232,7 @@ static void say_differences(const struct move *m, const json_t *items)
     for (size_t i = 0; i < json_array_size(items); i++) {
         const json_t *item = json_array_get(items, i);
 
-        say(m, "%s: %s", text_of(item, "mailbox"), text_of(item, "differs"));
+        say(m, "%s: %s", answer_text(item, "mailbox"), answer_text(item, "differs"));
     }
 }
 
@@ -397,12 +391,12 @@ static bool make_id(struct move *m)
 
 static enum move_end judge_route(struct move *m, const json_t *route)
 {
-    const char *name = text_of(route, "user"), *there = text_of(route, "backend_user");
+    const char *name = answer_text(route, "user"), *there = answer_text(route, "backend_user");
 
     snprintf(m->name, sizeof m->name, "%s", *name == '\0' ? m->user : name);
-    snprintf(m->from, sizeof m->from, "%s", text_of(route, "shard"));
+    snprintf(m->from, sizeof m->from, "%s", answer_text(route, "shard"));
     snprintf(m->backend_user, sizeof m->backend_user, "%s", *there == '\0' ? m->name : there);
-    snprintf(m->state, sizeof m->state, "%s", text_of(route, "state"));
+    snprintf(m->state, sizeof m->state, "%s", answer_text(route, "state"));
     m->epoch = (uint64_t)json_integer_value(json_object_get(route, "epoch"));
     if (strcmp(m->state, "active") != 0)
         fail(m, "the route is %s", m->state);

@@ -86,13 +86,6 @@ struct import {
     json_t *totals;                /* numbers by action */
 };
 
-static const char *text_of(const json_t *object, const char *name)
-{
-    const char *text = json_string_value(json_object_get(object, name));
-
-    return text == NULL ? "" : text;
-}
-
 static void count(struct import *import, const char *action)
 {
     json_int_t before = json_integer_value(json_object_get(import->totals, action));
@@ -103,8 +96,8 @@ static void count(struct import *import, const char *action)
 /* "+ ann -> green", "~ bob blue -> green", "! carol: why (users.csv:12)"; nothing of what is so. */
 static void print_difference(const struct import *import, const json_t *item, size_t line)
 {
-    const char *action = text_of(item, "action"), *user = text_of(item, "user");
-    const char *from = text_of(item, "from"), *to = text_of(item, "to");
+    const char *action = answer_text(item, "action"), *user = answer_text(item, "user");
+    const char *from = answer_text(item, "from"), *to = answer_text(item, "to");
     char *text = NULL;
     int len = 0;
 
@@ -113,7 +106,8 @@ static void print_difference(const struct import *import, const json_t *item, si
     else if (strcmp(action, "changed") == 0)
         len = asprintf(&text, "~ %s %s -> %s", user, from, to);
     else if (strcmp(action, "refused") == 0)
-        len = asprintf(&text, "! %s: %s (%s:%zu)", user, text_of(item, "why"), import->name, line);
+        len = asprintf(&text, "! %s: %s (%s:%zu)", user, answer_text(item, "why"), import->name,
+                       line);
     if (len > 0)
         show_text(stdout, text);
     mem_free(text);
@@ -125,7 +119,7 @@ static void take_items(struct import *import, const json_t *items)
     for (size_t i = 0; i < json_array_size(items); i++) {
         const json_t *item = json_array_get(items, i);
 
-        count(import, text_of(item, "action"));
+        count(import, answer_text(item, "action"));
         if (import->tool->json)
             tool_show(import->tool, item);
         else

@@ -5,6 +5,7 @@
 #include "proxy/ctl/wave.h"
 
 #include "proxy/ctl/clock.h"
+#include "proxy/ctl/exchange.h"
 #include "proxy/ctl/interrupt.h"
 #include "proxy/ctl/progress.h"
 #include "proxy/ctl/show.h"
@@ -99,13 +100,6 @@ static void *take(struct run *run)
 
 /* --- one user --- */
 
-static const char *text_of(const json_t *object, const char *name)
-{
-    const char *text = json_string_value(json_object_get(object, name));
-
-    return text == NULL ? "" : text;
-}
-
 /* As the store has it: an end is another one on the way back, and after a failure there. */
 static const char *state_of(const struct run *run, enum move_end end, bool had_begun)
 {
@@ -130,8 +124,9 @@ static const char *state_of(const struct run *run, enum move_end end, bool had_b
 static bool keep(struct run *run, const struct move *move, enum move_end end, const json_t *before,
                  struct err *err)
 {
-    const char *old = text_of(before, "from");
-    bool back = run->wave->to == NULL, had_begun = strcmp(text_of(before, "state"), "moving") == 0;
+    const char *old = answer_text(before, "from");
+    bool back = run->wave->to == NULL,
+         had_begun = strcmp(answer_text(before, "state"), "moving") == 0;
     json_t *record = json_pack("{s:s, s:s}", "state", state_of(run, end, had_begun), "from",
                                back || (had_begun && *old != '\0') ? old : move->from);
     json_t *users = json_pack("{s:o}", move->user, record);
@@ -149,7 +144,7 @@ static bool keep(struct run *run, const struct move *move, enum move_end end, co
 
 static enum move_end move_one(struct run *run, struct move *move, const json_t *before)
 {
-    const char *old = text_of(before, "move");
+    const char *old = answer_text(before, "move");
     enum move_end end = *old != '\0' ? move_settle(move, old) : move_look_up(move);
     struct err err = {0};
 
@@ -164,7 +159,7 @@ static void work_on(struct run *run, void *place)
 {
     const char *user = json_object_iter_key(place);
     const json_t *before = json_object_iter_value(place);
-    const char *to = run->wave->to != NULL ? run->wave->to : text_of(before, "from");
+    const char *to = run->wave->to != NULL ? run->wave->to : answer_text(before, "from");
     struct move move = {.plan = &run->plan, .user = user, .to = to};
     struct err err = {0};
 
@@ -308,7 +303,7 @@ enum ctl_status wave_rehearse(const struct wave *wave)
     json_object_foreach ((json_t *)wave->users, user, before) {
         struct move move = {.plan = &wave->plan->move,
                             .user = user,
-                            .to = wave->to != NULL ? wave->to : text_of(before, "from")};
+                            .to = wave->to != NULL ? wave->to : answer_text(before, "from")};
         enum move_end end = move_look_up(&move);
 
         json_array_append_new(rows, json_pack("{s:s, s:s, s:s, s:s, s:s}", "user", user, "from",
