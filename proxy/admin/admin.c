@@ -278,13 +278,25 @@ void admin_answer(struct admin_call *call, json_t *result)
         end_call(call->client, json_pack("{s:b, s:o}", "ok", 1, "result", result));
 }
 
+json_t *admin_text(const char *text)
+{
+    json_t *json = json_string(text);
+    char *plain = json == NULL ? mem_copy_text(text, strlen(text)) : NULL;
+
+    if (plain == NULL)
+        return json;
+    for (char *at = plain; *at != '\0'; at++)
+        if ((unsigned char)*at >= 0x80)
+            *at = '?';
+    json = json_string(plain);
+    mem_free(plain);
+    return json;
+}
+
 void admin_fail(struct admin_call *call, const struct err *err)
 {
-    json_t *text = json_string(err->text);
+    json_t *answer = json_pack("{s:b, s:o}", "ok", 0, "error", admin_text(err->text));
 
-    if (text == NULL) /* it was cut, within a character */
-        text = json_string("this is not understood");
-    json_t *answer = json_pack("{s:b, s:o}", "ok", 0, "error", text);
     if (answer != NULL && err->kind == ERR_UNAVAILABLE)
         json_object_set_new(answer, "again", json_true());
     end_call(call->client, answer);

@@ -22,17 +22,7 @@ struct explain {
 /* Of what others say, which need not be UTF-8. "" and NULL are null. */
 static json_t *text(const char *value)
 {
-    char copy[512];
-    size_t len = 0;
-
-    if (value == NULL || value[0] == '\0')
-        return json_null();
-    json_t *json = json_string(value);
-    if (json != NULL)
-        return json;
-    for (; len < sizeof copy - 1 && value[len] != '\0'; len++)
-        copy[len] = (char)((unsigned char)value[len] < 0x80 ? value[len] : '?');
-    return json_stringn(copy, len);
+    return value == NULL || value[0] == '\0' ? json_null() : admin_text(value);
 }
 
 static json_t *number(uint64_t value)

@@ -35,19 +35,6 @@ static void refuse(struct verifying *verifying, enum err_kind kind, const char *
     mem_free(verifying);
 }
 
-/* Names may be cut within a character, or be no UTF-8 from the start. */
-static json_t *text(char *octets)
-{
-    json_t *json = json_string(octets);
-
-    if (json != NULL)
-        return json;
-    for (char *at = octets; *at != '\0'; at++)
-        if ((unsigned char)*at >= 0x80)
-            *at = '?';
-    return json_string(octets);
-}
-
 /* Each difference is an item; the reason of the refusal has the first one, too. */
 static void refuse_with(struct verifying *verifying, struct inventory_comparison *comparison)
 {
@@ -57,8 +44,9 @@ static void refuse_with(struct verifying *verifying, struct inventory_comparison
     for (size_t i = 0; i < count && i < INVENTORY_DIFFERENCES_MAX; i++) {
         struct inventory_difference *difference = &comparison->differences[i];
 
-        admin_item(verifying->call, json_pack("{s:o, s:s}", "mailbox", text(difference->mailbox),
-                                              "differs", difference->what));
+        admin_item(verifying->call,
+                   json_pack("{s:o, s:s}", "mailbox", admin_text(difference->mailbox), "differs",
+                             difference->what));
     }
     snprintf(why, sizeof why, "%zu mailbox%s: %s: %s", count, count == 1 ? " differs" : "es differ",
              comparison->differences[0].mailbox, comparison->differences[0].what);
