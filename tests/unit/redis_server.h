@@ -140,6 +140,32 @@ static inline void server_stop(void)
     rmdir(server.folder);
 }
 
+/*
+ * What a reply says, in static memory: "nil", a text, a number, or the elements with commas. Frees
+ * it.
+ */
+static inline const char *reply_text(redisReply *reply)
+{
+    static char said[2048];
+    size_t len = 0;
+
+    assert_non_null(reply);
+    said[0] = '\0';
+    if (reply->type == REDIS_REPLY_INTEGER)
+        snprintf(said, sizeof said, "%lld", reply->integer);
+    else if (reply->type == REDIS_REPLY_NIL)
+        snprintf(said, sizeof said, "nil");
+    else if (reply->type != REDIS_REPLY_ARRAY)
+        snprintf(said, sizeof said, "%s", reply->str);
+    for (size_t i = 0; reply->type == REDIS_REPLY_ARRAY && i < reply->elements; i++) {
+        len += (size_t)snprintf(said + len, sizeof said - len, "%s%s", i > 0 ? "," : "",
+                                reply->element[i]->str == NULL ? "nil" : reply->element[i]->str);
+        assert_true(len < sizeof said);
+    }
+    freeReplyObject(reply);
+    return said;
+}
+
 /* One command to the server, over a blocking connection. Words of `format` as in hiredis. */
 static inline void admin(const char *format, ...)
 {

@@ -55,29 +55,14 @@ static uint64_t clock_ms(void)
 
 /* --- Redis --- */
 
-/* What the server says: "nil", a text, a number, or the elements with commas. */
 static const char *redis(const char *format, ...)
 {
-    static char said[2048];
-    size_t len = 0;
     va_list args;
 
     va_start(args, format);
     redisReply *reply = redisvCommand(bench.redis, format, args);
     va_end(args);
-    assert_non_null(reply);
-    said[0] = '\0';
-    if (reply->type == REDIS_REPLY_INTEGER)
-        snprintf(said, sizeof said, "%lld", reply->integer);
-    else if (reply->type == REDIS_REPLY_NIL)
-        snprintf(said, sizeof said, "nil");
-    else if (reply->type != REDIS_REPLY_ARRAY)
-        snprintf(said, sizeof said, "%s", reply->str);
-    for (size_t i = 0; reply->type == REDIS_REPLY_ARRAY && i < reply->elements; i++)
-        len += (size_t)snprintf(said + len, sizeof said - len, "%s%s", i > 0 ? "," : "",
-                                reply->element[i]->str == NULL ? "nil" : reply->element[i]->str);
-    freeReplyObject(reply);
-    return said;
+    return reply_text(reply);
 }
 
 static long long redis_ms(void)
