@@ -10,6 +10,7 @@ import pathlib
 import pwd
 import random
 import re
+import select
 import shutil
 import signal
 import socket
@@ -550,10 +551,12 @@ class Imapmux(Server):
         return environment
 
     def start(self):
-        self.lines = []
+        self.lines, self._begun, self._at_end = [], b"", False
         self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                         stderr=subprocess.PIPE, env=self.environment(), cwd=self.folder,
                                         start_new_session=True)
+        self._stderr = self.process.stderr.fileno()
+        os.set_blocking(self._stderr, False)
         self._reader = threading.Thread(target=self._read, args=(self.process.stderr,), daemon=True)
         self._reader.start()
         try:
@@ -563,16 +566,31 @@ class Imapmux(Server):
             raise
 
     def _read(self, stream):
-        for line in stream:
+        """Wakes those who wait for lines; whoever looks at the log takes in himself what has been written."""
+        while True:
+            select.select([stream], [], [])
             with self._changed:
-                self.lines.append(line.decode(errors="replace").rstrip("\n"))
+                at_end = self._take_in()
                 self._changed.notify_all()
+            if at_end:
+                return
+
+    def _take_in(self):
+        """All that the proxy has written so far, so that what it logged before it answered is there; True at the end."""
         with self._changed:
-            self.lines.append("")
-            self._changed.notify_all()
+            while not self._at_end:
+                try:
+                    data = os.read(self._stderr, 1 << 16)
+                except BlockingIOError:
+                    break
+                self._at_end = not data
+                *lines, self._begun = (self._begun + data).split(b"\n")
+                self.lines += [line.decode(errors="replace") for line in lines]
+            return self._at_end
 
     def events(self, name=None):
         """The log so far as dictionaries, those with this event only."""
+        self._take_in()
         found = []
         for line in list(self.lines):
             fields = {key: value.strip('"') for key, value in self.log_field.findall(line)}
