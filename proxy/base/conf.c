@@ -24,9 +24,10 @@
 #define ROW_DURATION(low, high)  .min = low, .max = high,
 #define ROW_SIZE(low, high)      .min = low, .max = high,
 #define ROW_CHOICE(list, unused) .words = list,
-#define ROW(kind_, name_, default_, min_, max_, help_)                                             \
+#define ROW(kind_, name_, change_, default_, min_, max_, help_)                                    \
     {.name = #name_,                                                                               \
      .kind = CONF_KIND_##kind_,                                                                    \
+     .change = CONF_##change_,                                                                     \
      .default_text = default_,                                                                     \
      ROW_##kind_(min_, max_).help = help_,                                                         \
      .offset = offsetof(self, name_)},
@@ -62,17 +63,17 @@ static int on_include(cfg_t *cfg, cfg_opt_t *opt, int argc, const char **argv);
 static void on_error(cfg_t *cfg, const char *format, va_list args)
     __attribute__((format(printf, 2, 0)));
 
-#define OPT_SCALAR(name)                          CFG_STR_CB(name, NULL, CFGF_NODEFAULT, on_value),
-#define OPT_TEXT(name)                            OPT_SCALAR(name)
-#define OPT_PATH(name)                            OPT_SCALAR(name)
-#define OPT_FLAG(name)                            OPT_SCALAR(name)
-#define OPT_NUMBER(name)                          OPT_SCALAR(name)
-#define OPT_DURATION(name)                        OPT_SCALAR(name)
-#define OPT_SIZE(name)                            OPT_SCALAR(name)
-#define OPT_CHOICE(name)                          OPT_SCALAR(name)
-#define OPT_SECRET(name)                          OPT_SCALAR(name) OPT_SCALAR(name "_file")
-#define OPT_WORDS(name)                           CFG_STR_LIST_CB(name, NULL, CFGF_NODEFAULT, on_value),
-#define OPT(kind, name, default_, min, max, help) OPT_##kind(#name)
+#define OPT_SCALAR(name)                                  CFG_STR_CB(name, NULL, CFGF_NODEFAULT, on_value),
+#define OPT_TEXT(name)                                    OPT_SCALAR(name)
+#define OPT_PATH(name)                                    OPT_SCALAR(name)
+#define OPT_FLAG(name)                                    OPT_SCALAR(name)
+#define OPT_NUMBER(name)                                  OPT_SCALAR(name)
+#define OPT_DURATION(name)                                OPT_SCALAR(name)
+#define OPT_SIZE(name)                                    OPT_SCALAR(name)
+#define OPT_CHOICE(name)                                  OPT_SCALAR(name)
+#define OPT_SECRET(name)                                  OPT_SCALAR(name) OPT_SCALAR(name "_file")
+#define OPT_WORDS(name)                                   CFG_STR_LIST_CB(name, NULL, CFGF_NODEFAULT, on_value),
+#define OPT(kind, name, change, default_, min, max, help) OPT_##kind(#name)
 #define OPTS(section, cardinality, rows, help)                                                     \
     static cfg_opt_t opts_of_##section[] = {CFG_STR_LIST_CB(START, "{x}", 0, on_start),            \
                                             rows(OPT) CFG_END()};

@@ -46,7 +46,9 @@ void conf_print_markdown(FILE *out)
         "file. Paths\n"
         "start from the folder of the file that was named with `-c`. Durations end in `ms`, `s`, "
         "`m`, `h` or\n"
-        "`d`, sizes in `B`, `K`, `M` or `G`.\n",
+        "`d`, sizes in `B`, `K`, `M` or `G`. A change counts from the next reload on, unless it is "
+        "said that it\n"
+        "needs a new process.\n",
         out);
     for (const struct conf_section *section = conf_sections; section->name != NULL; section++) {
         fprintf(out,
@@ -79,7 +81,7 @@ static void print_markdown_row(FILE *out, const struct conf_row *row)
     print_cell(out, expected);
     fputs(" | ", out);
     print_cell(out, row->help);
-    fputs(" |\n", out);
+    fputs(row->change == CONF_RESTART ? " (Needs a new process.) |\n" : " |\n", out);
     if (row->kind == CONF_KIND_SECRET)
         fprintf(out, "| `%s_file` | `\"\"` | a path | File that holds `%s`. |\n", row->name,
                 row->name);

@@ -24,9 +24,13 @@ enum conf_kind {
     CONF_KIND_CHOICE
 };
 
+/* Whether a reload puts a new value in force, or only a new process does. */
+enum conf_change { CONF_RELOAD, CONF_RESTART };
+
 struct conf_row {
     const char *name; /* NULL ends the rows of a section */
     enum conf_kind kind;
+    enum conf_change change;
     const char *default_text;
     int64_t min, max;
     const char *words; /* of a CHOICE: "a|b|c" */

@@ -50,7 +50,7 @@ static void print_choice(FILE *out, const char *words, int number)
 #define PRINT_DURATION(value, words) fprintf(out, "%" PRIu64 "ms", value)
 #define PRINT_SIZE(value, words)     fprintf(out, "%zuB", value)
 #define PRINT_CHOICE(value, words)   print_choice(out, words, value)
-#define PRINT_ROW(kind, name, default, min, max, help)                                             \
+#define PRINT_ROW(kind, name, change, default, min, max, help)                                     \
     fputs("\n    " #name " = ", out);                                                              \
     PRINT_##kind(section->name, min);
 
