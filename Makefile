@@ -10,7 +10,7 @@ SYSCONF ?= /etc/imapmux
 VERSION := 0.1.0
 PYTHON  ?= /usr/bin/python3
 
-PACKAGES := libuv openssl hiredis ldap libconfuse libcrypt librhonabwy jansson libcurl
+PACKAGES := libuv openssl hiredis ldap libconfuse libcrypt librhonabwy jansson libcurl libsystemd libseccomp libmicrohttpd
 WARNINGS := -Wall -Wextra -Werror -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes \
             -Wpointer-arith -Wvla -Wformat=2 -Wundef
 HARDEN   ?= -O2 -fstack-protector-strong -D_FORTIFY_SOURCE=2
@@ -28,9 +28,10 @@ TSAN := CC=clang HARDEN=-O1 SANITIZE="-fsanitize=thread -fno-omit-frame-pointer"
 THREADED_TESTS := test_gate test_inbox test_jwks test_limits test_passwd test_resolve
 
 DEPS := build-essential pkg-config git libuv1-dev libssl-dev libhiredis-dev libldap-dev libconfuse-dev uthash-dev \
-        libcrypt-dev librhonabwy-dev libjansson-dev libcurl4-gnutls-dev libcmocka-dev \
+        libcrypt-dev librhonabwy-dev libjansson-dev libcurl4-gnutls-dev libsystemd-dev libseccomp-dev libmicrohttpd-dev libcmocka-dev \
         clang clang-format clang-tidy cppcheck libclang-rt-14-dev llvm \
         slapd ldap-utils redis-server dovecot-imapd isync python3 python3-pytest curl openssl ca-certificates mandoc \
+        chromium chromium-driver python3-selenium prometheus fail2ban debhelper fakeroot lintian debootstrap \
         iproute2 libical3 libjansson4 libpcre3 libpq5 libsasl2-modules libsqlite3-0 libwrap0 libxapian30 libxml2
 
 # A store for the tests. Debian would not install it beside Dovecot, so it is only unpacked here; the last line of DEPS
