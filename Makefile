@@ -199,10 +199,9 @@ soak: deps ## Load and faults for SOAK_SECONDS (600): no message lost, no client
 	@$(MAKE) --no-print-directory B=$B all
 	IMAPMUX=$${IMAPMUX:-$B/imapmux} $(PYTHON) tests/soak/soak.py --seconds $(SOAK_SECONDS) $(SOAK_SEED:%=--seed %)
 
-lint: ## Check the formatting, clang-tidy, cppcheck, and that gcc and clang build without a warning
+# Warnings are errors in every build: gcc's in `all`, clang's in `asan`.
+lint: ## Check the formatting, clang-tidy, cppcheck
 	clang-format --dry-run --Werror $$(git ls-files '*.c' '*.h')
-	@$(MAKE) --no-print-directory B=build-gcc CC=gcc all
-	@$(MAKE) --no-print-directory B=build-clang CC=clang all
 	cppcheck -q --error-exitcode=1 --inline-suppr --enable=warning,portability --std=c11 -I. --suppress=missingIncludeSystem \
 	  --suppress='*:*uthash.h' -D_GNU_SOURCE proxy auth routing bench
 	git ls-files 'proxy/*.c' 'auth/*.c' 'routing/*.c' 'bench/*.c' | xargs -P $$(nproc) -n 8 sh -c 'exec clang-tidy --quiet \
@@ -222,7 +221,7 @@ install: all ## Install under PREFIX, with DESTDIR before it
 	install -D -m 640 proxy.conf $(DESTDIR)$(SYSCONF)/proxy.conf.sample
 
 clean: ## Remove the build folders
-	rm -rf build build-asan build-tsan build-fuzz build-gcc build-clang
+	rm -rf build build-asan build-tsan build-fuzz
 
 help: ## Print this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
