@@ -21,7 +21,7 @@ struct tls;
 
 struct control {
     struct env env; /* with counters and a connection to Redis of its own */
-    const struct tls *tls;
+    const struct tls *tls; /* held; replaced by certificates_use */
     struct router *router;     /* for administration, which only looks */
     struct cutovers *cutovers; /* NULL without Redis */
     struct fleet *fleet;       /* this process among the others; until the inbox is closed */

@@ -120,7 +120,7 @@ struct health *health_open(const struct env *env, const struct tls *tls, struct 
     health->env.counters = &health->unseen;
     health->counters = env->counters;
     health->conf = conf;
-    health->tls = tls;
+    health->tls = tls_hold(tls);
     health->rules = (struct health_rules){(uint32_t)conf->fall, (uint32_t)conf->rise,
                                           conf->interval, conf->max_interval};
     health->doubts.data = health;
@@ -133,10 +133,22 @@ struct health *health_open(const struct env *env, const struct tls *tls, struct 
     return health;
 }
 
+void health_use_tls(struct health *health, const struct tls *tls)
+{
+    const struct tls *old = health->tls;
+
+    health->tls = tls_hold(tls);
+    for (size_t i = 0; i < health->count; i++)
+        for (struct check *check = health->watches[i].checks; check != NULL; check = check->next)
+            check->target.tls = tls_shard_context(tls, health->watches[i].store->shard);
+    tls_release(&old);
+}
+
 static void free_if_last(struct health *health)
 {
     if (--health->handles_open > 0)
         return;
+    tls_release(&health->tls);
     mem_free(health->watches);
     mem_free(health);
 }

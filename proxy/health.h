@@ -16,11 +16,14 @@ struct health;
 /*
  * Begins, the shards spread over the first interval. NULL with *err set. All that is given is
  * borrowed: `stores`, which are in use by workers already, until these have ended; the rest until
- * the loop has run out after health_close, which comes after the workers' end.
+ * the loop has run out after health_close, which comes after the workers' end; `tls` is held.
  */
 struct health *health_open(const struct env *env, const struct tls *tls, struct store *stores,
                            struct err *err);
 void health_close(struct health **health); /* nulls the pointer; harmless on NULL */
+
+/* Checks that begin from now on use these contexts, which are held instead. */
+void health_use_tls(struct health *health, const struct tls *tls);
 
 /*
  * What is known of the addresses of a shard, by its number in the configuration; `why` is "", or

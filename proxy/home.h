@@ -21,7 +21,7 @@ struct users;
 struct home {
     struct env env;
     const struct phase *phases; /* session_phases() */
-    const struct tls *tls;
+    const struct tls *tls; /* held; may be another one in the next turn (workers_use_tls) */
     struct auth *auth;
     struct router *router;
     struct corrector *corrector; /* of routes; NULL unless route.keep_referrals */

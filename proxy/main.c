@@ -294,7 +294,7 @@ static bool serve(struct process *process, const struct conf *conf, const struct
 
     if (!open_control(process, conf, err))
         return false;
-    control->tls = tls;
+    control->tls = tls_hold(tls);
     if (open_redis(control, err) && open_fleet(control, err) && !control->stopping &&
         open_admin(process, err) && start_workers(process, tls, err) && open_router(control, err) &&
         open_stores(control, err) && fleet_serve(control->fleet, err)) {
@@ -308,6 +308,7 @@ static bool serve(struct process *process, const struct conf *conf, const struct
     else if (control->fleet != NULL)
         fleet_leave(control->fleet);
     end_control(process);
+    tls_release(&control->tls);
     return err->kind == ERR_NONE;
 }
 
@@ -322,7 +323,7 @@ static int run(const char *path, bool only_check)
     if (conf != NULL && !conf->process.core_dumps)
         forbid_core_dumps();
 
-    struct tls *tls = conf == NULL ? NULL : tls_open(conf, &err);
+    const struct tls *tls = conf == NULL ? NULL : tls_open(conf, &err);
     bool good = tls != NULL;
 
     if (good && only_check) {
@@ -339,7 +340,7 @@ static int run(const char *path, bool only_check)
     }
     if (!good)
         fprintf(stderr, "imapmux: %s\n", err.text);
-    tls_close(&tls);
+    tls_release(&tls);
     conf_close(&conf);
     return good ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -120,6 +120,15 @@ struct pool *pool_open(const struct env *env, const struct tls *tls, struct stor
     return pool;
 }
 
+void pool_use_tls(struct pool *pool, const struct tls *tls)
+{
+    for (size_t i = 0; i < pool->shard_count; i++) {
+        struct backend_target *target = &pool->shards[i].target;
+
+        target->tls = tls_shard_context(tls, target->shard);
+    }
+}
+
 static void handle_closed(uv_handle_t *handle)
 {
     struct pool *pool = handle->data;

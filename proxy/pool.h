@@ -22,6 +22,9 @@
 struct pool *pool_open(const struct env *env, const struct tls *tls, struct store *stores,
                        size_t index, size_t worker_count);
 
+/* Connections that are made from now on use these contexts, which are borrowed instead. */
+void pool_use_tls(struct pool *pool, const struct tls *tls);
+
 /* Who serves a user of this shard now: it, or its replica (store_serving). For pool_lease. */
 const struct conf_shard *pool_serving(struct pool *pool, const struct conf_shard *shard);
 

@@ -42,6 +42,7 @@ struct side {
 struct verify {
     const struct env *env;
     struct verify_request *request; /* NULL once it is answered or cancelled */
+    const struct tls *tls;          /* held */
     struct side from, to;
     uv_timer_t deadline;
 };
@@ -59,13 +60,13 @@ static const struct conn_events conn_events = {on_open, on_readable, on_drained,
 
 /* --- life --- */
 
-static bool open_side(struct side *side, struct verify *verify, const struct tls *tls,
-                      const struct conf_shard *shard, const char *user, struct err *err)
+static bool open_side(struct side *side, struct verify *verify, const struct conf_shard *shard,
+                      const char *user, struct err *err)
 {
     side->verify = verify;
     side->target = (struct backend_target){
         .shard = shard,
-        .tls = tls_shard_context(tls, shard),
+        .tls = tls_shard_context(verify->tls, shard),
         .memories = mem_array(shard->address.count, sizeof(struct tls_memory)),
     };
     side->client = (struct store_client){.user = user, .session_id = "verify", .proxy_ttl = 1};
@@ -109,6 +110,7 @@ static void close_verify(struct verify *verify)
         verify->request->verify = NULL;
     close_side(&verify->from);
     close_side(&verify->to);
+    tls_release(&verify->tls);
     uv_close((uv_handle_t *)&verify->deadline, deadline_closed);
 }
 
@@ -120,13 +122,14 @@ bool verify_start(const struct env *env, const struct tls *tls, struct verify_re
     if (verify == NULL)
         return err_set(err, ERR_INTERNAL, "no memory to verify");
     verify->env = env;
+    verify->tls = tls_hold(tls);
     verify->request = request;
     request->verify = verify;
     uv_timer_init(env->loop, &verify->deadline);
     verify->deadline.data = verify;
     uv_timer_start(&verify->deadline, on_deadline, env->conf->cutover.verify_timeout, 0);
-    if (open_side(&verify->from, verify, tls, request->from, request->from_user, err) &&
-        open_side(&verify->to, verify, tls, request->to, request->to_user, err))
+    if (open_side(&verify->from, verify, request->from, request->from_user, err) &&
+        open_side(&verify->to, verify, request->to, request->to_user, err))
         return true;
     close_verify(verify);
     return false;

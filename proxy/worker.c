@@ -234,7 +234,7 @@ static bool open_worker(struct worker *w, struct workers *all, size_t worker_cou
                              .counters = &w->counters,
                              .freshness = all->view.freshness};
     home->phases = session_phases();
-    home->tls = tls;
+    home->tls = tls_hold(tls);
     home->shard_capabilities = mem_array(all->conf->shard_count, sizeof(struct span));
     if (home->shard_capabilities == NULL)
         return err_set(err, ERR_INTERNAL, "no memory for a worker");
@@ -299,6 +299,7 @@ static void close_worker(struct worker *w)
         if (uv_loop_close(&w->loop) != 0)
             log_event(LOG_LEVEL_ERROR, "stop", "a worker's loop still has handles");
     }
+    tls_release(&w->home.tls);
     for (size_t i = 0; w->fds != NULL && i < w->all->listener_count; i++)
         if (w->fds[i] >= 0)
             close(w->fds[i]);
@@ -390,6 +391,55 @@ void workers_stop(struct workers *workers)
     }
     if (atomic_load(&workers->session_count) == 0)
         workers->view.on_idle(workers->view.owner);
+}
+
+/* Brings a worker new contexts. */
+struct tls_letter {
+    struct letter letter; /* first member */
+    const struct tls *tls;
+    struct tls_letter *next; /* until it is posted */
+};
+
+static void on_tls(struct letter *letter, void *receiver)
+{
+    struct tls_letter *brought = (struct tls_letter *)letter;
+    struct home *home = receiver;
+
+    pool_use_tls(home->pool, brought->tls);
+    tls_release(&home->tls);
+    home->tls = brought->tls;
+    mem_free(brought);
+}
+
+static bool write_tls_letters(const struct workers *workers, const struct tls *tls,
+                              struct tls_letter **first_out)
+{
+    for (size_t i = 0; i < workers->count; i++) {
+        struct tls_letter *letter = mem_new(sizeof *letter);
+
+        if (letter == NULL)
+            return false;
+        *letter = (struct tls_letter){{.deliver = on_tls}, tls_hold(tls), *first_out};
+        *first_out = letter;
+    }
+    return true;
+}
+
+bool workers_use_tls(struct workers *workers, const struct tls *tls, struct err *err)
+{
+    struct tls_letter *first = NULL, *next;
+    bool written = write_tls_letters(workers, tls, &first);
+
+    for (size_t i = 0; first != NULL; first = next, i++) {
+        next = first->next;
+        if (written) {
+            workers_post(workers, i, &first->letter);
+            continue;
+        }
+        tls_release(&first->tls);
+        mem_free(first);
+    }
+    return written || err_set(err, ERR_INTERNAL, "no memory for letters to workers");
 }
 
 struct store *workers_stores(struct workers *workers)

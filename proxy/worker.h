@@ -41,6 +41,13 @@ struct workers *workers_start(const struct conf *conf, const struct tls *tls,
  */
 void workers_stop(struct workers *workers);
 
+/*
+ * Handshakes with clients and stores that begin from now on use these contexts; each worker holds
+ * them. False with *err set, and nothing has changed, without memory. Not once workers_end has
+ * begun.
+ */
+bool workers_use_tls(struct workers *workers, const struct tls *tls, struct err *err);
+
 /* The stores, in the order of conf->shards: until workers_end. */
 struct store *workers_stores(struct workers *workers);
 

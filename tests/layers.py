@@ -33,7 +33,7 @@ ROWS = [
     ["proxy/session"],
     ["proxy/worker"],
     ["proxy/ask", "proxy/control"],
-    ["proxy/fleet"],
+    ["proxy/fleet", "proxy/certificates"],
     ["proxy/orders"],
     ["proxy/admin"],
     ["proxy/main"],

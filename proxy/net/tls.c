@@ -6,12 +6,24 @@
 
 #include <openssl/err.h>
 #include <openssl/x509v3.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 
 struct tls {
+    _Atomic size_t holders;
     const struct conf *conf;
-    SSL_CTX **servers; /* by certificate; tickets are the first one's: they come before SNI */
-    SSL_CTX **shards;  /* by shard; NULL where its tls is none */
+    SSL_CTX *server;  /* of the first certificate; NULL without any */
+    SSL_CTX **shards; /* by shard; NULL where its tls is none */
+};
+
+/*
+ * The contexts for clients, by certificate. Belongs to the first one, by which every handshake
+ * begins, and goes with it: a handshake keeps what it needs, whatever becomes of struct tls.
+ */
+struct served {
+    size_t count;
+    SSL_CTX *contexts[];
 };
 
 /* For TLS 1.3. All are strong; the first costs least, in the handshake and after it. */
@@ -45,13 +57,13 @@ static int choose_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_l
 
 static int choose_certificate(SSL *ssl, int *alert, void *argument)
 {
-    const struct tls *tls = argument;
+    const struct served *served = argument;
     const char *name = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
 
     (void)alert;
-    for (size_t i = 0; name != NULL && i < tls->conf->certificate_count; i++) {
-        if (X509_check_host(SSL_CTX_get0_certificate(tls->servers[i]), name, 0, 0, NULL) == 1) {
-            SSL_set_SSL_CTX(ssl, tls->servers[i]);
+    for (size_t i = 0; name != NULL && i < served->count; i++) {
+        if (X509_check_host(SSL_CTX_get0_certificate(served->contexts[i]), name, 0, 0, NULL) == 1) {
+            SSL_set_SSL_CTX(ssl, served->contexts[i]);
             return SSL_TLSEXT_ERR_OK;
         }
     }
@@ -82,10 +94,9 @@ static bool set_tickets(SSL_CTX *context, uint64_t lifetime_ms)
                                           sizeof session_id_context - 1) == 1;
 }
 
-static SSL_CTX *server_context(struct tls *tls, const struct conf_certificate *certificate,
-                               struct err *err)
+static SSL_CTX *server_context(const struct conf_tls *conf,
+                               const struct conf_certificate *certificate, struct err *err)
 {
-    const struct conf_tls *conf = &tls->conf->tls;
     const char *key = certificate->key[0] == '\0' ? certificate->chain : certificate->key;
     SSL_CTX *context = SSL_CTX_new(TLS_server_method());
 
@@ -97,8 +108,6 @@ static SSL_CTX *server_context(struct tls *tls, const struct conf_certificate *c
     SSL_CTX_set_options(context, SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA |
                                      SSL_OP_CLEANSE_PLAINTEXT);
     SSL_CTX_set_alpn_select_cb(context, choose_alpn, NULL);
-    SSL_CTX_set_tlsext_servername_callback(context, choose_certificate);
-    SSL_CTX_set_tlsext_servername_arg(context, tls);
     int version = conf->min_version == TLS_MIN_1_3 ? TLS1_3_VERSION : TLS1_2_VERSION;
     if (SSL_CTX_set_min_proto_version(context, version) != 1 ||
         !set_tickets(context, conf->session_lifetime))
@@ -121,6 +130,72 @@ static SSL_CTX *server_context(struct tls *tls, const struct conf_certificate *c
     return NULL;
 }
 
+/* --- clients --- */
+
+static void free_served(void *first, void *pointer, CRYPTO_EX_DATA *data, int index, long number,
+                        void *argument)
+{
+    struct served *served = pointer;
+
+    (void)first, (void)data, (void)index, (void)number, (void)argument;
+    for (size_t i = 1; served != NULL && i < served->count; i++)
+        SSL_CTX_free(served->contexts[i]);
+    mem_free(served);
+}
+
+static int served_index;
+
+static void make_served_index(void)
+{
+    served_index = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, free_served);
+}
+
+/* Gives the list to its first context. */
+static bool attach(struct served *served, SSL_CTX *first)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    pthread_once(&once, make_served_index);
+    if (served_index < 0 || SSL_CTX_set_ex_data(first, served_index, served) != 1)
+        return false;
+    SSL_CTX_set_tlsext_servername_callback(first, choose_certificate);
+    SSL_CTX_set_tlsext_servername_arg(first, served);
+    served->contexts[served->count++] = first;
+    return true;
+}
+
+static bool open_first(struct tls *tls, struct served *served, struct err *err)
+{
+    tls->server = server_context(&tls->conf->tls, &tls->conf->certificates[0], err);
+    if (tls->server != NULL && served != NULL && attach(served, tls->server))
+        return true;
+    mem_free(served);
+    return tls->server != NULL && err_set(err, ERR_INTERNAL, "no memory for TLS");
+}
+
+static bool open_servers(struct tls *tls, struct err *err)
+{
+    const struct conf *conf = tls->conf;
+    size_t count = conf->certificate_count;
+    struct served *served;
+
+    if (count == 0)
+        return true;
+    served = mem_new(sizeof *served + count * sizeof(SSL_CTX *));
+    if (!open_first(tls, served, err))
+        return false;
+    for (size_t i = 1; i < count; i++) {
+        SSL_CTX *context = server_context(&conf->tls, &conf->certificates[i], err);
+
+        if (context == NULL)
+            return false;
+        served->contexts[served->count++] = context;
+    }
+    return true;
+}
+
+/* --- stores --- */
+
 /* OpenSSL hands a new session over: it is kept, in place of the one before. */
 static int remember(SSL *client, SSL_SESSION *session)
 {
@@ -128,22 +203,25 @@ static int remember(SSL *client, SSL_SESSION *session)
 
     if (memory == NULL)
         return 0;
-    SSL_SESSION_free(memory->session);
+    tls_memory_release(memory);
     memory->session = session;
+    memory->context = SSL_get_SSL_CTX(client);
+    SSL_CTX_up_ref(memory->context);
     return 1;
 }
 
 void tls_memory_use(struct tls_memory *memory, SSL *client)
 {
     SSL_set_app_data(client, memory);
-    if (memory->session != NULL)
+    if (memory->session != NULL && memory->context == SSL_get_SSL_CTX(client))
         SSL_set_session(client, memory->session); /* if it cannot, the handshake is a full one */
 }
 
 void tls_memory_release(struct tls_memory *memory)
 {
     SSL_SESSION_free(memory->session);
-    memory->session = NULL;
+    SSL_CTX_free(memory->context);
+    *memory = (struct tls_memory){0};
 }
 
 static SSL_CTX *shard_context(const struct conf_shard *shard, struct err *err)
@@ -169,19 +247,13 @@ static SSL_CTX *shard_context(const struct conf_shard *shard, struct err *err)
     return NULL;
 }
 
-static bool open_all(struct tls *tls, struct err *err)
+static bool open_shards(struct tls *tls, struct err *err)
 {
     const struct conf *conf = tls->conf;
 
-    tls->servers = mem_array(conf->certificate_count + 1, sizeof *tls->servers);
     tls->shards = mem_array(conf->shard_count + 1, sizeof *tls->shards);
-    if (tls->servers == NULL || tls->shards == NULL)
+    if (tls->shards == NULL)
         return err_set(err, ERR_INTERNAL, "no memory for TLS");
-    for (size_t i = 0; i < conf->certificate_count; i++) {
-        tls->servers[i] = server_context(tls, &conf->certificates[i], err);
-        if (tls->servers[i] == NULL)
-            return false;
-    }
     for (size_t i = 0; i < conf->shard_count; i++) {
         if (conf->shards[i].tls == TLS_NONE)
             continue;
@@ -192,39 +264,47 @@ static bool open_all(struct tls *tls, struct err *err)
     return true;
 }
 
-struct tls *tls_open(const struct conf *conf, struct err *err)
+/* --- the whole --- */
+
+const struct tls *tls_open(const struct conf *conf, struct err *err)
 {
     struct tls *tls = mem_new(sizeof *tls);
+    const struct tls *opened = tls;
 
     if (tls == NULL) {
         err_set(err, ERR_INTERNAL, "no memory for TLS");
         return NULL;
     }
+    tls->holders = 1;
     tls->conf = conf;
-    if (!open_all(tls, err))
-        tls_close(&tls);
+    if (!open_servers(tls, err) || !open_shards(tls, err))
+        tls_release(&opened);
+    return opened;
+}
+
+const struct tls *tls_hold(const struct tls *tls)
+{
+    atomic_fetch_add(&((struct tls *)tls)->holders, 1);
     return tls;
 }
 
-void tls_close(struct tls **tls)
+void tls_release(const struct tls **tls)
 {
-    struct tls *t = *tls;
+    struct tls *t = (struct tls *)*tls;
 
     *tls = NULL;
-    if (t == NULL)
+    if (t == NULL || atomic_fetch_sub(&t->holders, 1) > 1)
         return;
-    for (size_t i = 0; t->servers != NULL && i < t->conf->certificate_count; i++)
-        SSL_CTX_free(t->servers[i]);
+    SSL_CTX_free(t->server);
     for (size_t i = 0; t->shards != NULL && i < t->conf->shard_count; i++)
         SSL_CTX_free(t->shards[i]);
-    mem_free(t->servers);
     mem_free(t->shards);
     mem_free(t);
 }
 
 SSL_CTX *tls_server_context(const struct tls *tls)
 {
-    return tls->conf->certificate_count == 0 ? NULL : tls->servers[0];
+    return tls->server;
 }
 
 SSL_CTX *tls_shard_context(const struct tls *tls, const struct conf_shard *shard)

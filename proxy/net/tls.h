@@ -1,7 +1,7 @@
 /*
  * The process's TLS contexts, built once from a configuration and then shared, read-only, by all
  * workers: that is what makes session tickets work across workers. Replaced as a whole, never
- * edited.
+ * edited: it is counted, and a handshake or connection keeps those of its contexts that it needs.
  */
 #ifndef IMAPMUX_NET_TLS_H
 #define IMAPMUX_NET_TLS_H
@@ -13,11 +13,14 @@
 struct tls;
 
 /*
- * Loads every certificate and, for each shard that speaks TLS, its authorities. NULL with *err set
- * (ERR_CONFIG, naming the file). `conf` is borrowed until tls_close.
+ * Loads every certificate and, for each shard that speaks TLS, its authorities. The caller holds
+ * it. NULL with *err set (ERR_CONFIG, naming the file). `conf` is borrowed until it is freed.
  */
-struct tls *tls_open(const struct conf *conf, struct err *err);
-void tls_close(struct tls **tls);
+const struct tls *tls_open(const struct conf *conf, struct err *err);
+
+/* From any thread. The last one to release it frees it; nulls the pointer, harmless on NULL. */
+const struct tls *tls_hold(const struct tls *tls);
+void tls_release(const struct tls **tls);
 
 /*
  * The context for clients, NULL without a certificate section. SNI picks among the certificates by
@@ -33,11 +36,12 @@ SSL_CTX *tls_shard_context(const struct tls *tls, const struct conf_shard *shard
 
 /*
  * The latest session that one server, by its configured name, gave to one of our TLS clients: for
- * the next one to resume. A zeroed struct remembers nothing. One thread's; it outlives the
- * connections that use it.
+ * the next one to resume, but only in the context in which the server was verified. A zeroed struct
+ * remembers nothing. One thread's; it outlives the connections that use it.
  */
 struct tls_memory {
     SSL_SESSION *session;
+    SSL_CTX *context;
 };
 
 /* Lets a client's connection, before its handshake, resume and remember. */

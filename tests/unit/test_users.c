@@ -59,7 +59,7 @@ static struct stage {
     struct conf *conf;
     struct conf_cutover *cutover; /* of it */
     struct counters counters;
-    struct tls *tls;
+    const struct tls *tls;
     struct throttle *throttle;
     struct limits *limits;
     struct store *stores;
@@ -528,7 +528,7 @@ static int teardown(void **state)
     throttle_close(&stage.throttle);
     limits_close(&stage.limits);
     stores_close(&stage.stores, stage.conf->shard_count);
-    tls_close(&stage.tls);
+    tls_release(&stage.tls);
     free(home->shard_capabilities);
     free(home->scratch);
     close(stage.store_fd);
