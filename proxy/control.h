@@ -15,20 +15,22 @@
 struct cutovers;
 struct fleet;
 struct health;
+struct listeners;
 struct orders;
 struct router;
 struct tls;
 
 struct control {
-    struct env env; /* with counters and a connection to Redis of its own */
-    const struct tls *tls; /* held; replaced by certificates_use */
-    struct router *router;     /* for administration, which only looks */
-    struct cutovers *cutovers; /* NULL without Redis */
-    struct fleet *fleet;       /* this process among the others; until the inbox is closed */
-    struct workers *workers;   /* NULL before they start, and once they have ended */
-    struct orders *orders;     /* what operators want of the shards */
-    struct health *health;     /* NULL while health.interval is 0 */
-    struct inbox inbox;        /* for letters of the workers; open until they have ended */
+    struct env env;              /* with counters and a connection to Redis of its own */
+    const struct tls *tls;       /* held; replaced by certificates_use */
+    struct router *router;       /* for administration, which only looks */
+    struct cutovers *cutovers;   /* NULL without Redis */
+    struct fleet *fleet;         /* this process among the others; until the inbox is closed */
+    struct listeners *listeners; /* NULL once clients are to come no more */
+    struct workers *workers;     /* NULL before they start, and once they have ended */
+    struct orders *orders;       /* what operators want of the shards */
+    struct health *health;       /* NULL while health.interval is 0 */
+    struct inbox inbox;          /* for letters of the workers; open until they have ended */
     char conf_path[PATH_MAX];
     uint64_t started_ms; /* of the loop's clock */
     bool stopping;

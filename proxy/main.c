@@ -4,6 +4,8 @@
 #include "proxy/control.h"
 #include "proxy/cutover.h"
 #include "proxy/fleet.h"
+#include "proxy/inherited.h"
+#include "proxy/listeners.h"
 #include "proxy/net/redis_link.h"
 #include "proxy/net/tls.h"
 #include "proxy/orders.h"
@@ -124,6 +126,7 @@ static void on_signal(uv_signal_t *handle, int signum)
     log_event(LOG_LEVEL_INFO, "stopping", "on signal %d", signum);
     uv_timer_start(&process->stop_deadline, on_stop_deadline,
                    control->env.conf->process.stop_timeout, 0);
+    listeners_close(&control->listeners);
     workers_stop(control->workers);
 }
 
@@ -226,6 +229,18 @@ static bool open_fleet(struct control *control, struct err *err)
     return control->fleet != NULL;
 }
 
+/* Of the configured addresses, some may come from systemd. */
+static bool open_listeners(struct control *control, struct err *err)
+{
+    const struct conf *conf = control->env.conf;
+    struct inherited inherited;
+
+    if (inherited_from_systemd(&inherited, err))
+        control->listeners = listeners_open(conf, workers_wanted(conf), &inherited, err);
+    inherited_release(&inherited);
+    return control->listeners != NULL;
+}
+
 static bool start_workers(struct process *process, const struct tls *tls, struct err *err)
 {
     struct control *control = &process->control;
@@ -236,7 +251,7 @@ static bool start_workers(struct process *process, const struct tls *tls, struct
                                       .on_held = tell_held,
                                       .owner = process};
 
-    control->workers = workers_start(control->env.conf, tls, &view, err);
+    control->workers = workers_start(control->env.conf, tls, control->listeners, &view, err);
     return control->workers != NULL;
 }
 
@@ -245,6 +260,7 @@ static void end_workers(struct process *process)
 {
     uv_timer_stop(&process->stop_deadline);
     uv_timer_stop(&process->metrics);
+    listeners_close(&process->control.listeners);
     health_close(&process->control.health);
     fleet_stop(process->control.fleet);
     workers_end(&process->control.workers);
@@ -295,9 +311,11 @@ static bool serve(struct process *process, const struct conf *conf, const struct
     if (!open_control(process, conf, err))
         return false;
     control->tls = tls_hold(tls);
-    if (open_redis(control, err) && open_fleet(control, err) && !control->stopping &&
-        open_admin(process, err) && start_workers(process, tls, err) && open_router(control, err) &&
-        open_stores(control, err) && fleet_serve(control->fleet, err)) {
+    if (open_listeners(control, err) && open_redis(control, err) && open_fleet(control, err) &&
+        !control->stopping && open_admin(process, err) && start_workers(process, tls, err) &&
+        open_router(control, err) && open_stores(control, err) &&
+        fleet_serve(control->fleet, err) && listeners_listen(control->listeners, err)) {
+        workers_accept(control->workers);
         log_event(LOG_LEVEL_INFO, "ready", "imapmux " IMAPMUX_VERSION);
         start_metrics(process, &conf->metrics);
         uv_run(&process->loop, UV_RUN_DEFAULT);
@@ -307,6 +325,7 @@ static bool serve(struct process *process, const struct conf *conf, const struct
         end_workers(process);
     else if (control->fleet != NULL)
         fleet_leave(control->fleet);
+    listeners_close(&control->listeners);
     end_control(process);
     tls_release(&control->tls);
     return err->kind == ERR_NONE;

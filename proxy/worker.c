@@ -4,6 +4,7 @@
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
 #include "proxy/inquiry.h"
+#include "proxy/listeners.h"
 #include "proxy/net/listener.h"
 #include "proxy/net/redis_link.h"
 #include "proxy/relay.h"
@@ -11,8 +12,15 @@
 #include "proxy/users.h"
 
 #include <assert.h>
+#include <fcntl.h>
 #include <stdatomic.h>
 #include <unistd.h>
+
+/* What accepts clients: from each socket of a set that is this worker's. */
+struct accepting {
+    struct listener **listeners;
+    size_t count;
+};
 
 struct worker {
     struct home home; /* first member: home_of casts */
@@ -21,9 +29,8 @@ struct worker {
     struct turn turn;
     struct counters counters;
     uv_thread_t thread;
-    struct listener **listeners;
-    int *fds; /* bound for this worker, until the listeners take them over */
-    struct letter stop, end;
+    struct accepting now, next; /* next: prepared */
+    struct letter accept, stop, end;
     bool loop_open, inbox_open, running;
 };
 
@@ -35,7 +42,6 @@ struct workers {
     struct workers_view view;
     struct worker *list;
     size_t count;
-    size_t listener_count; /* addresses of all listener sections */
     _Atomic size_t session_count;
     _Atomic bool stopping;
 };
@@ -99,10 +105,68 @@ static void on_accept(void *owner, int fd, const union address *peer,
 
 /* --- the thread --- */
 
-static void close_listeners(struct worker *w)
+static void close_listeners(struct accepting *accepting)
 {
-    for (size_t i = 0; i < w->all->listener_count; i++)
-        listener_close(&w->listeners[i]);
+    for (size_t i = 0; i < accepting->count; i++)
+        listener_close(&accepting->listeners[i]);
+    mem_free(accepting->listeners);
+    *accepting = (struct accepting){0};
+}
+
+static bool open_listener(void *owner, int fd, const struct conf_listener *conf)
+{
+    struct worker *w = owner;
+    struct accepting *next = &w->next;
+    struct listener **listeners =
+        mem_resize(next->listeners, (next->count + 1) * sizeof *listeners);
+    int own = listeners == NULL ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
+
+    if (listeners != NULL)
+        next->listeners = listeners;
+    if (own < 0 ||
+        (listeners[next->count] = listener_open(&w->home.env, own, conf, on_accept, w)) == NULL)
+        return false;
+    next->count++;
+    return true;
+}
+
+bool worker_prepare_listeners(struct home *home, const struct listeners *listeners, struct err *err)
+{
+    struct worker *w = (struct worker *)home;
+
+    if (listeners_each(listeners, (size_t)(w - w->all->list), open_listener, w))
+        return true;
+    close_listeners(&w->next);
+    return err_set(err, ERR_INTERNAL, "no memory or descriptors for a listener");
+}
+
+void worker_drop_listeners(struct home *home)
+{
+    close_listeners(&((struct worker *)home)->next);
+}
+
+void worker_use_listeners(struct home *home)
+{
+    struct worker *w = (struct worker *)home;
+    struct accepting old = w->now;
+
+    w->now = w->next;
+    w->next = (struct accepting){0};
+    for (size_t i = 0; i < w->now.count; i++)
+        listener_start(w->now.listeners[i]);
+    close_listeners(&old);
+}
+
+static void on_may_accept(struct letter *letter, void *receiver)
+{
+    (void)letter;
+    worker_use_listeners(receiver);
+}
+
+static void stop_accepting(struct worker *w)
+{
+    close_listeners(&w->now);
+    close_listeners(&w->next);
 }
 
 static void on_stop(struct letter *letter, void *receiver)
@@ -110,7 +174,7 @@ static void on_stop(struct letter *letter, void *receiver)
     struct worker *w = receiver;
 
     (void)letter;
-    close_listeners(w);
+    stop_accepting(w);
     sessions_stop(&w->home);
 }
 
@@ -126,7 +190,7 @@ static void on_end(struct letter *letter, void *receiver)
     struct worker *w = receiver;
 
     (void)letter;
-    close_listeners(w);
+    stop_accepting(w);
     w->home.stopping = true;
     sessions_cut_off(&w->home);
     inquiries_end(&w->home);
@@ -142,41 +206,6 @@ static void run(void *argument)
 }
 
 /* --- opening and closing --- */
-
-static bool bind_listeners(struct worker *w, struct err *err)
-{
-    const struct conf *conf = w->home.env.conf;
-    size_t at = 0;
-
-    for (size_t i = 0; i < conf->listener_count; i++) {
-        const struct conf_listener *listener = &conf->listeners[i];
-
-        for (size_t j = 0; j < listener->address.count; j++, at++) {
-            w->fds[at] =
-                listener_bind(listener->address.items[j], (int)listener->backlog, &conf->tcp, err);
-            if (w->fds[at] < 0)
-                return false;
-        }
-    }
-    return true;
-}
-
-static bool open_listeners(struct worker *w, struct err *err)
-{
-    const struct conf *conf = w->home.env.conf;
-    size_t at = 0;
-
-    for (size_t i = 0; i < conf->listener_count; i++) {
-        for (size_t j = 0; j < conf->listeners[i].address.count; j++, at++) {
-            w->listeners[at] =
-                listener_open(&w->home.env, w->fds[at], &conf->listeners[i], on_accept, w);
-            w->fds[at] = -1;
-            if (w->listeners[at] == NULL)
-                return err_set(err, ERR_INTERNAL, "no memory for a listener");
-        }
-    }
-    return true;
-}
 
 /* What sessions ask, and the connection to Redis that it shares. */
 static bool open_services(struct worker *w, size_t worker_count, struct err *err)
@@ -209,21 +238,17 @@ static bool open_services(struct worker *w, size_t worker_count, struct err *err
 }
 
 static bool open_worker(struct worker *w, struct workers *all, size_t worker_count,
-                        const struct tls *tls, struct err *err)
+                        const struct tls *tls, const struct listeners *listeners, struct err *err)
 {
     struct home *home = &w->home;
 
     w->all = all;
-    w->fds = mem_array(all->listener_count, sizeof *w->fds);
-    w->listeners = mem_array(all->listener_count, sizeof(struct listener *));
-    for (size_t i = 0; w->fds != NULL && i < all->listener_count; i++)
-        w->fds[i] = -1;
     home->scratch_size = RELAY_SCRATCH_MIN;
     home->scratch = mem_new(home->scratch_size);
     w->loop_open = uv_loop_init(&w->loop) == 0;
     if (w->loop_open)
         turn_init(&w->turn, &w->loop);
-    if (!w->loop_open || w->fds == NULL || w->listeners == NULL || home->scratch == NULL)
+    if (!w->loop_open || home->scratch == NULL)
         return err_set(err, ERR_INTERNAL, "no memory or descriptors for a worker");
     w->inbox_open = inbox_open(&home->inbox, &w->loop, home);
     if (!w->inbox_open)
@@ -255,7 +280,7 @@ static bool open_worker(struct worker *w, struct workers *all, size_t worker_cou
     home->pool = pool_open(&home->env, tls, all->stores, (size_t)(w - all->list), worker_count);
     if (home->pool == NULL)
         return err_set(err, ERR_INTERNAL, "no memory for a pool");
-    return open_services(w, worker_count, err) && bind_listeners(w, err) && open_listeners(w, err);
+    return open_services(w, worker_count, err) && worker_prepare_listeners(home, listeners, err);
 }
 
 /* Sessions that were on their way to a worker that has ended: they arrive, only to be cut off. */
@@ -277,8 +302,7 @@ static void empty_inbox(struct worker *w)
 static void close_worker(struct worker *w)
 {
     if (w->loop_open) {
-        if (w->listeners != NULL)
-            close_listeners(w);
+        stop_accepting(w);
         if (w->home.router != NULL)
             router_close(&w->home.router);
         if (w->home.auth != NULL)
@@ -300,18 +324,13 @@ static void close_worker(struct worker *w)
             log_event(LOG_LEVEL_ERROR, "stop", "a worker's loop still has handles");
     }
     tls_release(&w->home.tls);
-    for (size_t i = 0; w->fds != NULL && i < w->all->listener_count; i++)
-        if (w->fds[i] >= 0)
-            close(w->fds[i]);
     for (size_t i = 0; w->home.shard_capabilities != NULL && i < w->all->conf->shard_count; i++)
         mem_free((void *)w->home.shard_capabilities[i].ptr);
     mem_free(w->home.shard_capabilities);
-    mem_free(w->fds);
-    mem_free(w->listeners);
     mem_free(w->home.scratch);
 }
 
-static size_t worker_count(const struct conf *conf)
+size_t workers_wanted(const struct conf *conf)
 {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
 
@@ -360,10 +379,11 @@ static bool open_shared(struct workers *all, const struct conf *conf, size_t wor
 }
 
 struct workers *workers_start(const struct conf *conf, const struct tls *tls,
-                              const struct workers_view *view, struct err *err)
+                              const struct listeners *listeners, const struct workers_view *view,
+                              struct err *err)
 {
     struct workers *all = mem_new(sizeof *all);
-    size_t count = worker_count(conf);
+    size_t count = workers_wanted(conf);
     bool opened = true;
 
     if (all == NULL || !open_shared(all, conf, count, err)) {
@@ -371,15 +391,21 @@ struct workers *workers_start(const struct conf *conf, const struct tls *tls,
         return NULL;
     }
     all->view = *view;
-    for (size_t i = 0; i < conf->listener_count; i++)
-        all->listener_count += conf->listeners[i].address.count;
     while (opened && all->count < count) /* one that fails to open is counted, to be closed */
-        opened = open_worker(&all->list[all->count++], all, count, tls, err);
+        opened = open_worker(&all->list[all->count++], all, count, tls, listeners, err);
     if (opened)
         view->on_open(view->owner, all);
     if (!opened || !start_threads(all, err))
         workers_end(&all);
     return all;
+}
+
+void workers_accept(struct workers *workers)
+{
+    for (size_t i = 0; i < workers->count; i++) {
+        workers->list[i].accept.deliver = on_may_accept;
+        inbox_post(&workers->list[i].home.inbox, &workers->list[i].accept);
+    }
 }
 
 void workers_stop(struct workers *workers)

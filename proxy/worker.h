@@ -12,7 +12,9 @@
 #include "proxy/store.h"
 
 struct freshness;
+struct home;
 struct known_route;
+struct listeners;
 struct workers;
 
 /* What is around the workers. All that it points to outlives them. */
@@ -28,12 +30,29 @@ struct workers_view {
     void *owner;
 };
 
+/* How many there are to be. */
+size_t workers_wanted(const struct conf *conf);
+
 /*
- * Binds every listener once for each worker, opens what the workers need, and starts their threads.
+ * Opens what the workers need, duplicates of their listening sockets, too, and starts their threads.
  * NULL with *err set, and nothing left running. *view is copied.
  */
 struct workers *workers_start(const struct conf *conf, const struct tls *tls,
-                              const struct workers_view *view, struct err *err);
+                              const struct listeners *listeners, const struct workers_view *view,
+                              struct err *err);
+
+/* All is open, and the sockets listen: clients may come. Once. */
+void workers_accept(struct workers *workers);
+
+/*
+ * For another set of sockets, in two steps, on the worker's thread: opens what accepts from them;
+ * then that takes the place of what does so now, or is dropped. A set may be closed once it is
+ * prepared. False with *err set, and nothing prepared.
+ */
+bool worker_prepare_listeners(struct home *home, const struct listeners *listeners,
+                              struct err *err);
+void worker_use_listeners(struct home *home);
+void worker_drop_listeners(struct home *home);
 
 /*
  * Begins the orderly stop: listeners close, clients are told BYE. on_idle follows when all have

@@ -31,6 +31,8 @@ ROWS = [
     ["proxy/entry"],
     ["proxy/relaying"],
     ["proxy/session"],
+    ["proxy/inherited"],
+    ["proxy/listeners"],
     ["proxy/worker"],
     ["proxy/ask", "proxy/control"],
     ["proxy/fleet", "proxy/certificates"],

@@ -75,7 +75,9 @@ struct admin *admin_open(const struct env *env, admin_handler *const *handlers, 
     if (admin->listener == NULL) {
         err_set(err, ERR_INTERNAL, "admin: no memory");
         admin_close(&admin);
+        return NULL;
     }
+    listener_start(admin->listener);
     return admin;
 }
 

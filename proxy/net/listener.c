@@ -27,7 +27,7 @@ struct listener {
 
 static void on_poll(uv_poll_t *poll, int status, int events);
 
-int listener_bind(const char *address, int backlog, const struct conf_tcp *tcp, struct err *err)
+int listener_bind(const char *address, struct err *err)
 {
     union address where;
 
@@ -37,18 +37,22 @@ int listener_bind(const char *address, int backlog, const struct conf_tcp *tcp, 
     }
     int fd = socket(where.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     int on = 1;
-    if (fd >= 0)
-        conn_set_options(fd, tcp);
     if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0 &&
         setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on) == 0 &&
         (where.any.sa_family != AF_INET6 ||
          setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on) == 0) &&
-        bind(fd, &where.any, address_size(&where)) == 0 && listen(fd, backlog) == 0)
+        bind(fd, &where.any, address_size(&where)) == 0)
         return fd;
     err_set(err, ERR_UNAVAILABLE, "cannot listen on %s: %s", address, strerrordesc_np(errno));
     if (fd >= 0)
         close(fd);
     return -1;
+}
+
+bool listener_listen(int fd, int backlog, const struct conf_tcp *tcp)
+{
+    conn_set_options(fd, tcp);
+    return listen(fd, backlog) == 0;
 }
 
 struct listener *listener_open(const struct env *env, int fd, const struct conf_listener *conf,
@@ -69,8 +73,12 @@ struct listener *listener_open(const struct env *env, int fd, const struct conf_
     listener->poll.data = listener;
     uv_timer_init(env->loop, &listener->pause);
     listener->pause.data = listener;
-    uv_poll_start(&listener->poll, UV_READABLE, on_poll);
     return listener;
+}
+
+void listener_start(struct listener *listener)
+{
+    uv_poll_start(&listener->poll, UV_READABLE, on_poll);
 }
 
 static void handle_closed(uv_handle_t *handle)
