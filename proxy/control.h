@@ -13,6 +13,7 @@
 #include <limits.h>
 
 struct cutovers;
+struct ending;
 struct fleet;
 struct health;
 struct listeners;
@@ -33,7 +34,9 @@ struct control {
     struct inbox inbox;          /* for letters of the workers; open until they have ended */
     char conf_path[PATH_MAX];
     uint64_t started_ms; /* of the loop's clock */
-    bool stopping;
+    struct ending *ending;
+    bool stopping; /* no new clients: it ends once all sessions have gone */
+    bool draining; /* and lets them go one by one */
 };
 
 #endif

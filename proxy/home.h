@@ -21,7 +21,7 @@ struct users;
 struct home {
     struct env env;
     const struct phase *phases; /* session_phases() */
-    const struct tls *tls; /* held; may be another one in the next turn (workers_use_tls) */
+    const struct tls *tls;      /* held; may be another one in the next turn (workers_use_tls) */
     struct auth *auth;
     struct router *router;
     struct corrector *corrector; /* of routes; NULL unless route.keep_referrals */
@@ -39,6 +39,7 @@ struct home {
     struct inquiry *inquiries; /* list of those that are here */
     struct users *users;       /* the same by name, once they are verified */
     bool stopping;
+    uint64_t drained_ms; /* by then all are to have been let go, of uv_now; 0: they may stay */
 
     struct home *(*home_of)(struct home *home,
                             const char *user);  /* the worker that serves this user */

@@ -99,7 +99,7 @@ bool idle_can_reset(const struct pooled *p)
     return (int64_t)p->at->warm_count < p->pool->conf->warm &&
            p->at->store->shard->client_address != CLIENT_ADDRESS_PROXY &&
            caps_has(backend_capabilities(p->backend), "UNAUTHENTICATE") &&
-           pool_now(p->pool) - p->born_ms < p->pool->conf->lifetime && !p->pool->stopping &&
+           pool_now(p->pool) - p->born_ms < p->pool->conf->lifetime && !p->pool->keeps_nothing &&
            !is_wanted(p->at);
 }
 
@@ -177,7 +177,8 @@ void idle_add_warm(struct pooled *p)
 {
     struct pool_shard *at = p->at;
 
-    if (at->pool->stopping || is_wanted(at) || (int64_t)at->warm_count >= at->pool->conf->warm) {
+    if (at->pool->keeps_nothing || is_wanted(at) ||
+        (int64_t)at->warm_count >= at->pool->conf->warm) {
         pooled_drop(p, &at->pool->env->counters->drops_limit);
         return;
     }
@@ -233,7 +234,7 @@ static bool wants_spare(const struct pool_shard *at)
     const struct pool *pool = at->pool;
     uint64_t now = pool_now(pool);
 
-    return !pool->stopping && !store_refuses(at->store) && !at->spare_opening &&
+    return !pool->keeps_nothing && !store_refuses(at->store) && !at->spare_opening &&
            (int64_t)at->warm_count < pool->conf->warm &&
            at->store->shard->client_address != CLIENT_ADDRESS_PROXY && at->last_lease_ms != 0 &&
            now - at->last_lease_ms < pool->conf->warm_time &&

@@ -3,6 +3,7 @@
 #include "proxy/base/log.h"
 #include "proxy/control.h"
 #include "proxy/cutover.h"
+#include "proxy/ending.h"
 #include "proxy/fleet.h"
 #include "proxy/inherited.h"
 #include "proxy/listeners.h"
@@ -29,8 +30,7 @@ struct process {
     struct turn turn;
     struct counters counters;
     uv_signal_t terminate, interrupt;
-    uv_timer_t stop_deadline, metrics;
-    uv_async_t idle; /* the last session has gone */
+    uv_timer_t metrics;
     struct admin *admin;
     bool metrics_failed;
 };
@@ -69,27 +69,20 @@ static void end_control(struct process *process)
     redis_link_close(&process->control.env.redis);
     uv_close((uv_handle_t *)&process->terminate, NULL);
     uv_close((uv_handle_t *)&process->interrupt, NULL);
-    uv_close((uv_handle_t *)&process->stop_deadline, NULL);
     uv_close((uv_handle_t *)&process->metrics, NULL);
-    uv_close((uv_handle_t *)&process->idle, NULL);
+    ending_close(&process->control.ending);
     uv_run(&process->loop, UV_RUN_DEFAULT);
     turn_release(&process->turn);
     uv_run(&process->loop, UV_RUN_DEFAULT);
     uv_loop_close(&process->loop);
 }
 
-static void on_stop_deadline(uv_timer_t *timer)
-{
-    log_event(LOG_LEVEL_WARNING, "stop", "time is up: the remaining sessions are cut off");
-    uv_stop(timer->loop);
-}
-
-/* Any thread: no session is left. */
+/* Any thread. */
 static void tell_idle(void *owner)
 {
     struct process *process = owner;
 
-    uv_async_send(&process->idle);
+    ending_tell_idle(process->control.ending);
 }
 
 /* A worker's thread. */
@@ -107,27 +100,13 @@ static void teach(void *owner, struct workers *workers)
     fleet_teach(process->control.fleet, workers);
 }
 
-static void on_idle(uv_async_t *async)
-{
-    uv_stop(async->loop);
-}
-
 static void on_signal(uv_signal_t *handle, int signum)
 {
     struct process *process = handle->data;
-    struct control *control = &process->control;
+    char why[32];
 
-    if (control->stopping || control->workers == NULL) {
-        control->stopping = true;
-        uv_stop(handle->loop);
-        return;
-    }
-    control->stopping = true;
-    log_event(LOG_LEVEL_INFO, "stopping", "on signal %d", signum);
-    uv_timer_start(&process->stop_deadline, on_stop_deadline,
-                   control->env.conf->process.stop_timeout, 0);
-    listeners_close(&control->listeners);
-    workers_stop(control->workers);
+    snprintf(why, sizeof why, "on signal %d", signum);
+    ending_stop(process->control.ending, why);
 }
 
 /* Now and at each interval; what goes wrong is logged once, until it goes well again. */
@@ -152,17 +131,17 @@ static bool open_control(struct process *process, const struct conf *conf, struc
 {
     struct control *control = &process->control;
 
-    if (uv_loop_init(&process->loop) != 0 ||
-        uv_async_init(&process->loop, &process->idle, on_idle) != 0 ||
-        !inbox_open(&control->inbox, &process->loop, control))
+    if (uv_loop_init(&process->loop) != 0 || !inbox_open(&control->inbox, &process->loop, control))
         return err_set(err, ERR_INTERNAL, "no descriptors for the control loop");
     control->env = (struct env){.loop = &process->loop,
                                 .turn = &process->turn,
                                 .conf = conf,
                                 .counters = &process->counters};
     control->started_ms = uv_now(&process->loop);
+    control->ending = ending_open(control, err);
+    if (control->ending == NULL)
+        return false;
     turn_init(&process->turn, &process->loop);
-    uv_timer_init(&process->loop, &process->stop_deadline);
     uv_timer_init(&process->loop, &process->metrics);
     process->metrics.data = process;
     uv_signal_init(&process->loop, &process->terminate);
@@ -258,7 +237,6 @@ static bool start_workers(struct process *process, const struct tls *tls, struct
 /* The other way round: others know that nobody is served here when that is so. */
 static void end_workers(struct process *process)
 {
-    uv_timer_stop(&process->stop_deadline);
     uv_timer_stop(&process->metrics);
     listeners_close(&process->control.listeners);
     health_close(&process->control.health);

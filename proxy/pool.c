@@ -162,12 +162,18 @@ static void drop_own(struct pool *pool)
     }
 }
 
+void pool_retire(struct pool *pool)
+{
+    pool->keeps_nothing = true;
+    drop_own(pool);
+}
+
 void pool_stop(struct pool *pool)
 {
     struct err err = {0};
 
     pool->stopping = true;
-    drop_own(pool);
+    pool_retire(pool);
     err_set(&err, ERR_UNAVAILABLE, "the proxy stops");
     for (size_t i = 0; i < pool->shard_count; i++) {
         fail_line(&pool->shards[i].logins, &err);
@@ -614,7 +620,7 @@ bool pool_would_keep(const struct pooled *connection)
     const struct pooled *p = connection;
     struct pool *pool = p->pool;
 
-    return !pool->stopping && !store_refuses(p->at->store) &&
+    return !pool->keeps_nothing && !store_refuses(p->at->store) &&
            pool_now(pool) - p->born_ms < pool->conf->lifetime &&
            (pool->conf->park_time > 0 || idle_can_reset(p)) && can(p, "UNSELECT") &&
            !gate_is_crowded(p->at->connections.gate) &&

@@ -66,7 +66,10 @@ void pool_relieve(struct pool *pool, int fd);
  */
 uint64_t pool_letting_go_delay(struct pool *pool, const struct conf_shard *shard);
 
-/* Ends what is idle, and keeps nothing from now on. */
+/* Ends what is idle, and keeps nothing from now on; sessions go on and may still come. */
+void pool_retire(struct pool *pool);
+
+/* The same, and who waits for a connection is refused. */
 void pool_stop(struct pool *pool);
 
 /*

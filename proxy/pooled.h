@@ -78,7 +78,7 @@ struct pool {
     uv_async_t wake;
     const struct backend_events *events; /* of its connections */
     uint8_t handles_open;
-    bool stopping;
+    bool stopping, keeps_nothing;
 };
 
 /* A connection that is not open yet, with its place; NULL without memory. */

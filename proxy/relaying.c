@@ -163,6 +163,8 @@ enum phase_id relaying_enter(struct session *s)
     buf_release(&from_client); /* nothing is left in it, unless the relay ended at once */
     if (s->phase == P_RELAY && s->home->stopping)
         relay_end_politely(relay, phase_stopping_bye);
+    else if (s->phase == P_RELAY)
+        users_is_relayed(s);
     return s->phase; /* it may have ended meanwhile */
 }
 

@@ -366,17 +366,35 @@ static uint64_t moment_within(uint64_t ms)
     return getrandom(&random, sizeof random, 0) == (ssize_t)sizeof random ? random % (ms + 1) : 0;
 }
 
+static void let_go(struct session *s, uint64_t within_ms)
+{
+    uint64_t end_ms = now_of(s) + moment_within(within_ms);
+
+    if (s->end_ms != 0 && s->end_ms <= end_ms)
+        return;
+    s->end_ms = end_ms;
+    phase_arm(s, s->lingering ? LIMIT_LINGER : LIMIT_IDLE);
+}
+
 void users_let_go(struct home *home, const struct conf_shard *shard, uint64_t within_ms)
 {
-    for (struct session *s = home->sessions; s != NULL; s = s->next) {
-        uint64_t end_ms = uv_now(home->env.loop) + moment_within(within_ms);
+    for (struct session *s = home->sessions; s != NULL; s = s->next)
+        if (s->phase == P_RELAY && (shard == NULL || s->shard == shard))
+            let_go(s, within_ms);
+}
 
-        if (s->phase != P_RELAY || (shard != NULL && s->shard != shard) ||
-            (s->end_ms != 0 && s->end_ms <= end_ms))
-            continue;
-        s->end_ms = end_ms;
-        phase_arm(s, s->lingering ? LIMIT_LINGER : LIMIT_IDLE);
-    }
+void users_drain(struct home *home, uint64_t within_ms)
+{
+    home->drained_ms = uv_now(home->env.loop) + within_ms;
+    users_let_go(home, NULL, within_ms);
+}
+
+void users_is_relayed(struct session *s)
+{
+    uint64_t end_ms = s->home->drained_ms, now = now_of(s);
+
+    if (end_ms != 0)
+        let_go(s, end_ms > now ? end_ms - now : 0);
 }
 
 void users_cut_off(struct home *home)

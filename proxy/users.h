@@ -43,6 +43,9 @@ bool users_may_go_on(struct session *s, uint64_t epoch);
 /* Its connection to the store has just been returned, or its request for one is over. */
 void users_left_store(struct session *s);
 
+/* It is relayed from now on. */
+void users_is_relayed(struct session *s);
+
 /* Whether what it leaves at its store shall not be kept for its user's next session. */
 bool users_keeps_nothing(const struct session *s);
 
@@ -81,6 +84,9 @@ size_t users_kick(struct home *home, const char *user, const char *session_id, c
  * within this time.
  */
 void users_let_go(struct home *home, const struct conf_shard *shard, uint64_t within_ms);
+
+/* The same for all that are relayed, and for those that will be by then. */
+void users_drain(struct home *home, uint64_t within_ms);
 
 /*
  * Every session that has a connection to a store ends now, and what is parked is closed. Logins

@@ -30,8 +30,8 @@ struct worker {
     struct counters counters;
     uv_thread_t thread;
     struct accepting now, next; /* next: prepared */
-    struct letter accept, stop, end;
-    bool loop_open, inbox_open, running;
+    struct letter accept, drain, stop, end;
+    bool loop_open, inbox_open, running, accepts_no_more;
 };
 
 struct workers {
@@ -43,7 +43,8 @@ struct workers {
     struct worker *list;
     size_t count;
     _Atomic size_t session_count;
-    _Atomic bool stopping;
+    _Atomic size_t accepting; /* workers that may still get clients, once `closing` is set */
+    _Atomic bool closing;
 };
 
 /* --- what sessions ask of their worker --- */
@@ -65,12 +66,20 @@ static struct home *home_of(struct home *home, const char *user)
     return &all->list[workers_number_of(all, user)].home;
 }
 
+/* Whoever makes the last of the counts 0 sees both so. */
+static void tell_if_idle(struct workers *all)
+{
+    if (atomic_load(&all->closing) && atomic_load(&all->accepting) == 0 &&
+        atomic_load(&all->session_count) == 0)
+        all->view.on_idle(all->view.owner);
+}
+
 static void on_session_gone(struct home *home)
 {
     struct workers *all = ((struct worker *)home)->all;
 
-    if (atomic_fetch_sub(&all->session_count, 1) == 1 && atomic_load(&all->stopping))
-        all->view.on_idle(all->view.owner);
+    if (atomic_fetch_sub(&all->session_count, 1) == 1)
+        tell_if_idle(all);
 }
 
 static void on_held(struct home *home, const char *user, uint64_t epoch)
@@ -167,6 +176,19 @@ static void stop_accepting(struct worker *w)
 {
     close_listeners(&w->now);
     close_listeners(&w->next);
+    if (!w->accepts_no_more)
+        atomic_fetch_sub(&w->all->accepting, 1);
+    w->accepts_no_more = true;
+}
+
+static void on_drain(struct letter *letter, void *receiver)
+{
+    struct worker *w = receiver;
+
+    (void)letter;
+    stop_accepting(w);
+    pool_retire(w->home.pool);
+    tell_if_idle(w->all);
 }
 
 static void on_stop(struct letter *letter, void *receiver)
@@ -176,6 +198,7 @@ static void on_stop(struct letter *letter, void *receiver)
     (void)letter;
     stop_accepting(w);
     sessions_stop(&w->home);
+    tell_if_idle(w->all);
 }
 
 static void end_loop(void *owner)
@@ -243,6 +266,7 @@ static bool open_worker(struct worker *w, struct workers *all, size_t worker_cou
     struct home *home = &w->home;
 
     w->all = all;
+    atomic_fetch_add(&all->accepting, 1);
     home->scratch_size = RELAY_SCRATCH_MIN;
     home->scratch = mem_new(home->scratch_size);
     w->loop_open = uv_loop_init(&w->loop) == 0;
@@ -408,15 +432,22 @@ void workers_accept(struct workers *workers)
     }
 }
 
+void workers_drain(struct workers *workers)
+{
+    atomic_store(&workers->closing, true);
+    for (size_t i = 0; i < workers->count; i++) {
+        workers->list[i].drain.deliver = on_drain;
+        inbox_post(&workers->list[i].home.inbox, &workers->list[i].drain);
+    }
+}
+
 void workers_stop(struct workers *workers)
 {
-    atomic_store(&workers->stopping, true);
+    atomic_store(&workers->closing, true);
     for (size_t i = 0; i < workers->count; i++) {
         workers->list[i].stop.deliver = on_stop;
         inbox_post(&workers->list[i].home.inbox, &workers->list[i].stop);
     }
-    if (atomic_load(&workers->session_count) == 0)
-        workers->view.on_idle(workers->view.owner);
 }
 
 /* Brings a worker new contexts. */

@@ -23,7 +23,7 @@ struct workers_view {
     struct freshness *freshness;    /* of what routers remember; NULL without Redis */
     /* All is open, and no thread runs yet: routers may be told what is known (workers_know). */
     void (*on_open)(void *owner, struct workers *workers);
-    /* From any thread: the last session of a stopping process has gone. */
+    /* From any thread: no client comes any more, and the last session has gone. */
     void (*on_idle)(void *owner);
     /* From a worker's thread: see home->on_held. */
     void (*on_held)(void *owner, const char *user, uint64_t epoch);
@@ -53,6 +53,12 @@ bool worker_prepare_listeners(struct home *home, const struct listeners *listene
                               struct err *err);
 void worker_use_listeners(struct home *home);
 void worker_drop_listeners(struct home *home);
+
+/*
+ * No new clients: listeners close, and connections to stores are kept no more. on_idle follows when
+ * all sessions have gone. Once.
+ */
+void workers_drain(struct workers *workers);
 
 /*
  * Begins the orderly stop: listeners close, clients are told BYE. on_idle follows when all have

@@ -35,6 +35,7 @@ ROWS = [
     ["proxy/listeners"],
     ["proxy/worker"],
     ["proxy/ask", "proxy/control"],
+    ["proxy/ending"],
     ["proxy/fleet", "proxy/certificates"],
     ["proxy/orders"],
     ["proxy/admin"],

@@ -6,8 +6,11 @@
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
 #include "proxy/control.h"
+#include "proxy/ending.h"
 
 #include <unistd.h>
+
+enum { DRAIN_MAX_MS = 7 * 24 * 3600 * 1000 };
 
 admin_handler *const admin_handlers[CTL_COMMAND_COUNT] = {
 #define X(id, ...) run_##id,
@@ -42,6 +45,11 @@ static json_t *number(uint64_t value)
     return json_integer((json_int_t)value);
 }
 
+static const char *state_of(const struct control *control)
+{
+    return control->draining ? "draining" : control->stopping ? "stopping" : "running";
+}
+
 void run_status(struct admin_call *call)
 {
     struct control *control = call->context;
@@ -51,7 +59,7 @@ void run_status(struct admin_call *call)
 
     if (set(status, "version", json_string(IMAPMUX_VERSION)) &&
         set(status, "pid", number((uint64_t)getpid())) &&
-        set(status, "state", json_string(control->stopping ? "stopping" : "running")) &&
+        set(status, "state", json_string(state_of(control))) &&
         set(status, "uptime_seconds", number(uptime_ms / 1000)) &&
         set(status, "configuration", json_string(control->conf_path)) &&
         set(status, "log_level", json_string(log_level_name(log_level()))) &&
@@ -64,6 +72,22 @@ void run_status(struct admin_call *call)
     else
         admin_answer(call, NULL);
     json_decref(status);
+}
+
+void run_drain(struct admin_call *call)
+{
+    struct control *control = call->context;
+    const char *within = admin_argument(call, "within");
+    uint64_t within_ms = control->env.conf->process.drain_time;
+
+    if (within != NULL && !conf_read_duration(within, DRAIN_MAX_MS, &within_ms))
+        admin_refuse(call, "\"within\" is \"%.40s\", expected a duration up to 7d, as 5m", within);
+    else if (control->stopping && !control->draining)
+        admin_refuse(call, "the process is stopping");
+    else if (ending_drain(control->ending, within_ms, "on request"))
+        admin_answer(call, json_null());
+    else
+        admin_answer(call, NULL);
 }
 
 void run_metrics(struct admin_call *call)

@@ -19,6 +19,7 @@ STORY = [
     ("metrics", [], None),
     ("log level", ["info"], ["loud"]),
     ("cache flush", ["ann"], ["@"]),
+    ("drain", None, ["soon"]),  # for then it is gone; tests/fault/test_drain.py
     ("proxies", [], None),
     ("who", ["dora"], ["nowhere", "--by", "shard"]),
     ("kick", ["dora"], ["nobody"]),

@@ -1,0 +1,143 @@
+/* Owns the end of the process: what it waits for, and for how long. */
+#include "proxy/ending.h"
+
+#include "proxy/ask.h"
+#include "proxy/base/log.h"
+#include "proxy/base/mem.h"
+#include "proxy/listeners.h"
+#include "proxy/users.h"
+
+struct ending {
+    struct control *control;
+    uv_timer_t deadline;
+    uv_async_t idle;
+    unsigned handles_open;
+};
+
+/* --- life --- */
+
+static void on_idle(uv_async_t *async)
+{
+    uv_stop(async->loop);
+}
+
+struct ending *ending_open(struct control *control, struct err *err)
+{
+    struct ending *ending = mem_new(sizeof *ending);
+
+    if (ending == NULL || uv_async_init(control->env.loop, &ending->idle, on_idle) != 0) {
+        err_set(err, ERR_INTERNAL, "no memory or descriptors for the control loop");
+        mem_free(ending);
+        return NULL;
+    }
+    ending->control = control;
+    uv_timer_init(control->env.loop, &ending->deadline);
+    ending->idle.data = ending->deadline.data = ending;
+    ending->handles_open = 2;
+    return ending;
+}
+
+static void handle_closed(uv_handle_t *handle)
+{
+    struct ending *ending = handle->data;
+
+    if (--ending->handles_open == 0)
+        mem_free(ending);
+}
+
+void ending_close(struct ending **ending)
+{
+    struct ending *e = *ending;
+
+    *ending = NULL;
+    if (e == NULL)
+        return;
+    uv_close((uv_handle_t *)&e->deadline, handle_closed);
+    uv_close((uv_handle_t *)&e->idle, handle_closed);
+}
+
+void ending_tell_idle(struct ending *ending)
+{
+    uv_async_send(&ending->idle);
+}
+
+/* --- in order --- */
+
+static void on_stop_deadline(uv_timer_t *timer)
+{
+    log_event(LOG_LEVEL_WARNING, "stop", "time is up: the remaining sessions are cut off");
+    uv_stop(timer->loop);
+}
+
+void ending_stop(struct ending *ending, const char *why)
+{
+    struct control *control = ending->control;
+    bool at_once = (control->stopping && !control->draining) || control->workers == NULL;
+
+    control->stopping = true;
+    control->draining = false;
+    if (at_once) {
+        uv_stop(control->env.loop);
+        return;
+    }
+    log_event(LOG_LEVEL_INFO, "stopping", "%s", why);
+    uv_timer_start(&ending->deadline, on_stop_deadline, control->env.conf->process.stop_timeout, 0);
+    listeners_close(&control->listeners);
+    workers_stop(control->workers);
+}
+
+/* --- draining --- */
+
+struct drain {
+    struct ask ask; /* first member */
+    uint64_t within_ms;
+};
+
+static void drain_worker(struct ask *ask, struct home *home, size_t number)
+{
+    (void)number;
+    users_drain(home, ((const struct drain *)ask)->within_ms);
+}
+
+static void on_asked(struct ask *ask)
+{
+    mem_free(ask);
+}
+
+static bool ask_to_drain(struct control *control, uint64_t within_ms)
+{
+    struct drain *drain = mem_new(sizeof *drain);
+
+    if (drain == NULL)
+        return false;
+    drain->ask = (struct ask){.visit = drain_worker, .on_done = on_asked};
+    drain->within_ms = within_ms;
+    if (ask_workers(&drain->ask, control->workers, &control->inbox))
+        return true;
+    mem_free(drain);
+    return false;
+}
+
+static void on_drain_deadline(uv_timer_t *timer)
+{
+    struct ending *ending = timer->data;
+
+    ending_stop(ending, "the time to drain is up");
+}
+
+bool ending_drain(struct ending *ending, uint64_t within_ms, const char *why)
+{
+    struct control *control = ending->control;
+
+    if (!ask_to_drain(control, within_ms))
+        return false;
+    log_event(LOG_LEVEL_INFO, "draining", "%s: sessions are let go within %llu s", why,
+              (unsigned long long)within_ms / 1000);
+    uv_timer_start(&ending->deadline, on_drain_deadline, within_ms, 0);
+    if (!control->draining) {
+        control->stopping = control->draining = true;
+        listeners_close(&control->listeners);
+        workers_drain(control->workers);
+    }
+    return true;
+}
