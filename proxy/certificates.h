@@ -7,6 +7,10 @@
 
 #include "proxy/control.h"
 
+/* The first ones, before the workers start. They are held until certificates_close. */
+void certificates_open(struct control *control, const struct tls *tls);
+void certificates_close(struct control *control);
+
 /*
  * Handshakes that begin from now on, of workers, checks, and whatever the control thread opens, use
  * `tls`, which all of them hold. Those under way end with what they began with, and sessions

@@ -1,6 +1,7 @@
 /* Owns the process: the command line, the control thread's loop, and signals. */
 #include "proxy/admin/handlers.h"
 #include "proxy/base/log.h"
+#include "proxy/certificates.h"
 #include "proxy/control.h"
 #include "proxy/cutover.h"
 #include "proxy/ending.h"
@@ -288,7 +289,7 @@ static bool serve(struct process *process, const struct conf *conf, const struct
 
     if (!open_control(process, conf, err))
         return false;
-    control->tls = tls_hold(tls);
+    certificates_open(control, tls);
     if (open_listeners(control, err) && open_redis(control, err) && open_fleet(control, err) &&
         !control->stopping && open_admin(process, err) && start_workers(process, tls, err) &&
         open_router(control, err) && open_stores(control, err) &&
@@ -305,7 +306,7 @@ static bool serve(struct process *process, const struct conf *conf, const struct
         fleet_leave(control->fleet);
     listeners_close(&control->listeners);
     end_control(process);
-    tls_release(&control->tls);
+    certificates_close(control);
     return err->kind == ERR_NONE;
 }
 

@@ -44,6 +44,11 @@ static inline void gauge_add(_Atomic uint64_t *gauge, int64_t amount)
     counter_add(gauge, (uint64_t)amount);
 }
 
+static inline void gauge_set(_Atomic uint64_t *gauge, uint64_t value)
+{
+    atomic_store_explicit(gauge, value, memory_order_relaxed);
+}
+
 void histogram_add(struct histogram *histogram, uint64_t ms);
 
 /* Prints the sums over `count` workers' counters, in Prometheus' text format. */

@@ -8,13 +8,15 @@
 #include <openssl/x509v3.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 struct tls {
     _Atomic size_t holders;
     const struct conf *conf;
-    SSL_CTX *server;  /* of the first certificate; NULL without any */
-    SSL_CTX **shards; /* by shard; NULL where its tls is none */
+    struct served *served; /* NULL without any certificate */
+    SSL_CTX **shards;      /* by shard; NULL where its tls is none */
 };
 
 /*
@@ -166,11 +168,15 @@ static bool attach(struct served *served, SSL_CTX *first)
 
 static bool open_first(struct tls *tls, struct served *served, struct err *err)
 {
-    tls->server = server_context(&tls->conf->tls, &tls->conf->certificates[0], err);
-    if (tls->server != NULL && served != NULL && attach(served, tls->server))
+    SSL_CTX *first = server_context(&tls->conf->tls, &tls->conf->certificates[0], err);
+
+    if (first != NULL && served != NULL && attach(served, first)) {
+        tls->served = served;
         return true;
+    }
     mem_free(served);
-    return tls->server != NULL && err_set(err, ERR_INTERNAL, "no memory for TLS");
+    SSL_CTX_free(first);
+    return first != NULL && err_set(err, ERR_INTERNAL, "no memory for TLS");
 }
 
 static bool open_servers(struct tls *tls, struct err *err)
@@ -264,6 +270,42 @@ static bool open_shards(struct tls *tls, struct err *err)
     return true;
 }
 
+/* --- what a certificate says --- */
+
+static int64_t earlier(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* A date that cannot be read has passed. */
+static int64_t not_after(const X509 *certificate)
+{
+    struct tm date;
+
+    return ASN1_TIME_to_tm(X509_get0_notAfter(certificate), &date) == 1 ? timegm(&date) : 0;
+}
+
+/* Cut when it is longer than any host name. */
+static void copy_name(const ASN1_STRING *text, char *out, size_t size)
+{
+    snprintf(out, size, "%.*s", ASN1_STRING_length(text),
+             (const char *)ASN1_STRING_get0_data(text));
+}
+
+static void name_of(const X509 *certificate, char *out, size_t size)
+{
+    GENERAL_NAMES *names = X509_get_ext_d2i(certificate, NID_subject_alt_name, NULL, NULL);
+    const X509_NAME *subject = X509_get_subject_name(certificate);
+    int common = X509_NAME_get_index_by_NID(subject, NID_commonName, -1);
+
+    for (int i = 0; i < sk_GENERAL_NAME_num(names) && out[0] == '\0'; i++)
+        if (sk_GENERAL_NAME_value(names, i)->type == GEN_DNS)
+            copy_name(sk_GENERAL_NAME_value(names, i)->d.dNSName, out, size);
+    if (out[0] == '\0' && common >= 0)
+        copy_name(X509_NAME_ENTRY_get_data(X509_NAME_get_entry(subject, common)), out, size);
+    GENERAL_NAMES_free(names);
+}
+
 /* --- the whole --- */
 
 const struct tls *tls_open(const struct conf *conf, struct err *err)
@@ -295,7 +337,8 @@ void tls_release(const struct tls **tls)
     *tls = NULL;
     if (t == NULL || atomic_fetch_sub(&t->holders, 1) > 1)
         return;
-    SSL_CTX_free(t->server);
+    if (t->served != NULL)
+        SSL_CTX_free(t->served->contexts[0]);
     for (size_t i = 0; t->shards != NULL && i < t->conf->shard_count; i++)
         SSL_CTX_free(t->shards[i]);
     mem_free(t->shards);
@@ -304,7 +347,40 @@ void tls_release(const struct tls **tls)
 
 SSL_CTX *tls_server_context(const struct tls *tls)
 {
-    return tls->server;
+    return tls->served == NULL ? NULL : tls->served->contexts[0];
+}
+
+size_t tls_certificate_count(const struct tls *tls)
+{
+    return tls->served == NULL ? 0 : tls->served->count;
+}
+
+void tls_certificate(const struct tls *tls, size_t index, struct tls_certificate *out)
+{
+    const struct conf_certificate *conf = &tls->conf->certificates[index];
+    SSL_CTX *context = tls->served->contexts[index];
+    const X509 *leaf = SSL_CTX_get0_certificate(context);
+    STACK_OF(X509) *chain = NULL;
+
+    *out = (struct tls_certificate){
+        .not_after = not_after(leaf), .file = conf->chain, .title = conf->title};
+    name_of(leaf, out->name, sizeof out->name);
+    SSL_CTX_get0_chain_certs(context, &chain);
+    for (int i = 0; i < sk_X509_num(chain); i++)
+        out->not_after = earlier(out->not_after, not_after(sk_X509_value(chain, i)));
+}
+
+int64_t tls_not_after(const struct tls *tls)
+{
+    int64_t first = 0;
+
+    for (size_t i = 0; i < tls_certificate_count(tls); i++) {
+        struct tls_certificate certificate;
+
+        tls_certificate(tls, i, &certificate);
+        first = i == 0 ? certificate.not_after : earlier(first, certificate.not_after);
+    }
+    return first;
 }
 
 SSL_CTX *tls_shard_context(const struct tls *tls, const struct conf_shard *shard)

@@ -29,6 +29,21 @@ void tls_release(const struct tls **tls);
  */
 SSL_CTX *tls_server_context(const struct tls *tls);
 
+/* A certificate that is served. */
+struct tls_certificate {
+    char name[256];    /* its first DNS name, or the common name */
+    int64_t not_after; /* when it, or the first of its intermediates, expires; unix seconds */
+    const char *file;  /* of the configuration, as is its title; until tls_release */
+    const char *title;
+};
+
+/* In the order of the configuration. */
+size_t tls_certificate_count(const struct tls *tls);
+void tls_certificate(const struct tls *tls, size_t index, struct tls_certificate *out);
+
+/* When the first of them all expires; 0 without any. */
+int64_t tls_not_after(const struct tls *tls);
+
 /*
  * The context for connections to this shard of the same configuration; NULL where its tls is none.
  */
