@@ -4,6 +4,7 @@
  */
 #include "auth/passwd/file.h"
 
+#include "proxy/base/file_version.h"
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
 #include "proxy/base/secret.h"
@@ -11,20 +12,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/rand.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 #include <uv.h>
 
 enum { LOOK_EVERY_S = 1, NS_PER_S = 1000000000 };
-
-/* What changes when a file does. Editors and copies may keep any of these, but not all. */
-struct version {
-    dev_t device;
-    ino_t inode;
-    off_t size;
-    struct timespec modified, changed;
-};
 
 struct passwd_file {
     const char *path;
@@ -36,14 +28,12 @@ struct passwd_file {
     uv_thread_t thread;
 
     /* The thread's. */
-    struct version seen, read; /* at the last look; when it was read */
-    int open_error;            /* already told */
+    struct file_version seen, read; /* at the last look; when it was read */
+    int open_error;                 /* already told */
 };
 
 static bool read_first(struct passwd_file *file, struct err *err);
 static int open_path(const char *path);
-static bool version_of(int fd, struct version *out);
-static bool same(const struct version *a, const struct version *b);
 static void look_after(void *argument);
 static bool pause_or_stop(struct passwd_file *file);
 static void look(struct passwd_file *file);
@@ -79,13 +69,14 @@ static bool read_first(struct passwd_file *file, struct err *err)
 
     if (fd < 0)
         return err_set(err, ERR_CONFIG, "%s: %s", file->path, strerrordesc_np(errno));
-    if (!version_of(fd, &file->read) || RAND_bytes(file->key.octets, PASSWD_KEY_SIZE) != 1)
+    file->read = file_version_of_open(fd);
+    if (RAND_bytes(file->key.octets, PASSWD_KEY_SIZE) != 1)
         err_set(err, ERR_INTERNAL, "%s: it cannot be read", file->path);
     else
         file->table = passwd_table_read(fd, file->path, &file->key, err);
     /* Another change within the same tick of the file system's clock would not show. */
     if (time(NULL) - file->read.changed.tv_sec <= 1)
-        file->read = (struct version){0};
+        file->read = (struct file_version){0};
     close(fd);
     return file->table != NULL;
 }
@@ -94,27 +85,6 @@ static bool read_first(struct passwd_file *file, struct err *err)
 static int open_path(const char *path)
 {
     return open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-}
-
-static bool version_of(int fd, struct version *out)
-{
-    struct stat file;
-
-    if (fstat(fd, &file) != 0)
-        return false;
-    *out = (struct version){file.st_dev, file.st_ino, file.st_size, file.st_mtim, file.st_ctim};
-    return true;
-}
-
-static bool same_time(struct timespec a, struct timespec b)
-{
-    return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
-}
-
-static bool same(const struct version *a, const struct version *b)
-{
-    return a->device == b->device && a->inode == b->inode && a->size == b->size &&
-           same_time(a->modified, b->modified) && same_time(a->changed, b->changed);
 }
 
 /* --- the thread --- */
@@ -143,7 +113,6 @@ static bool pause_or_stop(struct passwd_file *file)
 static void look(struct passwd_file *file)
 {
     int fd = open_path(file->path), error = fd < 0 ? errno : 0;
-    struct version now;
 
     if (error != 0 && error != file->open_error)
         log_event(error == ENOENT ? LOG_LEVEL_WARNING : LOG_LEVEL_ERROR, "passwd not read",
@@ -151,13 +120,13 @@ static void look(struct passwd_file *file)
     file->open_error = error;
     if (fd < 0)
         return;
-    if (version_of(fd, &now)) {
-        bool at_rest = same(&now, &file->seen);
 
-        file->seen = now;
-        if (at_rest && !same(&now, &file->read))
-            read_again(file, fd);
-    }
+    struct file_version now = file_version_of_open(fd);
+    bool at_rest = file_version_same(&now, &file->seen);
+
+    file->seen = now;
+    if (at_rest && !file_version_same(&now, &file->read))
+        read_again(file, fd);
     close(fd);
 }
 
@@ -165,9 +134,9 @@ static void read_again(struct passwd_file *file, int fd)
 {
     struct err err = {0};
     struct passwd_table *table = passwd_table_read(fd, file->path, &file->key, &err);
-    struct version after;
+    struct file_version after = file_version_of_open(fd);
 
-    if (!version_of(fd, &after) || !same(&after, &file->seen)) { /* it was written meanwhile */
+    if (!file_version_same(&after, &file->seen)) { /* it was written meanwhile */
         passwd_table_close(&table);
         return;
     }

@@ -8,15 +8,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 enum { READ_SIZE = 16384, HTTP_OK = 200 };
 
-static struct jwks_file identity(const struct stat *status);
-static bool read_file(const char *path, struct buf *out, struct jwks_file *file_out,
+static bool read_file(const char *path, struct buf *out, struct file_version *file_out,
                       struct err *err);
-static int read_open_file(int fd, struct buf *out, struct jwks_file *file_out);
+static int read_open_file(int fd, struct buf *out, struct file_version *file_out);
 static bool ask_server(const struct conf_oauth *conf, const atomic_bool *stop, struct buf *out,
                        struct err *err);
 static bool set_options(CURL *curl, const struct conf_oauth *conf);
@@ -30,7 +28,7 @@ bool jwks_is_url(const char *keys)
 }
 
 bool jwks_fetch(const struct conf_oauth *conf, const atomic_bool *stop, struct buf *out,
-                struct jwks_file *file_out, struct err *err)
+                struct file_version *file_out, struct err *err)
 {
     return jwks_is_url(conf->keys) ? ask_server(conf, stop, out, err)
                                    : read_file(conf->keys, out, file_out, err);
@@ -38,47 +36,23 @@ bool jwks_fetch(const struct conf_oauth *conf, const atomic_bool *stop, struct b
 
 /* --- a file --- */
 
-struct jwks_file jwks_file_look(const char *path)
-{
-    struct stat status;
-
-    return stat(path, &status) == 0 ? identity(&status) : (struct jwks_file){0};
-}
-
-static struct jwks_file identity(const struct stat *status)
-{
-    return (struct jwks_file){status->st_dev, status->st_ino, status->st_size, status->st_mtim,
-                              status->st_ctim};
-}
-
-bool jwks_file_same(const struct jwks_file *a, const struct jwks_file *b)
-{
-    return a->device == b->device && a->inode == b->inode && a->size == b->size &&
-           a->modified.tv_sec == b->modified.tv_sec && a->modified.tv_nsec == b->modified.tv_nsec &&
-           a->changed.tv_sec == b->changed.tv_sec && a->changed.tv_nsec == b->changed.tv_nsec;
-}
-
-static bool read_file(const char *path, struct buf *out, struct jwks_file *file_out,
+static bool read_file(const char *path, struct buf *out, struct file_version *file_out,
                       struct err *err)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO would keep us waiting */
     int failure = fd < 0 ? errno : read_open_file(fd, out, file_out);
 
     if (fd < 0)
-        *file_out = jwks_file_look(path);
+        *file_out = file_version_of(path);
     else
         close(fd);
     return failure == 0 || err_set(err, ERR_UNAVAILABLE, "%.160s: %s", path, strerror(failure));
 }
 
 /* 0, or what went wrong. */
-static int read_open_file(int fd, struct buf *out, struct jwks_file *file_out)
+static int read_open_file(int fd, struct buf *out, struct file_version *file_out)
 {
-    struct stat status;
-
-    if (fstat(fd, &status) != 0)
-        return errno;
-    *file_out = identity(&status);
+    *file_out = file_version_of_open(fd);
     for (;;) {
         char *room = buf_reserve(out, READ_SIZE);
 

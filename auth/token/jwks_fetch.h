@@ -4,25 +4,11 @@
 
 #include "proxy/base/buf.h"
 #include "proxy/base/conf.h"
+#include "proxy/base/file_version.h"
 
 #include <stdatomic.h>
-#include <sys/types.h>
-#include <time.h>
 
 enum { JWKS_FETCH_MAX_MS = 5000 };
-
-/* What changes when a file does. All zero: there is none. */
-struct jwks_file {
-    dev_t device;
-    ino_t inode;
-    off_t size;
-    struct timespec modified, changed;
-};
-
-/* One stat: may be called on a loop. */
-struct jwks_file jwks_file_look(const char *path);
-
-bool jwks_file_same(const struct jwks_file *a, const struct jwks_file *b);
 
 /*
  * Appends what conf->keys names to the empty `out`, whose ceiling it must keep. A URL has
@@ -31,7 +17,7 @@ bool jwks_file_same(const struct jwks_file *a, const struct jwks_file *b);
  * *err set (UNAVAILABLE).
  */
 bool jwks_fetch(const struct conf_oauth *conf, const atomic_bool *stop, struct buf *out,
-                struct jwks_file *file_out, struct err *err);
+                struct file_version *file_out, struct err *err);
 
 /* Is it a URL? Else it is a path. */
 bool jwks_is_url(const char *keys);

@@ -23,7 +23,7 @@ struct jwks_source {
     struct jwks *keys;           /* NULL before the first load that went well */
     uint64_t began_ns, ended_ns; /* the last load */
     uint64_t looked_ms;          /* at the file */
-    struct jwks_file file;
+    struct file_version file;
     unsigned failures; /* since a load went well */
     struct err err;    /* of the last one */
     uv_timer_t next;
@@ -34,7 +34,7 @@ struct jwks_source {
     atomic_bool stop;
     struct {
         struct jwks *keys;
-        struct jwks_file file;
+        struct file_version file;
         struct err err;
     } found;
 };
@@ -98,10 +98,10 @@ const struct jwks *jwks_source_keys(struct jwks_source *source)
 
 static bool file_has_changed(struct jwks_source *source)
 {
-    struct jwks_file now = jwks_file_look(source->env->conf->oauth.keys);
+    struct file_version now = file_version_of(source->env->conf->oauth.keys);
 
     source->looked_ms = uv_now(source->env->loop);
-    return !jwks_file_same(&now, &source->file);
+    return !file_version_same(&now, &source->file);
 }
 
 enum jwks_news jwks_source_ask(struct jwks_source *source, uint64_t asked_ns, struct err *err)
