@@ -1,21 +1,34 @@
 /*
- * The certificates and authorities in force: how new ones come to all who use them. On the control
- * thread.
+ * The certificates and authorities in force: how new ones come to all who use them, and the watch
+ * on their files, if tls.watch is set. On the control thread, whose control->tls is the set in
+ * force.
  */
 #ifndef IMAPMUX_PROXY_CERTIFICATES_H
 #define IMAPMUX_PROXY_CERTIFICATES_H
 
 #include "proxy/control.h"
 
-/* The first ones, before the workers start. They are held until certificates_close. */
-void certificates_open(struct control *control, const struct tls *tls);
-void certificates_close(struct control *control);
+struct certificates;
+
+/*
+ * The first set, before the workers start; it is held. Borrows `control`. NULL with *err set
+ * without memory.
+ */
+struct certificates *certificates_open(struct control *control, const struct tls *tls,
+                                       struct err *err);
+
+/*
+ * Once the workers have ended. Nulls the pointer, harmless on NULL; memory goes when the loop has
+ * run out.
+ */
+void certificates_close(struct certificates **certificates);
 
 /*
  * Handshakes that begin from now on, of workers, checks, and whatever the control thread opens, use
  * `tls`, which all of them hold. Those under way end with what they began with, and sessions
- * notice nothing. False with *err set, and nothing has changed, without memory.
+ * notice nothing. The watch goes on with the files of its configuration. False with *err set, and
+ * nothing has changed, without memory. While workers run.
  */
-bool certificates_use(struct control *control, const struct tls *tls, struct err *err);
+bool certificates_use(struct certificates *certificates, const struct tls *tls, struct err *err);
 
 #endif

@@ -12,6 +12,7 @@
 
 #include <limits.h>
 
+struct certificates;
 struct cutovers;
 struct ending;
 struct fleet;
@@ -22,8 +23,9 @@ struct router;
 struct tls;
 
 struct control {
-    struct env env;              /* with counters and a connection to Redis of its own */
-    const struct tls *tls;       /* held; replaced by certificates_use */
+    struct env env;        /* with counters and a connection to Redis of its own */
+    const struct tls *tls; /* held; replaced by certificates_use */
+    struct certificates *certificates;
     struct router *router;       /* for administration, which only looks */
     struct cutovers *cutovers;   /* NULL without Redis */
     struct fleet *fleet;         /* this process among the others; until the inbox is closed */

@@ -64,6 +64,7 @@ static void end_control(struct process *process)
         next = letter->next;
         letter->deliver(letter, &process->control);
     }
+    certificates_close(&process->control.certificates);
     fleet_close(&process->control.fleet);
     cutovers_close(&process->control.cutovers);
     router_close(&process->control.router);
@@ -289,11 +290,12 @@ static bool serve(struct process *process, const struct conf *conf, const struct
 
     if (!open_control(process, conf, err))
         return false;
-    certificates_open(control, tls);
-    if (open_listeners(control, err) && open_redis(control, err) && open_fleet(control, err) &&
-        !control->stopping && open_admin(process, err) && start_workers(process, tls, err) &&
-        open_router(control, err) && open_stores(control, err) &&
-        fleet_serve(control->fleet, err) && listeners_listen(control->listeners, err)) {
+    control->certificates = certificates_open(control, tls, err);
+    if (control->certificates != NULL && open_listeners(control, err) && open_redis(control, err) &&
+        open_fleet(control, err) && !control->stopping && open_admin(process, err) &&
+        start_workers(process, tls, err) && open_router(control, err) &&
+        open_stores(control, err) && fleet_serve(control->fleet, err) &&
+        listeners_listen(control->listeners, err)) {
         workers_accept(control->workers);
         log_event(LOG_LEVEL_INFO, "ready", "imapmux " IMAPMUX_VERSION);
         start_metrics(process, &conf->metrics);
@@ -306,7 +308,6 @@ static bool serve(struct process *process, const struct conf *conf, const struct
         fleet_leave(control->fleet);
     listeners_close(&control->listeners);
     end_control(process);
-    certificates_close(control);
     return err->kind == ERR_NONE;
 }
 

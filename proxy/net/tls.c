@@ -15,8 +15,9 @@
 struct tls {
     _Atomic size_t holders;
     const struct conf *conf;
-    struct served *served; /* NULL without any certificate */
-    SSL_CTX **shards;      /* by shard; NULL where its tls is none */
+    struct tls_files *files; /* as they were before they were read */
+    struct served *served;   /* NULL without any certificate */
+    SSL_CTX **shards;        /* by shard; NULL where its tls is none */
 };
 
 /*
@@ -319,7 +320,10 @@ const struct tls *tls_open(const struct conf *conf, struct err *err)
     }
     tls->holders = 1;
     tls->conf = conf;
-    if (!open_servers(tls, err) || !open_shards(tls, err))
+    tls->files = tls_files_look(conf);
+    if (tls->files == NULL)
+        err_set(err, ERR_INTERNAL, "no memory for TLS");
+    if (tls->files == NULL || !open_servers(tls, err) || !open_shards(tls, err))
         tls_release(&opened);
     return opened;
 }
@@ -342,7 +346,18 @@ void tls_release(const struct tls **tls)
     for (size_t i = 0; t->shards != NULL && i < t->conf->shard_count; i++)
         SSL_CTX_free(t->shards[i]);
     mem_free(t->shards);
+    tls_files_free(&t->files);
     mem_free(t);
+}
+
+const struct conf *tls_configuration(const struct tls *tls)
+{
+    return tls->conf;
+}
+
+const struct tls_files *tls_made_of(const struct tls *tls)
+{
+    return tls->files;
 }
 
 SSL_CTX *tls_server_context(const struct tls *tls)

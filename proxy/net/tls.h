@@ -7,6 +7,7 @@
 #define IMAPMUX_NET_TLS_H
 
 #include "proxy/base/conf.h"
+#include "proxy/net/tls_files.h"
 
 #include <openssl/ssl.h>
 
@@ -21,6 +22,10 @@ const struct tls *tls_open(const struct conf *conf, struct err *err);
 /* From any thread. The last one to release it frees it; nulls the pointer, harmless on NULL. */
 const struct tls *tls_hold(const struct tls *tls);
 void tls_release(const struct tls **tls);
+
+/* What it was opened with, and the versions of the files that were read, or older ones. */
+const struct conf *tls_configuration(const struct tls *tls);
+const struct tls_files *tls_made_of(const struct tls *tls);
 
 /*
  * The context for clients, NULL without a certificate section. SNI picks among the certificates by

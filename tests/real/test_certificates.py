@@ -1,5 +1,7 @@
 """Certificates in a running proxy: when they expire, and how new ones come into force."""
 import datetime
+import socket
+import ssl
 import subprocess
 
 import pytest
@@ -52,6 +54,28 @@ def site(tmp_path):
     return Site(tmp_path)
 
 
+def context():
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    return trusting
+
+
+def served(port, name="first"):
+    """The serial number of the certificate for this name."""
+    with context().wrap_socket(socket.create_connection((servers.HOST, port), timeout=10),
+                               server_hostname=HOSTS[name]) as tls:
+        return serial(ssl.DER_cert_to_PEM_cert(tls.getpeercert(binary_form=True)).encode())
+
+
+def serial(pem):
+    return subprocess.run(["openssl", "x509", "-noout", "-serial"], input=pem, capture_output=True, check=True).stdout
+
+
+def wait_for_count(proxy, event, count):
+    servers.wait_for(lambda: len(proxy.events(event)) >= count, f"{count} times {event!r}")
+    assert len(proxy.events(event)) == count
+
+
 def x509(file, *words):
     return subprocess.run(["openssl", "x509", "-noout", "-in", file, *words], capture_output=True, check=True,
                           text=True).stdout
@@ -72,3 +96,74 @@ def test_the_first_to_expire_is_told(site):
         chain.write(soon.read_text().partition("-----END PRIVATE KEY-----\n")[2])
     with site.run() as proxy:
         assert proxy.metrics()["imapmux_certificate_not_after_seconds"] == not_after(soon)
+
+
+WATCH = 'tls { watch = 100ms }\n'
+
+
+def test_a_new_file_is_read(tmp_path):
+    site = Site(tmp_path, more=WATCH)
+    with site.run() as proxy:
+        before = served(site.port)
+        assert before == serial((site.folder / "first.pem").read_bytes())
+        site.write("first", site.issue("first", ends=5))
+        wait_for_count(proxy, "certificates read", 1)
+        assert served(site.port) == serial((site.folder / "first.pem").read_bytes()) != before
+        assert served(site.port, "second") == serial((site.folder / "second.pem").read_bytes())
+        assert proxy.metrics()["imapmux_certificate_not_after_seconds"] == not_after(site.folder / "first.pem")
+
+
+def test_without_a_watch_nothing_is_read(site):
+    """Another proxy, which has one, tells when the file has rested for long enough."""
+    with site.run() as proxy:
+        before, watching = served(site.port), servers.free_port()
+        other = site.configuration.replace(str(site.port), str(watching)) + WATCH
+        with servers.Imapmux(site.folder, configuration=other, ports=[watching]) as observer:
+            site.write("first", site.issue("first"))
+            observer.wait_for_event("certificates read")
+        assert served(site.port) == before
+        assert not proxy.events("certificates read")
+
+
+def test_a_bad_set_changes_nothing(tmp_path):
+    """A certificate whose key has not come yet; a half-written file; none at all: told once each, then forgotten."""
+    site = Site(tmp_path, first='key = "first.key"', more=WATCH)
+    (site.folder / "first.key").write_bytes((site.folder / "first.pem").read_bytes())
+    with site.run() as proxy:
+        before = served(site.port)
+        new = site.issue("first")
+        site.write("first", new)
+        wait_for_count(proxy, "certificates not read", 1)
+        assert "key" in proxy.events("certificates not read")[0]["detail"]
+        assert served(site.port) == before
+        (site.folder / "first.key").write_bytes(new.read_bytes())
+        wait_for_count(proxy, "certificates read", 1)
+        assert served(site.port) == serial(new.read_bytes()) != before
+
+        (site.folder / "second.pem").write_bytes((site.folder / "second.pem").read_bytes()[:600])
+        wait_for_count(proxy, "certificates not read", 2)
+        (site.folder / "second.pem").unlink()
+        wait_for_count(proxy, "certificates not read", 3)
+        site.write("second", site.issue("second"))
+        wait_for_count(proxy, "certificates read", 2)
+        assert len(proxy.events("certificates not read")) == 3
+        assert served(site.port, "second") == serial((site.folder / "second.pem").read_bytes())
+
+
+def test_a_handshake_goes_on_with_what_it_began_with(tmp_path):
+    """Its certificates stay, also the one that it has not chosen yet, and a session notices nothing."""
+    site = Site(tmp_path, more=WATCH)
+    with site.run() as proxy:
+        old = serial((site.folder / "second.pem").read_bytes())
+        begun = socket.create_connection((servers.HOST, site.port), timeout=10)
+        with context().wrap_socket(socket.create_connection((servers.HOST, site.port), timeout=10)) as session:
+            assert session.recv(4096).startswith(b"* OK ")
+            servers.wait_for(lambda: proxy.metrics()["imapmux_sessions_opened_total"] >= 2, "both to be accepted")
+            for number in (1, 2):
+                site.write("second", site.issue("second"))
+                wait_for_count(proxy, "certificates read", number)
+            with context().wrap_socket(begun, server_hostname=HOSTS["second"]) as tls:
+                assert serial(ssl.DER_cert_to_PEM_cert(tls.getpeercert(binary_form=True)).encode()) == old
+                assert tls.recv(4096).startswith(b"* OK ")
+            session.sendall(b"a NOOP\r\n")
+            assert session.recv(4096).startswith(b"a OK")
