@@ -25,7 +25,7 @@ CTL_LIBS := $(shell pkg-config --libs jansson) -lpthread
 
 ASAN := CC=clang HARDEN=-O1 SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
 TSAN := CC=clang HARDEN=-O1 SANITIZE="-fsanitize=thread -fno-omit-frame-pointer"
-THREADED_TESTS := test_gate test_inbox test_jwks test_limits test_passwd test_resolve
+THREADED_TESTS := test_gate test_inbox test_jwks test_limits test_log test_passwd test_resolve
 
 DEPS := build-essential pkg-config git libuv1-dev libssl-dev libhiredis-dev libldap-dev libconfuse-dev uthash-dev \
         libcrypt-dev librhonabwy-dev libjansson-dev libcurl4-gnutls-dev libsystemd-dev libseccomp-dev libmicrohttpd-dev libcmocka-dev \

@@ -328,14 +328,15 @@ static int run(const char *path, bool only_check)
     if (good && only_check) {
         printf("%s: the configuration is good\n", path);
     } else if (good) {
-        log_configure((enum conf_log_format)conf->log.format, (enum conf_log_level)conf->log.level);
+        log_configure(&conf->log);
         signal(SIGPIPE, SIG_IGN); /* OpenSSL, hiredis and libldap write without MSG_NOSIGNAL */
         /* A directory that hangs may keep threads waiting; names and hashes need some, too. */
         setenv("UV_THREADPOOL_SIZE", "32", 0);
         raise_descriptor_limit(conf);
         if (realpath(path, process.control.conf_path) == NULL)
             snprintf(process.control.conf_path, PATH_MAX, "%s", path);
-        good = serve(&process, conf, tls, &err);
+        good = log_start(&process.counters.log_lost, &err) && serve(&process, conf, tls, &err);
+        log_stop();
     }
     if (!good)
         fprintf(stderr, "imapmux: %s\n", err.text);

@@ -54,6 +54,15 @@ struct conf {
 /* The words of CHOICE rows, in the order of settings.def. */
 enum conf_log_format { LOG_FORMAT_LOGFMT, LOG_FORMAT_JSON };
 enum conf_log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
+enum conf_log_output { LOG_OUTPUT_STDERR, LOG_OUTPUT_JOURNALD, LOG_OUTPUT_SYSLOG };
+enum conf_log_facility {
+    LOG_FACILITY_MAIL,
+    LOG_FACILITY_DAEMON,
+    LOG_FACILITY_AUTH,
+    LOG_FACILITY_AUTHPRIV,
+    LOG_FACILITY_LOCAL0,
+    LOG_FACILITY_LOCAL7 = LOG_FACILITY_LOCAL0 + 7
+};
 enum conf_tls_version { TLS_MIN_1_2, TLS_MIN_1_3 };
 enum conf_client_user { CLIENT_USER_CN, CLIENT_USER_UID, CLIENT_USER_EMAIL, CLIENT_USER_UPN };
 enum conf_tls_mode { TLS_NONE, TLS_STARTTLS, TLS_IMPLICIT };

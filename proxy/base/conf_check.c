@@ -15,6 +15,7 @@
 
 enum { TITLE_MAX = 63, PREFIX_MAX = 255 };
 
+static bool check_log(struct conf_reader *reader, const struct conf *conf);
 static bool check_admin(struct conf_reader *reader, const struct conf *conf);
 static bool check_certificates(struct conf_reader *reader, const struct conf *conf);
 static bool check_tls(struct conf_reader *reader, const struct conf *conf);
@@ -30,14 +31,27 @@ static bool check_replica(struct conf_reader *reader, const struct conf *conf, s
 bool conf_check(struct conf_reader *reader, const struct conf *conf)
 {
     static bool (*const checks[])(struct conf_reader * reader, const struct conf *conf) = {
-        check_admin,      check_certificates, check_tls,   check_listeners,
-        conf_check_login, check_route,        check_redis, check_shards,
+        check_log,        check_admin, check_certificates, check_tls,    check_listeners,
+        conf_check_login, check_route, check_redis,        check_shards,
     };
 
     for (size_t i = 0; i < sizeof checks / sizeof checks[0]; i++)
         if (!checks[i](reader, conf))
             return false;
     return true;
+}
+
+/* Lines that are sent where nobody is would vanish without a word. */
+static bool check_log(struct conf_reader *reader, const struct conf *conf)
+{
+    static const char *const sockets[] = {[LOG_OUTPUT_STDERR] = NULL,
+                                          [LOG_OUTPUT_JOURNALD] = "/run/systemd/journal/socket",
+                                          [LOG_OUTPUT_SYSLOG] = "/dev/log"};
+    const char *path = sockets[conf->log.output];
+
+    return path == NULL || access(path, W_OK) == 0 ||
+           conf_fail_in(reader, "log", 0, "setting \"output\" of log: %s: %s", path,
+                        strerrordesc_np(errno));
 }
 
 static bool check_group(struct conf_reader *reader, const char *setting, const char *name)

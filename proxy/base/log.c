@@ -1,22 +1,22 @@
 /*
- * Owns the format and level of the log and the escaping of what goes into it. A line that would
- * grow too long loses the end of a value or its last fields, never its end.
+ * Owns the settings of the log and the form of its lines, and escapes what goes into them. A line
+ * that would grow too long loses the end of a value or its last fields, never its end.
  */
 #include "proxy/base/log.h"
 
+#include "proxy/base/log_output.h"
+
 #include <assert.h>
-#include <errno.h>
+#include <ctype.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/uio.h>
 #include <time.h>
-#include <unistd.h>
 
 enum {
     VALUE_MAX = 256, /* bytes of a value that are shown */
-    TAIL_MAX = 8,    /* room for the end of a value and of the line: ..."}\n */
+    TAIL_MAX = 8,    /* room for the end of a value and of the line: ..."} */
     ESCAPED_MAX = 8  /* one character in its escaped form */
 };
 
@@ -29,7 +29,7 @@ static const char *const level_names[] = {
 
 static _Atomic int current_format = LOG_FORMAT_LOGFMT;
 static _Atomic int current_level = LOG_LEVEL_INFO;
-static _Atomic bool torn; /* what was written last has lost its end */
+static _Atomic int current_output = LOG_OUTPUT_STDERR;
 
 static void add_time(struct log_line *line);
 static bool add_key(struct log_line *line, const char *key, size_t value_len);
@@ -37,12 +37,15 @@ static void add_value(struct log_line *line, struct span value);
 static bool is_bare(struct span value);
 static size_t escape(bool json, struct span rest, char out[ESCAPED_MAX], size_t *out_len);
 static size_t character_len(struct span rest);
+static void add_field(struct log_line *line, const char *key, struct span value);
 static void add_raw(struct log_line *line, const char *bytes, size_t len);
 
-void log_configure(enum conf_log_format format, enum conf_log_level level)
+void log_configure(const struct conf_log *conf)
 {
-    atomic_store(&current_format, (int)format);
-    log_set_level(level);
+    atomic_store(&current_format, conf->format);
+    atomic_store(&current_output, conf->output);
+    log_output_set_facility((enum conf_log_facility)conf->facility);
+    log_set_level((enum conf_log_level)conf->level);
 }
 
 void log_set_level(enum conf_log_level level)
@@ -67,13 +70,19 @@ const char *log_level_name(enum conf_log_level level)
 
 void log_begin(struct log_line *line, enum conf_log_level level, const char *event)
 {
-    line->len = 0;
+    line->len = line->fields_len = 0;
+    line->event = event;
+    line->level = level;
     line->json = atomic_load_explicit(&current_format, memory_order_relaxed) == LOG_FORMAT_JSON;
+    line->output =
+        (enum conf_log_output)atomic_load_explicit(&current_output, memory_order_relaxed);
     line->wanted = log_wants(level);
     if (!line->wanted)
         return;
-    add_time(line);
-    log_text(line, "level", level_names[level]);
+    if (line->output == LOG_OUTPUT_STDERR)
+        add_time(line);
+    if (line->output != LOG_OUTPUT_JOURNALD)
+        log_text(line, "level", level_names[level]);
     log_text(line, "event", event);
 }
 
@@ -85,8 +94,11 @@ void log_text(struct log_line *line, const char *key, const char *value)
 
 void log_span(struct log_line *line, const char *key, struct span value)
 {
-    if (line->wanted && add_key(line, key, value.len == 0 ? 0 : 1))
+    if (!line->wanted)
+        return;
+    if (add_key(line, key, value.len == 0 ? 0 : 1))
         add_value(line, value);
+    add_field(line, key, value);
 }
 
 void log_number(struct log_line *line, const char *key, uint64_t value)
@@ -94,8 +106,11 @@ void log_number(struct log_line *line, const char *key, uint64_t value)
     char digits[24];
     int len = snprintf(digits, sizeof digits, "%llu", (unsigned long long)value);
 
-    if (line->wanted && add_key(line, key, (size_t)len))
+    if (!line->wanted)
+        return;
+    if (add_key(line, key, (size_t)len))
         add_raw(line, digits, (size_t)len);
+    add_field(line, key, (struct span){digits, (size_t)len});
 }
 
 void log_err(struct log_line *line, const struct err *err)
@@ -106,27 +121,17 @@ void log_err(struct log_line *line, const struct err *err)
     log_text(line, "detail", err->text);
 }
 
+void log_finish(struct log_line *line)
+{
+    if (line->wanted && line->json)
+        add_raw(line, "}", 1);
+}
+
 void log_write(struct log_line *line)
 {
-    if (!line->wanted)
-        return;
-    if (line->json)
-        add_raw(line, "}", 1);
-    add_raw(line, "\n", 1);
-    /*
-     * Nobody can be told that the log is broken. But if only half a line was taken (the disk is
-     * full), the next one shall not be put behind it.
-     */
-    struct iovec parts[] = {{"\n", atomic_exchange(&torn, false) ? 1 : 0},
-                            {line->bytes, line->len}};
-    size_t len = parts[0].iov_len + parts[1].iov_len;
-    ssize_t count;
-
-    do
-        count = writev(STDERR_FILENO, parts, 2);
-    while (count < 0 && errno == EINTR);
-    if (count < 0 ? parts[0].iov_len > 0 : (size_t)count < len)
-        atomic_store(&torn, true);
+    log_finish(line);
+    if (line->wanted)
+        log_output_send(line);
 }
 
 void log_event(enum conf_log_level level, const char *event, const char *format, ...)
@@ -265,6 +270,33 @@ static size_t character_len(struct span rest)
     bool surrogate = ch[0] == 0xed && ch[1] >= 0xa0;
     bool too_large = ch[0] == 0xf4 && ch[1] >= 0x90;
     return c1_control || overlong || surrogate || too_large ? 0 : len;
+}
+
+/* As it is, for journald escapes nothing; cut between two characters. */
+static void add_field(struct log_line *line, const char *key, struct span value)
+{
+    static const char prefix[] = "IMAPMUX_";
+    size_t key_len = strlen(key), shown = value.len;
+
+    if (shown > VALUE_MAX)
+        for (shown = VALUE_MAX; shown > 0 && ((unsigned char)value.ptr[shown] & 0xc0) == 0x80;)
+            shown--;
+
+    const char *dots = shown < value.len ? "..." : "";
+    uint16_t len = (uint16_t)(sizeof prefix - 1 + key_len + 1 + shown + strlen(dots));
+    char *at = line->fields + line->fields_len;
+
+    if (line->output != LOG_OUTPUT_JOURNALD ||
+        sizeof len + len > sizeof line->fields - line->fields_len)
+        return;
+    at = mempcpy(at, &len, sizeof len);
+    at = mempcpy(at, prefix, sizeof prefix - 1);
+    for (size_t i = 0; i < key_len; i++)
+        *at++ = (char)toupper((unsigned char)key[i]);
+    *at++ = '=';
+    at = mempcpy(at, value.ptr, shown);
+    memcpy(at, dots, strlen(dots));
+    line->fields_len += sizeof len + len;
 }
 
 static void add_raw(struct log_line *line, const char *bytes, size_t len)

@@ -1,7 +1,7 @@
 /*
- * One event, one line on standard error: `time=... level=info event="login ok" user=ann
- * shard=blue`. Values from outside are escaped and cut. Lines of several threads never mix: each is
- * one write.
+ * One event, one line: `time=... level=info event="login ok" user=ann shard=blue`. Values from
+ * outside are escaped and cut. Lines of several threads never mix. Whoever logs never waits: where
+ * lines go, and what becomes of those that nobody takes, is log_output.c's.
  */
 #ifndef IMAPMUX_BASE_LOG_H
 #define IMAPMUX_BASE_LOG_H
@@ -9,10 +9,25 @@
 #include "proxy/base/conf.h"
 #include "proxy/base/span.h"
 
+#include <stdatomic.h>
 #include <stdint.h>
 
-/* Sets format and level for the process; before it is called, logfmt at level info. */
-void log_configure(enum conf_log_format format, enum conf_log_level level);
+/*
+ * Takes over these settings, at any time and while other threads log; a line that has begun keeps
+ * the form and the way that it began with. Before it is called: logfmt on standard error, level
+ * info, nothing held back.
+ */
+void log_configure(const struct conf_log *conf);
+
+/*
+ * Starts the thread that waits for slow outputs in the place of those who log; lines that are lost
+ * are counted in *lost, by one thread at a time. Before it, and after the end, whoever logs waits
+ * itself. False with *err set without a thread.
+ */
+bool log_start(_Atomic uint64_t *lost, struct err *err);
+
+/* Writes what is left, as far as it is taken within two seconds. */
+void log_stop(void);
 
 /* The level alone, at any time and from any thread. */
 void log_set_level(enum conf_log_level level);
@@ -22,11 +37,17 @@ bool log_wants(enum conf_log_level level);
 /* The level's word, as in proxy.conf. */
 const char *log_level_name(enum conf_log_level level);
 
+enum { LOG_LINE_MAX = 2048 };
+
 /* A line being built; a plain value on the stack. */
 struct log_line {
-    char bytes[2048];
-    size_t len;
+    const char *event;
+    enum conf_log_level level;
+    enum conf_log_output output;
     bool json, wanted;
+    size_t len, fields_len;
+    char bytes[LOG_LINE_MAX];
+    char fields[3072]; /* for journald alone: see log_output.h */
 };
 
 /* Starts a line; `event` is a constant phrase. Then add fields, then log_write. */
@@ -37,6 +58,7 @@ void log_span(struct log_line *line, const char *key, struct span value);
 void log_number(struct log_line *line, const char *key, uint64_t value);
 void log_err(struct log_line *line, const struct err *err); /* reason=... and detail=... */
 void log_write(struct log_line *line);
+void log_finish(struct log_line *line); /* its end alone: nothing is written */
 
 /* The common short form: an event with one formatted detail. */
 void log_event(enum conf_log_level level, const char *event, const char *format, ...)

@@ -1,4 +1,7 @@
-/* Log lines: their form, their escapes, and that they end well however much goes in. */
+/*
+ * Log lines: their form, their escapes, and that they end well however much goes in; where they go,
+ * and what becomes of them if nobody takes them.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,8 +10,20 @@
 
 #include "proxy/base/log.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
+#define SD_JOURNAL_SUPPRESS_LOCATION
+#include <systemd/sd-journal.h>
 #include <unistd.h>
+
+static void configure(enum conf_log_format format, enum conf_log_level level)
+{
+    log_configure(&(struct conf_log){.format = (int)format, .level = (int)level});
+}
 
 /* The line without its time, as a string. */
 static const char *after_time(struct log_line *line)
@@ -27,7 +42,7 @@ static const char *one_value(bool json, const char *value, size_t len)
 {
     static struct log_line line;
 
-    log_configure(json ? LOG_FORMAT_JSON : LOG_FORMAT_LOGFMT, LOG_LEVEL_INFO);
+    configure(json ? LOG_FORMAT_JSON : LOG_FORMAT_LOGFMT, LOG_LEVEL_INFO);
     log_begin(&line, LOG_LEVEL_INFO, "e");
     log_span(&line, "v", (struct span){value, len});
     return after_time(&line) +
@@ -42,7 +57,7 @@ static void time_is_rfc_3339(void **state)
     struct log_line line;
 
     (void)state;
-    log_configure(LOG_FORMAT_LOGFMT, LOG_LEVEL_INFO);
+    configure(LOG_FORMAT_LOGFMT, LOG_LEVEL_INFO);
     log_begin(&line, LOG_LEVEL_INFO, "start");
     for (size_t i = 0; i < sizeof form - 1; i++) {
         char seen = line.bytes[i];
@@ -60,7 +75,7 @@ static void logfmt(void **state)
     struct err err = {0};
 
     (void)state;
-    log_configure(LOG_FORMAT_LOGFMT, LOG_LEVEL_INFO);
+    configure(LOG_FORMAT_LOGFMT, LOG_LEVEL_INFO);
     log_begin(&line, LOG_LEVEL_WARNING, "login refused");
     log_text(&line, "user", "ann");
     log_text(&line, "empty", "");
@@ -79,7 +94,7 @@ static void json(void **state)
     struct log_line line;
 
     (void)state;
-    log_configure(LOG_FORMAT_JSON, LOG_LEVEL_INFO);
+    configure(LOG_FORMAT_JSON, LOG_LEVEL_INFO);
     log_begin(&line, LOG_LEVEL_INFO, "login ok");
     log_text(&line, "user", "ann");
     log_number(&line, "bytes", 0);
@@ -150,7 +165,7 @@ static void full_lines_end_well(void **state)
             struct log_line line;
 
             memset(value, len % 2 == 0 ? '\x01' : '"', sizeof value);
-            log_configure((enum conf_log_format)form, LOG_LEVEL_INFO);
+            configure((enum conf_log_format)form, LOG_LEVEL_INFO);
             log_begin(&line, LOG_LEVEL_INFO, "e");
             for (int i = 0; i < 64; i++) {
                 log_span(&line, "key", (struct span){value, len});
@@ -171,7 +186,7 @@ static void levels(void **state)
     char out[64];
 
     (void)state;
-    log_configure(LOG_FORMAT_LOGFMT, LOG_LEVEL_WARNING);
+    configure(LOG_FORMAT_LOGFMT, LOG_LEVEL_WARNING);
     assert_true(log_wants(LOG_LEVEL_ERROR));
     assert_true(log_wants(LOG_LEVEL_WARNING));
     assert_false(log_wants(LOG_LEVEL_INFO));
@@ -181,6 +196,243 @@ static void levels(void **state)
     assert_int_equal(line.len, 0);
     assert_int_equal(written(&line, out, sizeof out), 0);
 }
+
+/* --- journald, in whose place this test stands --- */
+
+static char journal[8192]; /* the latest line: its fields, a line each */
+static int journal_answer;
+
+int sd_journal_sendv(const struct iovec *parts, int count)
+{
+    char *at = journal;
+
+    for (int i = 0; i < count; i++) {
+        assert_true(at + parts[i].iov_len + 1 < journal + sizeof journal);
+        at = mempcpy(at, parts[i].iov_base, parts[i].iov_len);
+        *at++ = '\n';
+    }
+    *at = '\0';
+    return journal_answer;
+}
+
+static void to_journald(enum conf_log_facility facility)
+{
+    log_configure(&(struct conf_log){
+        .output = LOG_OUTPUT_JOURNALD, .facility = (int)facility, .level = LOG_LEVEL_INFO});
+}
+
+static void fields_for_journald(void **state)
+{
+    struct log_line line;
+
+    (void)state;
+    to_journald(LOG_FACILITY_LOCAL0 + 3);
+    log_begin(&line, LOG_LEVEL_WARNING, "login refused");
+    log_text(&line, "user", "a\"b\xff");
+    log_text(&line, "none", "");
+    log_number(&line, "bytes_in", 17);
+    log_write(&line);
+    assert_string_equal(journal,
+                        "SYSLOG_IDENTIFIER=imapmux\nPRIORITY=4\nSYSLOG_FACILITY=19\n"
+                        "MESSAGE=event=\"login refused\" user=\"a\\\"b\\xff\" bytes_in=17\n"
+                        "IMAPMUX_EVENT=login refused\n"
+                        "IMAPMUX_USER=a\"b\xff\nIMAPMUX_BYTES_IN=17\n");
+}
+
+static void fields_for_journald_are_cut(void **state)
+{
+    char value[300], expected[320];
+    struct log_line line;
+
+    (void)state;
+    to_journald(LOG_FACILITY_MAIL);
+    memset(value, 'a', sizeof value);
+    memcpy(value + 255, "\xc3\xa4", 2);
+    log_begin(&line, LOG_LEVEL_INFO, "e");
+    for (int i = 0; i < 64; i++)
+        log_span(&line, "key", (struct span){value, sizeof value});
+    log_write(&line);
+    snprintf(expected, sizeof expected, "\nIMAPMUX_KEY=%.255s...\n", value);
+    assert_non_null(strstr(journal, expected));
+    assert_string_equal(journal + strlen(journal) - strlen(expected), expected);
+}
+
+/* --- nobody takes the lines --- */
+
+static int log_pipe[2], saved_stderr;
+static FILE *log_reader;
+static _Atomic uint64_t lost;
+
+static int start_log_into_a_pipe(void **state)
+{
+    struct err err = {0};
+
+    (void)state;
+    configure(LOG_FORMAT_LOGFMT, LOG_LEVEL_INFO);
+    lost = 0;
+    saved_stderr = dup(STDERR_FILENO);
+    if (pipe2(log_pipe, O_CLOEXEC) != 0 || dup2(log_pipe[1], STDERR_FILENO) < 0)
+        return -1;
+    close(log_pipe[1]);
+    log_reader = fdopen(log_pipe[0], "r");
+    return log_start(&lost, &err) ? 0 : -1;
+}
+
+static int stop_log(void **state)
+{
+    (void)state;
+    log_stop();
+    dup2(saved_stderr, STDERR_FILENO);
+    close(saved_stderr);
+    fclose(log_reader);
+    return 0;
+}
+
+static void log_a_number(unsigned long number)
+{
+    char filler[201] = "";
+    struct log_line line;
+
+    memset(filler, 'x', sizeof filler - 1);
+    log_begin(&line, LOG_LEVEL_INFO, "e");
+    log_number(&line, "n", number);
+    log_text(&line, "filler", filler);
+    log_write(&line);
+}
+
+/* The next line's field of this name; false, for another line, when it has none. */
+static bool next_line_has(const char *field, unsigned long *value_out)
+{
+    char text[LOG_LINE_MAX + 2];
+
+    assert_non_null(fgets(text, sizeof text, log_reader));
+    assert_int_equal(text[strlen(text) - 1], '\n');
+
+    const char *found = strstr(text, field);
+
+    if (found != NULL)
+        *value_out = strtoul(found + strlen(field), NULL, 10);
+    return found != NULL;
+}
+
+/* All that is kept comes, in order, and the gap is told where it is. */
+static void what_nobody_takes_is_counted_and_told(void **state)
+{
+    unsigned long sent = 0, expected = 0, number = 0, told = 0;
+    struct pollfd readable = {log_pipe[0], POLLIN, 0};
+
+    (void)state;
+    while (lost < 10)
+        log_a_number(sent++);
+    assert_true(sent > 10000); /* the backlog is worth something */
+    while (expected < sent - 10) {
+        assert_true(next_line_has(" n=", &number));
+        assert_int_equal(number, expected++);
+    }
+    do { /* until the thread has seen, too, that nothing is left */
+        log_a_number(sent++);
+    } while (poll(&readable, 1, 0) == 0);
+    assert_true(next_line_has("event=\"log lost\" count=", &told));
+    assert_int_equal(told, lost);
+    assert_true(next_line_has(" n=", &number));
+    assert_int_equal(number, expected + told);
+    assert_int_equal(number, sent - 1);
+}
+
+static void what_cannot_be_written_is_counted_and_told(void **state)
+{
+    int null = open("/dev/full", O_WRONLY | O_CLOEXEC), pipe_end = dup(STDERR_FILENO);
+    unsigned long number = 0, told = 0;
+
+    (void)state;
+    dup2(null, STDERR_FILENO);
+    for (unsigned long i = 0; i < 3; i++)
+        log_a_number(i);
+    dup2(pipe_end, STDERR_FILENO);
+    close(pipe_end);
+    close(null);
+    assert_int_equal(lost, 3);
+    log_a_number(3);
+    assert_true(next_line_has("event=\"log lost\" count=", &told));
+    assert_int_equal(told, 3);
+    assert_true(next_line_has(" n=", &number));
+    assert_int_equal(number, 3);
+}
+
+static void the_end_writes_what_is_left(void **state)
+{
+    (void)state;
+    to_journald(LOG_FACILITY_MAIL);
+    journal_answer = 0;
+    for (unsigned long i = 0; i <= 1000; i++)
+        log_a_number(i);
+    log_stop();
+    assert_non_null(strstr(journal, "IMAPMUX_N=1000\n"));
+    assert_int_equal(lost, 0);
+}
+
+static void what_journald_refuses_is_counted(void **state)
+{
+    (void)state;
+    to_journald(LOG_FACILITY_MAIL);
+    journal_answer = -ENOBUFS;
+    log_a_number(0);
+    log_stop();
+    assert_int_equal(lost, 1);
+    journal_answer = 0;
+    log_a_number(1);
+    assert_non_null(strstr(journal, "IMAPMUX_N=1\n"));
+}
+
+/* --- settings change while threads log --- */
+
+enum { WRITERS = 4, LINES = 5000 };
+
+static void *log_lines(void *unused)
+{
+    for (unsigned long i = 0; i < LINES; i++)
+        log_a_number(i);
+    return unused;
+}
+
+static void *count_whole_lines(void *counts_of)
+{
+    unsigned long *counts = counts_of;
+    char text[LOG_LINE_MAX + 2];
+
+    while (fgets(text, sizeof text, log_reader) != NULL && strcmp(text, "end\n") != 0) {
+        size_t len = strlen(text);
+        bool json = text[0] == '{';
+
+        assert_true(len > 2 && text[len - 1] == '\n' && (text[len - 2] == '}') == json);
+        assert_true(json || strncmp(text, "time=", 5) == 0);
+        assert_true(text[len - (json ? 4 : 2)] == 'x');
+        counts[json]++;
+    }
+    return NULL;
+}
+
+static void forms_change_between_lines(void **state)
+{
+    pthread_t writers[WRITERS], reader;
+    unsigned long counts[2] = {0, 0};
+
+    (void)state;
+    pthread_create(&reader, NULL, count_whole_lines, counts);
+    for (int i = 0; i < WRITERS; i++)
+        pthread_create(&writers[i], NULL, log_lines, NULL);
+    for (int i = 0; i < 1000; i++)
+        configure(i % 2 == 0 ? LOG_FORMAT_JSON : LOG_FORMAT_LOGFMT, LOG_LEVEL_INFO);
+    for (int i = 0; i < WRITERS; i++)
+        pthread_join(writers[i], NULL);
+    log_stop();
+    dprintf(STDERR_FILENO, "end\n");
+    pthread_join(reader, NULL);
+    assert_int_equal(lost, 0);
+    assert_int_equal(counts[false] + counts[true], WRITERS * LINES);
+}
+
+#define THREADED(test) cmocka_unit_test_setup_teardown(test, start_log_into_a_pipe, stop_log)
 
 int main(void)
 {
@@ -192,6 +444,13 @@ int main(void)
         cmocka_unit_test(long_values_are_cut),
         cmocka_unit_test(full_lines_end_well),
         cmocka_unit_test(levels),
+        cmocka_unit_test(fields_for_journald),
+        cmocka_unit_test(fields_for_journald_are_cut),
+        THREADED(what_nobody_takes_is_counted_and_told),
+        THREADED(what_cannot_be_written_is_counted_and_told),
+        THREADED(the_end_writes_what_is_left),
+        THREADED(what_journald_refuses_is_counted),
+        THREADED(forms_change_between_lines),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
