@@ -47,7 +47,7 @@ enum phase_id entry_read_proxy_header(struct session *s)
         if (missing == 0 && proxyproto_parse(so_far, &header)) {
             if (header.told) {
                 s->peer = header.source;
-                s->entry->local = header.destination;
+                s->local = header.destination;
             }
             return entry_first(s);
         }
@@ -470,7 +470,7 @@ static struct store_client store_client_of(const struct session *s)
         .tls_version = tls == NULL ? NULL : SSL_get_version(tls),
         .tls_cipher = tls == NULL ? NULL : SSL_get_cipher_name(tls),
         .address = s->peer,
-        .local = entry->local};
+        .local = s->local};
 }
 
 enum phase_id entry_enter_lease(struct session *s)

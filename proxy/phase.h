@@ -63,7 +63,6 @@ struct entry {
     size_t proxy_header_len;
     uint64_t login_started_ms; /* the time for it counts from here */
     uint64_t held_since_ms;    /* 0: this login has not been held */
-    union address local;       /* where the client has connected to */
     struct session *session;
     struct letter letter;   /* carries the session to its next home */
     uint64_t identified_ms; /* when the client had said who it is; uv_hrtime: loops differ */
@@ -85,9 +84,9 @@ struct session {
     uv_timer_t deadline;
     const char *reason; /* of the end, for the log */
     const char *method;
-    union address peer, store;
-    uint64_t accepted_ms; /* uv_hrtime */
-    uint64_t end_ms;      /* relayed: when it is to be told to end, or to be cut off; 0: never */
+    union address peer, local, store; /* the client, where it has connected to, and its store */
+    uint64_t accepted_ms;             /* uv_hrtime */
+    uint64_t end_ms; /* relayed: when it is to be told to end, or to be cut off; 0: never */
     char id[24];
     uint8_t phase;
     uint8_t handles_open;

@@ -72,11 +72,11 @@ static bool comes_with_proxy_header(const struct conf_listener *listener, const 
 
 static void start(struct session *s, const union address *peer)
 {
-    socklen_t size = sizeof s->entry->local;
+    socklen_t size = sizeof s->local;
 
     s->accepted_ms = uv_hrtime() / 1000000;
     s->peer = *peer;
-    getsockname(conn_fd(s->client), &s->entry->local.any, &size);
+    getsockname(conn_fd(s->client), &s->local.any, &size);
     make_id(s->id);
     counter_add(&s->home->env.counters->sessions_opened, 1);
     s->entry->login_started_ms = uv_now(s->home->env.loop);
@@ -109,30 +109,40 @@ bool session_accept(struct home *home, int fd, const union address *peer,
 
 /* --- gone --- */
 
+static void log_address(struct log_line *line, const char *key, const union address *address)
+{
+    char text[ADDRESS_TEXT_MAX];
+
+    if (address->any.sa_family != AF_INET && address->any.sa_family != AF_INET6)
+        return; /* the system did not tell */
+    address_text(address, text);
+    log_text(line, key, text);
+}
+
+/* The whole story: what an account of her sessions needs is in this one line. */
 static void log_end(struct session *s)
 {
     struct log_line line;
-    char peer[ADDRESS_TEXT_MAX];
 
-    address_text(&s->peer, peer);
     log_begin(&line, LOG_LEVEL_INFO, "session end");
     log_text(&line, "session", s->id);
     if (s->user != NULL)
         log_text(&line, "user", users_name(s->user));
     if (s->master != NULL)
         log_text(&line, "master", s->master);
-    log_text(&line, "peer", peer);
+    log_address(&line, "peer", &s->peer);
+    log_address(&line, "local", &s->local);
+    log_text(&line, "listener", s->listener->title);
+    log_text(&line, "method", s->method);
     if (s->client != NULL && conn_tls(s->client) != NULL) {
         log_text(&line, "tls", SSL_get_version(conn_tls(s->client)));
         log_text(&line, "cipher", SSL_get_cipher_name(conn_tls(s->client)));
     }
     if (s->relayed) {
-        char store[ADDRESS_TEXT_MAX];
-
-        address_text(&s->store, store);
         log_text(&line, "shard", s->shard->title);
-        log_text(&line, "store", store);
+        log_address(&line, "store", &s->store);
         log_text(&line, "lease", entry_lease_kinds[s->lease_kind]);
+        log_number(&line, "commands", dialog_command_count(&s->relay.dialog));
         log_number(&line, "bytes_in", s->relay.bytes_from_client);
         log_number(&line, "bytes_out", s->relay.bytes_to_client);
     }

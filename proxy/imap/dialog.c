@@ -209,6 +209,7 @@ static void note_command(struct dialog *d, enum effect effect)
         d->logout_seen = true;
     if (d->tag_len == 0)
         return;
+    d->command_count++;
     d->open_count++;
     d->open_sum += tag_hash((struct span){d->tag, d->tag_len});
 }
@@ -549,6 +550,11 @@ static void note_answer(struct dialog *d, const struct response *response)
 bool dialog_server_at_line_start(const struct dialog *d)
 {
     return scan_at_start(&d->server) && !d->server_holds && !d->server_broken;
+}
+
+uint64_t dialog_command_count(const struct dialog *d)
+{
+    return d->command_count;
 }
 
 uint64_t dialog_open_count(const struct dialog *d)

@@ -49,10 +49,11 @@ struct dialog_step {
 
 struct dialog {
     struct scan client, server;
-    uint64_t open_count; /* forwarded commands without their tagged answer */
-    uint64_t open_sum;   /* sum of their tags' hashes: were the right ones answered? */
-    uint8_t mode;        /* client: enum client_mode, private to dialog.c */
-    uint8_t awaits;      /* client: enum awaited, which verdict of the server */
+    uint64_t command_count; /* forwarded commands */
+    uint64_t open_count;    /* forwarded commands without their tagged answer */
+    uint64_t open_sum;      /* sum of their tags' hashes: were the right ones answered? */
+    uint8_t mode;           /* client: enum client_mode, private to dialog.c */
+    uint8_t awaits;         /* client: enum awaited, which verdict of the server */
     uint8_t tag_len;
     char tag[DIALOG_TAG_MAX];      /* of the client's latest command */
     const struct command *refused; /* client: the command that is being eaten */
@@ -95,6 +96,9 @@ bool dialog_client_idles(const struct dialog *dialog);
  * here.
  */
 bool dialog_server_at_line_start(const struct dialog *dialog);
+
+/* Commands forwarded so far. */
+uint64_t dialog_command_count(const struct dialog *dialog);
 
 /* Commands forwarded and not answered. */
 uint64_t dialog_open_count(const struct dialog *dialog);

@@ -195,6 +195,7 @@ static void plain_commands_pass(void **state)
     assert_true(dialog_is_quiet(D));
     CHECK("\r\n\0\xff\r\na1\r\nx\n a2 NOOP\n", C("\r\n\0\xff\r\na1\r\nx\n a2 NOOP\n"));
     assert_int_equal(dialog_open_count(D), 3);
+    assert_int_equal(dialog_command_count(D), 3);
     assert_true(dialog_client_at_start(D));
     CHECK("a1 LOGI x\r\na2 LOGINX\r\na3 L\r\na4 ID\r\na5 X-LOGIN\r\n",
           C("a1 LOGI x\r\na2 LOGINX\r\na3 L\r\na4 ID\r\na5 X-LOGIN\r\n"));
@@ -225,6 +226,7 @@ static void refused_literals_are_eaten(void **state)
     CHECK("{a1 BAD}a2 NOOP\r\n", C("a1 LOGIN {0+}\r\n {3}\r\na2 NOOP\r\n"));
     CHECK("{a1 BAD}a2 NOOP\r\n", C("a1 LOGIN \"{3}\r\na2 NOOP\r\n"));
     assert_int_equal(dialog_open_count(D), 1);
+    assert_int_equal(dialog_command_count(D), 1);
 }
 
 static void literals_wait_for_the_verdict(void **state)
@@ -360,6 +362,7 @@ static void boundaries(void **state)
     assert_true(dialog_logout_seen(D) && dialog_bye_seen(D));
     assert_false(dialog_is_quiet(D));
     assert_int_equal(dialog_open_count(D), 0);
+    assert_int_equal(dialog_command_count(D), 1);
     /* answers to other commands than ours make nothing clean */
     CHECK("a1 NOOP\r\na2 OK\r\n", C("a1 NOOP\r\n"), S("a2 OK\r\n"));
     assert_int_equal(dialog_open_count(D), 0);
