@@ -4,6 +4,7 @@ address, each in a folder of its own below the one it is given. A server is runn
 is ended by its process id; several checkouts can run side by side.
 """
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -587,6 +588,13 @@ class Imapmux(Server):
                 *lines, self._begun = (self._begun + data).split(b"\n")
                 self.lines += [line.decode(errors="replace") for line in lines]
             return self._at_end
+
+    @contextlib.contextmanager
+    def unread(self, pipe_bytes):
+        """Meanwhile nobody reads the log, which goes to a pipe of this size."""
+        fcntl.fcntl(self._stderr, fcntl.F_SETPIPE_SZ, pipe_bytes)
+        with self._changed:
+            yield
 
     def events(self, name=None):
         """The log so far as dictionaries, those with this event only."""
