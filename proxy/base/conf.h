@@ -107,6 +107,16 @@ const struct conf_shard *conf_find_shard(const struct conf *conf, const char *ti
 /* Reads a duration as it is written there, "90s", of at most `max_ms`. */
 bool conf_read_duration(const char *text, uint64_t max_ms, uint64_t *ms_out);
 
+/*
+ * The configuration as the text of a proxy.conf, what is included in its place: only what differs
+ * from the defaults, or `all` settings; of the section `only`, unless that is NULL. In place of
+ * secrets stands a mask.
+ */
+void conf_print(FILE *out, const struct conf *conf, const char *only, bool all);
+
+/* Is there a section of this name? */
+bool conf_has_section(const char *name);
+
 /* Every setting with its default and its help, as a proxy.conf with all lines commented out. */
 void conf_print_defaults(FILE *out);
 

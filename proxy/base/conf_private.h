@@ -68,7 +68,12 @@ union conf_value {
     int choice;
 };
 
-enum { CONF_EXPECTED_MAX = 128, CONF_FILE_MAX = 4 * 1024 * 1024, CONF_SECRET_FILE_MAX = 4096 };
+enum {
+    CONF_EXPECTED_MAX = 128,
+    CONF_AMOUNT_MAX = 32,
+    CONF_FILE_MAX = 4 * 1024 * 1024,
+    CONF_SECRET_FILE_MAX = 4096
+};
 
 /*
  * Converts and range-checks. Relative paths start from `folder`. False: it is not what
@@ -82,6 +87,10 @@ bool conf_value_read(const struct conf_row *row, const char *folder, const char 
  */
 void conf_value_store(const struct conf_row *row, const union conf_value *value, void *section);
 void conf_value_release(const struct conf_row *row, union conf_value *value);
+
+/* A number, flag, choice, duration or size as it is written in the file: a constant, or `out`. */
+const char *conf_value_write(const struct conf_row *row, const void *member,
+                             char out[CONF_AMOUNT_MAX]);
 
 /* Does it hold no control characters? */
 bool conf_is_text(const char *text);

@@ -20,7 +20,7 @@ static const struct unit duration_units[] = {
     {"ms", 1}, {"s", 1000}, {"m", 60000}, {"h", 3600000}, {"d", 86400000}};
 static const struct unit size_units[] = {{"B", 1}, {"K", 1 << 10}, {"M", 1 << 20}, {"G", 1 << 30}};
 
-enum { DURATION_UNITS = 5, SIZE_UNITS = 4, AMOUNT_MAX = 32 };
+enum { DURATION_UNITS = 5, SIZE_UNITS = 4 };
 
 static bool read_flag(const char *text, bool *flag_out);
 static bool read_choice(const char *words, const char *text, int *choice_out);
@@ -28,7 +28,7 @@ static bool read_amount(const struct conf_row *row, const struct unit *units, si
                         const char *text, int64_t *amount_out);
 static const char *read_digits(const char *text, int64_t *number_out);
 static void amount_text(int64_t amount, const struct unit *units, size_t count,
-                        char out[AMOUNT_MAX]);
+                        char out[CONF_AMOUNT_MAX]);
 static void choice_text(const char *words, char out[CONF_EXPECTED_MAX]);
 
 bool conf_value_read(const struct conf_row *row, const char *folder, const char *text,
@@ -91,6 +91,34 @@ void conf_value_store(const struct conf_row *row, const union conf_value *value,
     memcpy((char *)section + row->offset, value, sizes[row->kind]);
 }
 
+const char *conf_value_write(const struct conf_row *row, const void *member,
+                             char out[CONF_AMOUNT_MAX])
+{
+    const char *words = row->words;
+
+    switch (row->kind) {
+    case CONF_KIND_FLAG:
+        return *(const bool *)member ? "yes" : "no";
+    case CONF_KIND_CHOICE:
+        for (int i = *(const int *)member; i > 0; i--)
+            words += strcspn(words, "|") + 1;
+        snprintf(out, CONF_AMOUNT_MAX, "%.*s", (int)strcspn(words, "|"), words);
+        break;
+    case CONF_KIND_DURATION:
+        amount_text((int64_t) * (const CONF_TYPE_DURATION *)member, duration_units, DURATION_UNITS,
+                    out);
+        if (*(const CONF_TYPE_DURATION *)member == 0)
+            return "0s";
+        break;
+    case CONF_KIND_SIZE:
+        amount_text((int64_t) * (const CONF_TYPE_SIZE *)member, size_units, SIZE_UNITS, out);
+        break;
+    default:
+        snprintf(out, CONF_AMOUNT_MAX, "%" PRId64, *(const CONF_TYPE_NUMBER *)member);
+    }
+    return out;
+}
+
 void conf_value_release(const struct conf_row *row, union conf_value *value)
 {
     if (row->kind == CONF_KIND_TEXT || row->kind == CONF_KIND_PATH)
@@ -110,7 +138,7 @@ bool conf_is_text(const char *text)
 
 void conf_expected(const struct conf_row *row, char out[CONF_EXPECTED_MAX])
 {
-    char min[AMOUNT_MAX], max[AMOUNT_MAX];
+    char min[CONF_AMOUNT_MAX], max[CONF_AMOUNT_MAX];
     const char *what = "text without control characters";
 
     switch (row->kind) {
@@ -230,7 +258,7 @@ static const char *read_digits(const char *text, int64_t *number_out)
 
 /* In the largest unit that leaves no fraction. */
 static void amount_text(int64_t amount, const struct unit *units, size_t count,
-                        char out[AMOUNT_MAX])
+                        char out[CONF_AMOUNT_MAX])
 {
     size_t best = 0;
 
@@ -238,7 +266,7 @@ static void amount_text(int64_t amount, const struct unit *units, size_t count,
         if (amount % units[i].factor == 0)
             best = i;
     }
-    snprintf(out, AMOUNT_MAX, "%" PRId64 "%s", amount / units[best].factor,
+    snprintf(out, CONF_AMOUNT_MAX, "%" PRId64 "%s", amount / units[best].factor,
              amount == 0 ? "" : units[best].name);
 }
 

@@ -135,6 +135,15 @@ def test_metrics_are_those_of_the_file(proxy):
     assert json.loads(done(proxy, "metrics", "--json")) == done(proxy, "metrics")
 
 
+def test_config_show(proxy, folder):
+    shown = done(proxy, "config", "show")
+    assert f'socket = "{path_of(proxy)}"' in shown and "workers = 2" in shown and "linger_timeout" not in shown
+    (folder / "shown.conf").write_text(shown)
+    checked = subprocess.run([proxy.binary, "-t", "-c", folder / "shown.conf"], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+    assert done(proxy, "config", "show", "session", "--all").startswith("session {\n    idle_timeout = 35m\n")
+
+
 def test_log_level(proxy):
     def phases():
         with proxy.logged_in():
@@ -312,7 +321,7 @@ def test_whom_the_mode_lets_in_may_do_all(begin, program):
 def test_readers_look_and_change_nothing(begin, program):
     proxy = begin("mode = 0666 group = games readers = users")
     reader, operator = as_nobody("users"), as_nobody("users", "games")
-    for words in ["status"], ["metrics"], ["log", "level"]:
+    for words in ["status"], ["metrics"], ["log", "level"], ["config", "show"]:
         done(proxy, *words, program=program, **reader)
     for words in ["cache", "flush"], ["log", "level", "debug"]:
         result = ctl(proxy, *words, program=program, **reader)

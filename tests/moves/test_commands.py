@@ -20,6 +20,7 @@ STORY = [
     ("log level", ["info"], ["loud"]),
     ("cache flush", ["ann"], ["@"]),
     ("drain", None, ["soon"]),  # for then it is gone; tests/fault/test_drain.py
+    ("config show", ["shard"], ["sing"]),
     ("proxies", [], None),
     ("who", ["dora"], ["nowhere", "--by", "shard"]),
     ("kick", ["dora"], ["nobody"]),

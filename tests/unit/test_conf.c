@@ -676,6 +676,71 @@ static void printed_markdown_has_every_section(void **state)
     assert_non_null(strstr(page, "| `level` | `info` | one of error, warning, info, debug |"));
 }
 
+/* The text of a configuration, in new memory. */
+static char *printed(const struct conf *conf, const char *section, bool all)
+{
+    char *text = NULL;
+    size_t len;
+    FILE *out = open_memstream(&text, &len);
+
+    assert_non_null(out);
+    conf_print(out, conf, section, all);
+    assert_int_equal(fclose(out), 0);
+    return text;
+}
+
+static void what_is_printed_reads_as_the_same(void **state)
+{
+    static const char odd[] =
+        GOOD "process { workers = 3 stop_timeout = 90s }\n"
+             "login { max_line = 16K greeting = 'a \"b\" \\\\ ${HOME} # //' }\n"
+             "capability { policy = common remove = {\"A\", 'B \"'} }\n"
+             "session { idle_notify = 1500ms }\n"
+             "shard 'x-y' { address = store:143 tls = none tls_verify = no }\n";
+    struct err err;
+    char *text, *again;
+
+    (void)state;
+    for (int all = 0; all < 2; all++) {
+        struct conf *conf = open_text(odd, &err);
+        assert_string_equal(err.text, "");
+        assert_non_null(conf);
+        text = printed(conf, NULL, all);
+        conf_close(&conf);
+        conf = open_text(text, &err);
+        assert_string_equal(err.text, "");
+        again = printed(conf, NULL, all);
+        assert_string_equal(text, again);
+        assert_string_equal(conf->login.greeting, "a \"b\" \\ ${HOME} # //");
+        assert_string_equal(conf->shards[1].title, "x-y");
+        assert_string_equal(conf->capability.remove.items[1], "B \"");
+        assert_int_equal(conf->session.idle_notify, 1500);
+        assert_int_equal(strstr(text, "linger_timeout = 10s") != NULL, all);
+        conf_close(&conf);
+        free(text);
+        free(again);
+    }
+}
+
+static void no_secret_is_printed(void **state)
+{
+    struct err err;
+    struct conf *conf = open_text(
+        GOOD "ldap { uri = {\"ldap://h\"} bind_dn = \"cn=x\" bind_password = \"s3cr3t\" }\n"
+             "redis { password = \"s3cr3t\" }\n",
+        &err);
+
+    (void)state;
+    assert_string_equal(err.text, "");
+    char *text = printed(conf, NULL, true), *one = printed(conf, "redis", false);
+    assert_null(strstr(text, "s3cr3t"));
+    assert_string_equal(one, "redis {\n    password = \"********\"\n}\n");
+    assert_true(conf_has_section("redis") && !conf_has_section("rediss"));
+    conf_close(&conf);
+    free(text);
+    free(one);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -690,6 +755,8 @@ int main(void)
         cmocka_unit_test(a_file_that_is_not_there),
         cmocka_unit_test(printed_defaults_are_a_valid_file),
         cmocka_unit_test(the_sample_is_valid),
+        cmocka_unit_test(what_is_printed_reads_as_the_same),
+        cmocka_unit_test(no_secret_is_printed),
         cmocka_unit_test(printed_markdown_has_every_section),
     };
 
