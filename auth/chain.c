@@ -87,6 +87,14 @@ void chain_close(struct chain **chain)
     mem_free(c);
 }
 
+void chain_each_server(const struct chain *chain,
+                       void (*tell)(void *owner, const struct auth_server *server), void *owner)
+{
+    for (size_t i = 0; i < chain->count; i++)
+        if (chain->entries[i].source->each_server != NULL)
+            chain->entries[i].source->each_server(chain->entries[i].state, tell, owner);
+}
+
 /* --- a question --- */
 
 static void count_verdict(struct counters *counters, enum cache_verdict verdict)

@@ -36,6 +36,10 @@ const char *chain_source(const struct auth_question *question);
 enum cache_verdict chain_remembers(const struct chain *chain, const char *user,
                                    uint64_t *age_ms_out);
 
+/* Tells of the servers of all sources, in their order. */
+void chain_each_server(const struct chain *chain,
+                       void (*tell)(void *owner, const struct auth_server *server), void *owner);
+
 /* Forgets what the cache knows of this user, or, with NULL, of all. */
 void chain_forget(struct chain *chain, const char *user);
 

@@ -43,6 +43,13 @@ struct auth_question {
     void *operation;
 };
 
+/* A server that a source asks, as this worker sees it; all is borrowed, for the call. */
+struct auth_server {
+    const char *address;
+    const char *state;  /* "up", "in doubt", "down" */
+    size_t connections; /* that are ready */
+};
+
 /*
  * `verify` answers through auth_source_answer, later or inside the call (the chain defers it to the
  * next turn); one that answers later sets question->operation until then. `cancel` comes only while
@@ -55,6 +62,9 @@ struct auth_source {
     void (*verify)(void *state, struct auth_question *question);
     void (*cancel)(void *state, struct auth_question *question);
     void (*close)(void *state);
+    /* NULL, or: tells of each of its servers, as chain_each_server. */
+    void (*each_server)(void *state, void (*tell)(void *owner, const struct auth_server *server),
+                        void *owner);
 };
 
 enum auth_verdict { AUTH_VERIFIED, AUTH_UNKNOWN_USER, AUTH_REFUSED, AUTH_FAILED };

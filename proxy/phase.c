@@ -21,11 +21,35 @@ static void listen_to_client(struct session *s, const struct phase *row)
         conn_want_end(s->client);
 }
 
+/* The session is in this phase no more (-1), or from now on. */
+static void count_phase(const struct session *s, unsigned id, int change)
+{
+    static const size_t gauges[PHASE_COUNT] = {
+        [P_PROXY_HEADER] = offsetof(struct counters, in_proxy_header),
+        [P_TLS] = offsetof(struct counters, in_tls),
+        [P_COMMAND] = offsetof(struct counters, in_command),
+        [P_MOVING] = offsetof(struct counters, in_moving),
+        [P_VERIFY] = offsetof(struct counters, in_verify),
+        [P_ADMIT] = offsetof(struct counters, in_admit),
+        [P_ROUTE] = offsetof(struct counters, in_route),
+        [P_LEASE] = offsetof(struct counters, in_lease),
+        [P_HELD] = offsetof(struct counters, in_held),
+        [P_RELAY] = offsetof(struct counters, in_relay),
+        [P_STRANDED] = offsetof(struct counters, in_stranded),
+        [P_LINGER] = offsetof(struct counters, in_linger),
+    };
+
+    if (id < P_GONE)
+        gauge_add((_Atomic uint64_t *)((char *)s->home->env.counters + gauges[id]), change);
+}
+
 void phase_move(struct session *s, enum phase_id next)
 {
     while (next != s->phase) {
         const struct phase *row = row_of(s, next);
 
+        count_phase(s, s->phase, -1);
+        count_phase(s, next, 1);
         s->phase = (uint8_t)next;
         log_event(LOG_LEVEL_DEBUG, "phase", "session=%s phase=\"%s\"", s->id, row->name);
         if (next != P_MOVING && next != P_GONE) {

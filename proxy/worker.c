@@ -532,6 +532,20 @@ void workers_post(struct workers *workers, size_t number, struct letter *letter)
     (void)posted;
 }
 
+uint64_t worker_metric(const struct workers *workers, size_t number, size_t offset)
+{
+    return metric_value(&workers->list[number].counters, offset);
+}
+
+uint64_t workers_metric(const struct workers *workers, size_t offset)
+{
+    uint64_t sum = metric_value(workers->view.control, offset);
+
+    for (size_t i = 0; i < workers->count; i++)
+        sum += worker_metric(workers, i, offset);
+    return sum;
+}
+
 /* The counters of each thread, one more than workers, in new memory; NULL without. */
 static const struct counters **list_counters(const struct workers *workers)
 {

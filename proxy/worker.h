@@ -93,6 +93,14 @@ size_t workers_session_count(const struct workers *workers);
  */
 void workers_post(struct workers *workers, size_t number, struct letter *letter);
 
+/*
+ * The counter or gauge at this offset of struct counters: the sum of all threads', or that of one
+ * worker. From any thread. A session that changes its worker counts down where it has not counted
+ * up: gauges of phases may be off by some for one worker, not in sum.
+ */
+uint64_t workers_metric(const struct workers *workers, size_t offset);
+uint64_t worker_metric(const struct workers *workers, size_t number, size_t offset);
+
 /* Prints the sums of all threads' metrics, as Prometheus reads them. False without memory. */
 bool workers_print_metrics(const struct workers *workers, FILE *out);
 

@@ -89,10 +89,19 @@ static void source_cancel(void *state, struct auth_question *question)
     ldap_lookup_cancel(question);
 }
 
+static void each_server(void *state, void (*tell)(void *owner, const struct auth_server *server),
+                        void *owner)
+{
+    const struct ldap_source *source = state;
+
+    ldap_pool_each_server(source->pool, tell, owner);
+}
+
 const struct auth_source auth_source_ldap = {
     .name = "ldap",
     .open = source_open,
     .verify = source_verify,
     .cancel = source_cancel,
     .close = source_close,
+    .each_server = each_server,
 };

@@ -5,6 +5,7 @@
 #include "auth/ldap/pool.h"
 
 #include "auth/ldap/servers.h"
+#include "auth/source.h"
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
 
@@ -118,6 +119,32 @@ void ldap_pool_close(struct ldap_pool **pool)
     close_group(&p->search);
     close_group(&p->bind);
     ldap_servers_release(&p->servers);
+}
+
+static size_t connections_to(const struct ldap_group *group, size_t server)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < group->handle_count; i++)
+        count += group->handles[i].state == LDAP_HANDLE_READY && group->handles[i].server == server;
+    return count;
+}
+
+void ldap_pool_each_server(const struct ldap_pool *pool,
+                           void (*tell)(void *owner, const struct auth_server *server), void *owner)
+{
+    for (size_t i = 0; i < pool->servers.count; i++) {
+        const struct ldap_server *server = &pool->servers.list[i];
+
+        tell(owner,
+             &(struct auth_server){
+                 .address = server->target.uri,
+                 .state = server->down       ? "down"
+                          : server->in_doubt ? "in doubt"
+                                             : "up",
+                 .connections = connections_to(&pool->search, i) + connections_to(&pool->bind, i),
+             });
+    }
 }
 
 static void on_released(struct ldap_handle *handle)

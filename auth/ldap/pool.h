@@ -37,6 +37,12 @@ struct ldap_pool *ldap_pool_open(const struct env *env, const struct conf_words 
                                  bool start_tls, const struct ldap_pool_events *events,
                                  void *owner);
 
+/* Tells of each server, the most preferred one first. */
+struct auth_server;
+void ldap_pool_each_server(const struct ldap_pool *pool,
+                           void (*tell)(void *owner, const struct auth_server *server),
+                           void *owner);
+
 size_t ldap_pool_waiting(const struct ldap_pool *pool);
 
 /*

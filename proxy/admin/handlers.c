@@ -8,8 +8,6 @@
 #include "proxy/control.h"
 #include "proxy/ending.h"
 
-#include <unistd.h>
-
 enum { DRAIN_MAX_MS = 7 * 24 * 3600 * 1000 };
 
 admin_handler *const admin_handlers[CTL_COMMAND_COUNT] = {
@@ -23,55 +21,6 @@ admin_handler *const admin_handlers[CTL_COMMAND_COUNT] = {
 void run_version(struct admin_call *call)
 {
     admin_answer(call, json_string(IMAPMUX_VERSION));
-}
-
-static json_t *list_words(const struct conf_words *words)
-{
-    json_t *list = json_array();
-
-    for (size_t i = 0; i < words->count; i++)
-        json_array_append_new(list, json_string(words->items[i]));
-    return list;
-}
-
-/* Takes over the value; false when there was no memory for it. */
-static bool set(json_t *object, const char *name, json_t *value)
-{
-    return json_object_set_new(object, name, value) == 0;
-}
-
-static json_t *number(uint64_t value)
-{
-    return json_integer((json_int_t)value);
-}
-
-static const char *state_of(const struct control *control)
-{
-    return control->draining ? "draining" : control->stopping ? "stopping" : "running";
-}
-
-void run_status(struct admin_call *call)
-{
-    struct control *control = call->context;
-    const struct conf *conf = control->env.conf;
-    uint64_t uptime_ms = uv_now(control->env.loop) - control->started_ms;
-    json_t *status = json_object();
-
-    if (set(status, "version", json_string(IMAPMUX_VERSION)) &&
-        set(status, "pid", number((uint64_t)getpid())) &&
-        set(status, "state", json_string(state_of(control))) &&
-        set(status, "uptime_seconds", number(uptime_ms / 1000)) &&
-        set(status, "configuration", json_string(control->conf_path)) &&
-        set(status, "log_level", json_string(log_level_name(log_level()))) &&
-        set(status, "auth_sources", list_words(&conf->auth.sources)) &&
-        set(status, "route_sources", list_words(&conf->route.sources)) &&
-        set(status, "workers", number(workers_count(control->workers))) &&
-        set(status, "sessions", number(workers_session_count(control->workers))) &&
-        set(status, "max_sessions", number((uint64_t)conf->process.max_sessions)))
-        admin_answer(call, json_incref(status));
-    else
-        admin_answer(call, NULL);
-    json_decref(status);
 }
 
 void run_drain(struct admin_call *call)

@@ -13,6 +13,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* struct conf_row lists, a function for each section. Within it `self` is the section's struct. */
 #define ROW_TEXT(min, max)
@@ -384,8 +385,10 @@ static struct conf *build(struct conf_reader *reader)
 
     for (const struct conf_section *section = conf_sections; ok && section->name != NULL; section++)
         ok = fill_section(reader, section, conf);
-    if (ok)
+    if (ok) {
+        conf->read_at = time(NULL);
         return conf;
+    }
     if (reader->err->kind == ERR_NONE)
         err_set(reader->err, ERR_INTERNAL, "%s: no memory", reader->path);
     conf_close(&conf);

@@ -48,6 +48,7 @@ SETTINGS_SECTIONS(CONF_STRUCT)
     size_t section##_count;
 #define CONF_FIELD(section, cardinality, rows, help) CONF_FIELD_##cardinality(section)
 struct conf {
+    int64_t read_at; /* seconds since 1970 */
     SETTINGS_SECTIONS(CONF_FIELD)
 };
 

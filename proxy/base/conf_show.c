@@ -29,9 +29,8 @@ static bool is_default(const struct conf_row *row, const void *member)
         return strcmp(*(char *const *)member, row->default_text) == 0;
     default:
         conf_value_read(row, "", row->default_text, &value); /* it is good: the parser reads it */
-        conf_value_write(row, &value, would_be);
-        conf_value_write(row, member, is);
-        return strcmp(is, would_be) == 0;
+        return strcmp(conf_value_write(row, member, is),
+                      conf_value_write(row, &value, would_be)) == 0;
     }
 }
 

@@ -31,16 +31,20 @@ void histogram_add(struct histogram *histogram, uint64_t ms)
     counter_add(&histogram->sum_ms, ms);
 }
 
+uint64_t metric_value(const struct counters *counters, size_t offset)
+{
+    const void *at = (const char *)counters + offset;
+
+    return atomic_load_explicit((const _Atomic uint64_t *)at, memory_order_relaxed);
+}
+
 /* The sum over all workers of what lies at this offset. */
 static uint64_t sum(const struct counters *const *list, size_t count, size_t offset)
 {
     uint64_t total = 0;
 
-    for (size_t i = 0; i < count; i++) {
-        const void *at = (const char *)list[i] + offset;
-
-        total += atomic_load_explicit((const _Atomic uint64_t *)at, memory_order_relaxed);
-    }
+    for (size_t i = 0; i < count; i++)
+        total += metric_value(list[i], offset);
     return total;
 }
 

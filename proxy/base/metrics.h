@@ -51,6 +51,9 @@ static inline void gauge_set(_Atomic uint64_t *gauge, uint64_t value)
 
 void histogram_add(struct histogram *histogram, uint64_t ms);
 
+/* The counter or gauge at this offset of struct counters; from any thread. */
+uint64_t metric_value(const struct counters *counters, size_t offset);
+
 /* Prints the sums over `count` workers' counters, in Prometheus' text format. */
 void metrics_print(FILE *out, const struct counters *const *list, size_t count);
 

@@ -157,20 +157,33 @@ static bool go_on(const struct exchange *exchange, struct answer *answer)
     return false;
 }
 
+/* Has imapmux been silent since `since` for too long? */
+static bool is_late(const struct exchange *exchange, uint64_t since, struct answer *answer)
+{
+    char why[sizeof answer->why];
+
+    if (exchange->limit_ms == 0 || clock_ms() - since < exchange->limit_ms)
+        return false;
+    snprintf(why, sizeof why, "there was no answer within %g s: imapmux is very busy, or hangs",
+             (double)exchange->limit_ms / 1000);
+    set(answer, ANSWER_LATE, why);
+    return true;
+}
+
 static void receive(const struct exchange *exchange, int fd, struct answer *answer)
 {
     struct pollfd state = {.fd = fd, .events = POLLIN};
-    uint64_t end = clock_ms() + exchange->limit_ms;
+    uint64_t heard = clock_ms();
     struct buf input;
     bool more = true;
 
     buf_init(&input, BUF_CEILING_MAX);
     while (more && go_on(exchange, answer)) {
-        more = poll(&state, 1, EXCHANGE_WAIT_MS) <= 0 || /* nothing yet, or a signal */
-               (read_more(fd, &input, answer) && take_lines(exchange, &input, answer));
-        if (more && exchange->limit_ms > 0 && clock_ms() >= end) {
-            set(answer, ANSWER_LOST, "there was no answer in time");
-            break;
+        if (poll(&state, 1, EXCHANGE_WAIT_MS) > 0) { /* else nothing yet, or a signal */
+            heard = clock_ms();
+            more = read_more(fd, &input, answer) && take_lines(exchange, &input, answer);
+        } else {
+            more = !is_late(exchange, heard, answer);
         }
     }
     buf_release(&input);
@@ -193,7 +206,7 @@ void exchange(const struct exchange *exchange, struct answer *answer_out)
     uint64_t end = clock_ms() + exchange->patience_ms;
 
     while ((answer_out->kind == ANSWER_NO_CONNECTION || answer_out->kind == ANSWER_AGAIN ||
-            answer_out->kind == ANSWER_LOST) &&
+            answer_out->kind == ANSWER_LOST || answer_out->kind == ANSWER_LATE) &&
            clock_ms() < end && go_on(exchange, answer_out)) {
         clock_sleep(PAUSE_MS);
         answer_release(answer_out);

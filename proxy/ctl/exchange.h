@@ -16,7 +16,7 @@ struct exchange {
     const char *socket;
     const char *command;
     json_t *arguments;    /* an object, borrowed */
-    uint64_t limit_ms;    /* for the answer; 0: none */
+    uint64_t limit_ms;    /* without a word from imapmux; 0: none */
     uint64_t patience_ms; /* how long it is tried again while there is none; 0: not at all */
     bool (*on_wait)(void *owner);                     /* false: waits no more; NULL: always true */
     void (*on_item)(void *owner, const json_t *item); /* NULL: items are kept in the answer */
@@ -29,6 +29,7 @@ enum answer_kind {
     ANSWER_NO_CONNECTION, /* nobody listens, or not to us */
     ANSWER_AGAIN,         /* refused for a reason that passes */
     ANSWER_LOST,          /* it may have been carried out, or not */
+    ANSWER_LATE,          /* the same: nothing was said within the limit */
     ANSWER_STOPPED        /* by on_wait; as LOST */
 };
 

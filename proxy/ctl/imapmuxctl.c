@@ -1,4 +1,5 @@
 /* Owns the program imapmuxctl: its command line. */
+#include "proxy/ctl/amount.h"
 #include "proxy/ctl/tool.h"
 #include "proxy/ctl/usage.h"
 
@@ -14,10 +15,15 @@ struct invocation {
 
 /* --- the command line --- */
 
-enum { OPT_COMPLETION = 256, OPT_ARGUMENT }; /* the command's arguments count from the latter */
+enum {
+    OPT_COMPLETION = 256,
+    OPT_TIMEOUT,
+    OPT_ARGUMENT
+}; /* the command's arguments count from the latter */
 
 static const struct option global_options[] = {
     {"socket", required_argument, NULL, 's'},
+    {"timeout", required_argument, NULL, OPT_TIMEOUT},
     {"json", no_argument, NULL, 'j'},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
@@ -63,6 +69,9 @@ static bool take_option(struct invocation *call, int option)
     case 'h':
         call->help = true;
         return true;
+    case OPT_TIMEOUT:
+        return amount_read_duration(optarg, &call->tool.timeout_ms) ||
+               complain("expected a time like 10s or 2m, found ", optarg);
     case 'V':
         puts("imapmuxctl " IMAPMUX_VERSION);
         exit(CTL_DONE);
@@ -76,7 +85,8 @@ static bool take_option(struct invocation *call, int option)
 
 /*
  * Reads options from argv[1] on: the global ones, which end at the first word, or, once there is a
- * command, all that stand somewhere, its arguments too.
+ * command, all that stand somewhere, its arguments too, which come first: --timeout of a move is its
+ * own.
  */
 static bool read_options(struct invocation *call, int argc, char **argv)
 {
@@ -86,12 +96,13 @@ static bool read_options(struct invocation *call, int argc, char **argv)
     const char *letters = command == NULL ? "+s:jhV" : "s:jhV";
     struct option options[GLOBAL_OPTIONS + CTL_ARGUMENTS_MAX + 1] = {0};
     bool ok = true;
+    int count = 0;
 
-    memcpy(options, global_options, sizeof global_options);
-    for (int i = 0; rows[i].name != NULL; i++)
-        options[GLOBAL_OPTIONS + i] = (struct option){
-            rows[i].name, rows[i].kind == CTL_FLAG ? no_argument : required_argument, NULL,
-            OPT_ARGUMENT + i};
+    for (; rows[count].name != NULL; count++)
+        options[count] = (struct option){
+            rows[count].name, rows[count].kind == CTL_FLAG ? no_argument : required_argument, NULL,
+            OPT_ARGUMENT + count};
+    memcpy(options + count, global_options, sizeof global_options);
     optind = 0; /* from the start, as glibc has it */
     for (int option; ok && (option = getopt_long(argc, argv, letters, options, NULL)) != -1;)
         ok = option < OPT_ARGUMENT ? take_option(call, option)

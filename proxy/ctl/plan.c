@@ -1,45 +1,18 @@
 /* Owns what the options of moves mean. */
 #include "proxy/ctl/plan.h"
 
-#include <errno.h>
+#include "proxy/ctl/amount.h"
+
 #include <stdlib.h>
 
-struct unit {
-    const char *name;
-    uint64_t ms;
-};
-
-static const struct unit durations[] = {
-    {"ms", 1}, {"s", 1000}, {"m", 60000}, {"h", 3600000}, {NULL, 0}};
-static const struct unit rates[] = {{"/s", 1000}, {"/min", 60000}, {"/h", 3600000}, {NULL, 0}};
-
-/* A number from 1 to a million, and its unit. */
-static bool read_amount(const char *text, const struct unit *units, uint64_t *number_out,
-                        uint64_t *unit_ms_out)
-{
-    char *end = NULL;
-
-    errno = 0;
-    *number_out = strtoull(text, &end, 10);
-    if (errno != 0 || *text < '0' || *text > '9' || *number_out < 1 || *number_out > 1000000)
-        return false;
-    while (units->name != NULL && strcmp(units->name, end) != 0)
-        units++;
-    *unit_ms_out = units->ms;
-    return units->name != NULL;
-}
+static const struct amount_unit rates[] = {
+    {"/s", 1000}, {"/min", 60000}, {"/h", 3600000}, {NULL, 0}};
 
 static bool read_timeout(struct plan *plan, const char *text, struct err *err)
 {
-    uint64_t number, unit_ms;
-
-    if (text == NULL)
+    if (text == NULL || amount_read_duration(text, &plan->move.timeout_ms))
         return true;
-    if (!read_amount(text, durations, &number, &unit_ms))
-        return err_set(err, ERR_CONFIG, "--timeout is \"%s\", expected a time like 60s or 2m",
-                       text);
-    plan->move.timeout_ms = number * unit_ms;
-    return true;
+    return err_set(err, ERR_CONFIG, "--timeout is \"%s\", expected a time like 60s or 2m", text);
 }
 
 static bool read_rate(struct plan *plan, const char *text, struct err *err)
@@ -48,7 +21,7 @@ static bool read_rate(struct plan *plan, const char *text, struct err *err)
 
     if (text == NULL)
         return true;
-    if (!read_amount(text, rates, &number, &unit_ms))
+    if (!amount_read(text, rates, &number, &unit_ms))
         return err_set(err, ERR_CONFIG, "--rate is \"%s\", expected one like 60/min, 2/s, 500/h",
                        text);
     plan->interval_ms = (double)unit_ms / (double)number;
@@ -57,12 +30,12 @@ static bool read_rate(struct plan *plan, const char *text, struct err *err)
 
 static bool read_parallel(struct plan *plan, const char *text, struct err *err)
 {
-    static const struct unit none[] = {{"", 1}, {NULL, 0}};
+    static const struct amount_unit none[] = {{"", 1}, {NULL, 0}};
     uint64_t number, unit;
 
     if (text == NULL)
         return true;
-    if (!read_amount(text, none, &number, &unit) || number > PLAN_PARALLEL_MAX)
+    if (!amount_read(text, none, &number, &unit) || number > PLAN_PARALLEL_MAX)
         return err_set(err, ERR_CONFIG, "--parallel is \"%s\", expected 1 to %d", text,
                        PLAN_PARALLEL_MAX);
     plan->parallel = number;

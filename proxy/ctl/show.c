@@ -54,20 +54,45 @@ static void add_duration(struct buf *cell, uint64_t seconds)
                    units[first + 1].name);
 }
 
+/* In the largest unit that leaves a whole number before the point: "812.3 MiB". */
+static void add_size(struct buf *cell, uint64_t bytes)
+{
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    double amount = (double)bytes;
+    size_t unit = 0;
+
+    for (; amount >= 1024 && unit < sizeof units / sizeof *units - 1; unit++)
+        amount /= 1024;
+    buf_printf(cell, unit == 0 ? "%.0f %s" : "%.1f %s", amount, units[unit]);
+}
+
 /* --- cells --- */
 
-static bool is_duration(const char *name, const json_t *value)
+/* How a number is shown is told by the end of its name. */
+static const struct unit {
+    const char *end;
+    void (*add)(struct buf *cell, uint64_t amount);
+} units[] = {{"_seconds", add_duration}, {"_bytes", add_size}};
+
+/* NULL: it has none. */
+static const struct unit *unit_of(const char *name, const json_t *value)
 {
-    static const char end[] = "_seconds";
     size_t len = strlen(name);
 
-    return len > sizeof end - 1 && strcmp(name + len - (sizeof end - 1), end) == 0 &&
-           json_is_integer(value) && json_integer_value(value) >= 0;
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
+        size_t end_len = strlen(units[i].end);
+
+        if (len > end_len && strcmp(name + len - end_len, units[i].end) == 0 &&
+            json_is_integer(value) && json_integer_value(value) >= 0)
+            return &units[i];
+    }
+    return NULL;
 }
 
 static void add_name(struct buf *cell, const char *name, const json_t *value)
 {
-    size_t len = strlen(name) - (is_duration(name, value) ? strlen("_seconds") : 0);
+    const struct unit *unit = unit_of(name, value);
+    size_t len = strlen(name) - (unit == NULL ? 0 : strlen(unit->end));
 
     for (size_t i = 0; i < len; i++)
         buf_printf(cell, "%c", name[i] == '_' ? ' ' : name[i]);
@@ -80,8 +105,10 @@ static int add_json(const char *bytes, size_t len, void *cell)
 
 static void add_value(struct buf *cell, const char *name, const json_t *value)
 {
-    if (is_duration(name, value)) {
-        add_duration(cell, (uint64_t)json_integer_value(value));
+    const struct unit *unit = unit_of(name, value);
+
+    if (unit != NULL) {
+        unit->add(cell, (uint64_t)json_integer_value(value));
     } else if (json_is_string(value)) {
         add_text(cell, json_string_value(value), "");
     } else if (json_is_boolean(value)) {
@@ -122,7 +149,13 @@ static void print_cell(FILE *out, struct buf *cell, size_t width, bool to_the_ri
 
 /* --- shapes --- */
 
-static void show_object(FILE *out, const json_t *object)
+/* Its own lines and table are shown below the others, under its name. */
+static bool is_section(const json_t *value)
+{
+    return json_is_object(value) || json_is_object(json_array_get(value, 0));
+}
+
+static void show_pairs(FILE *out, const json_t *object, int indent)
 {
     struct buf cell;
     size_t width = 0;
@@ -131,16 +164,45 @@ static void show_object(FILE *out, const json_t *object)
 
     buf_init(&cell, CELL_MAX);
     json_object_foreach ((json_t *)object, name, value) {
+        if (is_section(value))
+            continue;
         add_name(&cell, name, value);
         width = width_of(&cell) > width ? width_of(&cell) : width;
         buf_release(&cell);
     }
     json_object_foreach ((json_t *)object, name, value) {
+        if (is_section(value))
+            continue;
+        fprintf(out, "%*s", indent, "");
         add_name(&cell, name, value);
         print_cell(out, &cell, width + GAP, false);
         add_value(&cell, name, value);
         print_cell(out, &cell, 0, false);
         fputc('\n', out);
+    }
+}
+
+static void show_table(FILE *out, const json_t *rows, int indent);
+
+static void show_object(FILE *out, const json_t *object)
+{
+    struct buf cell;
+    const char *name;
+    json_t *value;
+
+    buf_init(&cell, CELL_MAX);
+    show_pairs(out, object, 0);
+    json_object_foreach ((json_t *)object, name, value) {
+        if (!is_section(value) || json_object_size(value) + json_array_size(value) == 0)
+            continue;
+        fputc('\n', out);
+        add_name(&cell, name, value);
+        print_cell(out, &cell, 0, false);
+        fputc('\n', out);
+        if (json_is_object(value))
+            show_pairs(out, value, GAP);
+        else
+            show_table(out, value, GAP);
     }
 }
 
@@ -166,7 +228,7 @@ static void add_cell(struct buf *cell, const json_t *rows, size_t row, const cha
 
 /* Numbers stand to the right; what is a number in the first row is one in all of them. */
 static void print_row(FILE *out, const json_t *rows, const json_t *head, size_t row,
-                      const size_t *widths)
+                      const size_t *widths, int indent)
 {
     struct buf cell;
     const char *name;
@@ -174,6 +236,7 @@ static void print_row(FILE *out, const json_t *rows, const json_t *head, size_t 
     size_t column = 0, columns = json_object_size(head);
 
     buf_init(&cell, CELL_MAX);
+    fprintf(out, "%*s", indent, "");
     json_object_foreach ((json_t *)head, name, first) {
         bool to_the_right = json_is_number(first);
         bool is_last = ++column == columns;
@@ -184,7 +247,7 @@ static void print_row(FILE *out, const json_t *rows, const json_t *head, size_t 
     }
 }
 
-static void show_table(FILE *out, const json_t *rows)
+static void show_table(FILE *out, const json_t *rows, int indent)
 {
     struct buf cell;
     const char *name;
@@ -203,7 +266,7 @@ static void show_table(FILE *out, const json_t *rows)
         }
     }
     for (size_t row = 0; widths != NULL && row <= json_array_size(rows); row++)
-        print_row(out, rows, head, row, widths);
+        print_row(out, rows, head, row, widths, indent);
     mem_free(widths);
     json_decref(head);
 }
@@ -246,7 +309,7 @@ void show_result(FILE *out, const json_t *result)
     } else if (json_is_object(result)) {
         show_object(out, result);
     } else if (json_is_object(json_array_get(result, 0))) {
-        show_table(out, result);
+        show_table(out, result, 0);
     } else if (json_is_array(result)) {
         for (size_t i = 0; i < json_array_size(result); i++)
             show_line(out, json_array_get(result, i));

@@ -1,7 +1,8 @@
 /*
  * Shows a result to people: a text as it is, an object as names and values, a list of objects as a
- * table with all their names at its head, another list line by line, null as nothing. A
- * number that is named ..._seconds is shown as a duration. Control characters are made harmless.
+ * table with all their names at its head, another list line by line, null as nothing. What is an
+ * object or a table within an object comes below its other lines. A number that is named
+ * ..._seconds is shown as a duration, ..._bytes as a size. Control characters are made harmless.
  */
 #ifndef IMAPMUX_CTL_SHOW_H
 #define IMAPMUX_CTL_SHOW_H

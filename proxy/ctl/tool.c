@@ -61,14 +61,18 @@ enum ctl_status tool_finish(enum ctl_status status)
 
 enum ctl_status tool_complain_of(const struct answer *answer)
 {
-    return tool_complain(answer->kind == ANSWER_NO_CONNECTION ? CTL_NO_CONNECTION : CTL_FAILED,
-                         "%s", answer->why);
+    bool unreachable = answer->kind == ANSWER_NO_CONNECTION || answer->kind == ANSWER_LATE;
+
+    return tool_complain(unreachable ? CTL_NO_CONNECTION : CTL_FAILED, "%s", answer->why);
 }
 
 enum ctl_status tool_reach(const struct tool *tool)
 {
     json_t *none = json_object();
-    struct exchange request = {.socket = tool->socket, .command = "version", .arguments = none};
+    struct exchange request = {.socket = tool->socket,
+                               .command = "version",
+                               .arguments = none,
+                               .limit_ms = tool_limit(tool, "version")};
     struct answer answer;
 
     exchange(&request, &answer);
@@ -76,6 +80,15 @@ enum ctl_status tool_reach(const struct tool *tool)
     answer_release(&answer);
     json_decref(none);
     return status;
+}
+
+uint64_t tool_limit(const struct tool *tool, const char *command)
+{
+    const struct ctl_command *row = ctl_find(command);
+
+    if (tool->timeout_ms > 0)
+        return tool->timeout_ms;
+    return row != NULL && row->level == CTL_READ ? TOOL_TIMEOUT_MS : 0;
 }
 
 static void show_item(void *tool, const json_t *item)
@@ -89,6 +102,7 @@ enum ctl_status tool_ask(const struct tool *tool, const char *command, json_t *a
     struct exchange request = {.socket = tool->socket,
                                .command = command,
                                .arguments = arguments,
+                               .limit_ms = tool_limit(tool, command),
                                .on_item = tool->json ? show_item : NULL,
                                .owner = &own};
     struct answer answer;

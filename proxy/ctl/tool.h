@@ -7,12 +7,15 @@
 
 #include "proxy/ctl/request.h"
 
-/* Of the program. */
+#include <stdint.h>
+
+/* Of the program; no answer in time is no connection, too. */
 enum ctl_status { CTL_DONE = 0, CTL_FAILED = 1, CTL_WRONG_USAGE = 2, CTL_NO_CONNECTION = 3 };
 
 struct tool {
     const char *socket;
-    bool json; /* results are for programs */
+    bool json;           /* results are for programs */
+    uint64_t timeout_ms; /* how long imapmux may say nothing; 0: not told */
 };
 
 typedef enum ctl_status tool_command(const struct tool *tool, const struct ctl_request *request);
@@ -23,6 +26,14 @@ CTL_TOOL_COMMANDS(X)
 
 /* Carries out any command of the table. */
 enum ctl_status tool_run(const struct tool *tool, const struct ctl_request *request);
+
+/*
+ * Without --timeout, what only looks is waited for for so long; what changes something, as long as
+ * it takes.
+ */
+enum { TOOL_TIMEOUT_MS = 30000 };
+
+uint64_t tool_limit(const struct tool *tool, const char *command);
 
 /* Asks imapmux once, and shows its answer: items as one table, or with --json as they come. */
 enum ctl_status tool_ask(const struct tool *tool, const char *command, json_t *arguments);

@@ -32,7 +32,10 @@ static bool is_down(const json_t *shard, const char *name)
 static enum ctl_status check_target(const struct tool *tool, const char *to)
 {
     json_t *none = json_object();
-    struct exchange request = {.socket = tool->socket, .command = "shard list", .arguments = none};
+    struct exchange request = {.socket = tool->socket,
+                               .command = "shard list",
+                               .arguments = none,
+                               .limit_ms = tool_limit(tool, "shard list")};
     struct answer answer;
     enum ctl_status status = CTL_DONE;
     const json_t *found = NULL;

@@ -52,6 +52,7 @@ static enum ctl_status export_csv(const struct tool *tool, json_t *arguments)
     struct exchange request = {.socket = tool->socket,
                                .command = "routes export",
                                .arguments = arguments,
+                               .limit_ms = tool_limit(tool, "routes export"),
                                .on_item = print_csv_line};
     struct answer answer;
 

@@ -3,25 +3,29 @@
 
 #include <ctype.h>
 
-static const char head[] = "Usage: imapmuxctl [-s SOCKET] [-j] COMMAND [ARGUMENT...]\n"
-                           "       imapmuxctl help [COMMAND]\n"
-                           "       imapmuxctl --print-completion | --version | --help\n"
-                           "\n"
-                           "Looks after an imapmux that runs.\n"
-                           "\n"
-                           "Commands:\n";
+static const char head[] =
+    "Usage: imapmuxctl [-s SOCKET] [-j] [--timeout TIME] COMMAND [ARGUMENT...]\n"
+    "       imapmuxctl help [COMMAND]\n"
+    "       imapmuxctl --print-completion | --version | --help\n"
+    "\n"
+    "Looks after an imapmux that runs.\n"
+    "\n"
+    "Commands:\n";
 
 static const char tail[] =
     "\n"
     "Options, before the command or behind it:\n"
     "  -s, --socket SOCKET     where imapmux listens, its setting admin.socket (default: the\n"
     "                          environment's IMAPMUX_SOCKET, else " CTL_SOCKET ")\n"
+    "      --timeout TIME      give up when imapmux says nothing for so long (default: 30s for\n"
+    "                          commands that only look, for others none)\n"
     "  -j, --json              print results as JSON, one in a line\n"
     "  -h, --help              print this help, or that of the command\n"
     "  -V, --version           print the version of imapmuxctl\n"
     "      --print-completion  print a completion for bash\n"
     "\n"
-    "Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 no connection.\n";
+    "Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 no connection or no\n"
+    "answer in time.\n";
 
 enum { NAME_COLUMN = 2, HELP_COLUMN = 26 };
 
@@ -145,7 +149,7 @@ static const char script_head[] =
     "    esac\n"
     "    for ((i = 1; i < COMP_CWORD; i++)); do\n"
     "        case ${COMP_WORDS[i]} in\n"
-    "            -s | --socket) ((i++)) ;;\n"
+    "            -s | --socket | --timeout) ((i++)) ;;\n"
     "            -*) ;;\n"
     "            *) typed+=\"${COMP_WORDS[i]} \" ;;\n"
     "        esac\n"
@@ -185,7 +189,7 @@ static void print_case(FILE *out, const struct ctl_command *like, size_t len)
 {
     fprintf(out, "        \"%.*s\") next=\"", (int)len, like->name);
     print_next_words(out, like, len);
-    fputs(len == 0 ? " help --json --socket --help\" ;;\n" : "\" ;;\n", out);
+    fputs(len == 0 ? " help --json --socket --timeout --help\" ;;\n" : "\" ;;\n", out);
 }
 
 static void print_argument_case(FILE *out, const struct ctl_command *command)

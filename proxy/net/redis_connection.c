@@ -176,6 +176,11 @@ static void connection_closed(uv_handle_t *handle)
     mem_free(handle->data);
 }
 
+const char *redis_connection_address(const struct redis_connection *connection)
+{
+    return connection->address;
+}
+
 redisAsyncContext *redis_connection_context(const struct redis_connection *connection)
 {
     return connection->state == CONNECTION_UP ? redis_watch_context(connection->watch) : NULL;

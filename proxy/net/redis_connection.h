@@ -53,6 +53,9 @@ void redis_connection_close(struct redis_connection **connection);
 /* NULL while there is no good one. */
 redisAsyncContext *redis_connection_context(const struct redis_connection *connection);
 
+/* Where it leads, or the present attempt: host:port, or unix:/path. Borrowed until it changes. */
+const char *redis_connection_address(const struct redis_connection *connection);
+
 /*
  * Is there one, or is one being made? A pause ends by this, unless the last attempt is too recent;
  * then false, with *err (UNAVAILABLE) telling why there is none.

@@ -154,6 +154,13 @@ uint64_t redis_link_connection(const struct redis_link *link)
     return redis_connection_context(link->connection) != NULL ? link->connection_count : 0;
 }
 
+const char *redis_link_address(const struct redis_link *link)
+{
+    return redis_connection_context(link->connection) == NULL
+               ? NULL
+               : redis_connection_address(link->connection);
+}
+
 bool redis_key(char key_out[REDIS_KEY_MAX], const struct conf_redis *conf, const char *kind,
                const char *name)
 {

@@ -70,6 +70,9 @@ void redis_command_cancel(struct redis_command *command);
 /* Which of the link's connections there is now, counted from 1; 0 while there is none. */
 uint64_t redis_link_connection(const struct redis_link *link);
 
+/* Its address, host:port or unix:/path, borrowed until the loop goes on; NULL while there is none. */
+const char *redis_link_address(const struct redis_link *link);
+
 /* "<prefix>kind:{name}", or "<prefix>kind" without a name. False when it does not fit. */
 bool redis_key(char key_out[REDIS_KEY_MAX], const struct conf_redis *conf, const char *kind,
                const char *name);

@@ -2,8 +2,10 @@
 Administration: what imapmuxctl makes of an imapmux that runs, who may do what, and peers of the socket that do not
 behave.
 """
+import calendar
 import concurrent.futures
 import contextlib
+import ctypes
 import grp
 import json
 import os
@@ -115,14 +117,50 @@ def test_version(proxy):
 def test_status(proxy):
     with proxy.logged_in():
         status = json.loads(done(proxy, "-j", "status"))
-        table = dict(re.split("  +", line, maxsplit=1) for line in done(proxy, "status").splitlines())
-    assert 0 <= status.pop("uptime_seconds") < 600 and re.fullmatch(r"(\d+m )?\d+s", table.pop("uptime"))
-    assert status == {"version": done(proxy, "version").strip(), "pid": proxy.process.pid, "state": "running",
-                      "configuration": str(proxy.folder / "proxy.conf"), "log_level": "info",
-                      "auth_sources": ["passwd"], "route_sources": ["file"], "workers": 2, "sessions": 1,
-                      "max_sessions": 16384}
-    assert table == {name.replace("_", " "): value[0] if isinstance(value, list) else str(value)
-                     for name, value in status.items()}
+        table = done(proxy, "status")
+    expected = {"version": done(proxy, "version").strip(), "pid": proxy.process.pid, "state": "running",
+                "configuration": str(proxy.folder / "proxy.conf"), "log_level": "info", "auth_sources": ["passwd"],
+                "route_sources": ["file"], "workers": 2, "sessions": 1, "max_sessions": 16384, "phases": {"relay": 1},
+                "stores": {"up": 1, "down": [], "withdrawn": []}}
+    assert {name: status.get(name) for name in expected} == expected
+    assert 0 <= status["uptime_seconds"] < 600 and "redis" not in status and "ldap" not in status
+    read = calendar.timegm(time.strptime(status["configuration_read"], "%Y-%m-%dT%H:%M:%SZ"))
+    assert 0 <= time.time() - read < 600
+    assert [row["state"] for row in status["worker_threads"]] == ["well"] * 2
+    assert sum(row["relayed"] for row in status["worker_threads"]) == 1 and status["logins"]["ok"] >= 1
+    resources = status["resources"]
+    assert 10 < resources["descriptors"] < 200 < resources["max_descriptors"] and resources["memory_bytes"] > 1 << 20
+    assert re.search(r"^uptime +(\d+m )?\d+s$", table, re.M) and re.search(r"^  memory +\d+\.\d MiB$", table, re.M)
+    assert re.search(r"^worker threads\n  worker  state +relayed ", table, re.M) and "\nphases\n  relay  1\n" in table
+
+
+@contextlib.contextmanager
+def hanging(proxy):
+    """All threads but the first one stand still."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    threads = [int(name) for name in os.listdir(f"/proc/{proxy.process.pid}/task") if int(name) != proxy.process.pid]
+
+    def trace(request, thread):
+        assert libc.ptrace(request, thread, None, None) == 0, os.strerror(ctypes.get_errno())
+    for thread in threads:
+        trace(16, thread)  # PTRACE_ATTACH
+        os.waitpid(thread, 0x40000000)  # __WALL
+    try:
+        yield
+    finally:
+        for thread in threads:
+            trace(17, thread)  # PTRACE_DETACH
+
+
+@as_root
+def test_workers_that_hang(proxy):
+    with hanging(proxy):
+        status = json.loads(done(proxy, "-j", "status"))
+        late = ctl(proxy, "--timeout", "200ms", "who")
+    assert [row["state"] for row in status["worker_threads"]] == ["silent"] * 2
+    assert (late.returncode, late.stdout) == (NO_CONNECTION, "")
+    assert late.stderr == "imapmuxctl: there was no answer within 0.2 s: imapmux is very busy, or hangs\n"
+    assert json.loads(done(proxy, "-j", "status"))["worker_threads"][0]["state"] == "well"
 
 
 def test_metrics_are_those_of_the_file(proxy):
@@ -202,6 +240,7 @@ def test_cache_flush(begin, directory):
     (["cache", "flush", "ann", "--user", "bob"], WRONG_USAGE, "one word too many: ann"),
     (["cache", "flush", "--user", "ann", "--user", "bob"], WRONG_USAGE, "given twice: user"),
     (["cache", "flush", "--user"], WRONG_USAGE, "option '--user' requires an argument"),
+    (["--timeout", "soon", "status"], WRONG_USAGE, "expected a time like 10s or 2m, found soon"),
     (["cache", "flush", "--sing"], WRONG_USAGE, "unrecognized option '--sing'"),
     (["cache", "flush", b"\xff"], WRONG_USAGE, "no text in UTF-8: user"),
     (["log", "level", "loud"], WRONG_USAGE, '"level" is "loud", expected one of error|warning|info|debug'),
@@ -223,7 +262,7 @@ def test_help(proxy):
 
 
 @pytest.mark.parametrize("typed,offered", [
-    ([""], {name.split()[0] for name in COMMANDS} | {"help", "--json", "--socket", "--help"}),
+    ([""], {name.split()[0] for name in COMMANDS} | {"help", "--json", "--socket", "--timeout", "--help"}),
     (["st"], {"status"}), (["cache", ""], {"flush"}), (["-s", "some/path", "--json", "log", ""], {"level"}),
     (["log", "level", ""], {"--level", "error", "warning", "info", "debug"}), (["help", "cache", ""], {"flush"}),
     (["version", ""], set()), (["cache", "flush", "--"], {"--user"}), (["export", ""], {"--shard", "--csv"}),

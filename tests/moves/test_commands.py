@@ -71,6 +71,16 @@ def test_all_are_in_the_story():
     assert sorted(name for name, _, _ in STORY) == sorted(re.findall(r'^    X\(\w+, "([^"]+)"', text, re.MULTILINE))
 
 
+def test_status_tells_of_what_it_depends_on(place):
+    def told():
+        return json.loads(place.ctl(place.proxies[0], "--json", "status").stdout)
+    servers.wait_for(lambda: told()["fleet"]["proxies"] == 2, "a beat of the first after that of the second")
+    status = told()
+    assert status["redis"]["state"] == "connected" and status["redis"]["role"] == "master"
+    assert [(server["state"], server["up_for_workers"]) for server in status["ldap"]] == [("up", status["workers"])]
+    assert status["stores"] == {"up": 2, "down": [], "withdrawn": []}
+
+
 @pytest.mark.parametrize("name, good, bad", STORY, ids=[row[0].replace(" ", "-") for row in STORY])
 def test_command(place, name, good, bad):
     first, second = place.proxies

@@ -716,6 +716,8 @@ static void what_is_printed_reads_as_the_same(void **state)
         assert_string_equal(conf->capability.remove.items[1], "B \"");
         assert_int_equal(conf->session.idle_notify, 1500);
         assert_int_equal(strstr(text, "linger_timeout = 10s") != NULL, all);
+        assert_int_equal(strstr(text, "forward_token = yes") != NULL, all);
+        assert_non_null(strstr(text, "tls_verify = no"));
         conf_close(&conf);
         free(text);
         free(again);
