@@ -309,6 +309,7 @@ static void leave(struct lease_request *request)
 /* The last thing a caller does. */
 static void fail(struct lease_request *request, const struct err *err)
 {
+    atomic_fetch_add(&request->at->store->logins_failed, 1);
     leave(request);
     request->on_answer(request, NULL, err);
 }
@@ -331,6 +332,8 @@ static void lend(struct pooled *p)
     struct lease_request *request = p->request;
 
     count_lease(p->pool->env->counters, (enum lease_kind)p->kind);
+    atomic_fetch_add(&p->at->store->sessions, 1);
+    atomic_fetch_add(&p->at->store->logins_ok, 1);
     p->state = POOLED_LENT;
     p->request = NULL;
     request->pooled = NULL;
@@ -411,6 +414,7 @@ bool pool_lease(struct pool *pool, struct lease_request *request, const struct c
     if (pool->stopping)
         return err_set(err, ERR_UNAVAILABLE, "the proxy stops");
     if (store_refuses(at->store)) {
+        atomic_fetch_add(&at->store->logins_failed, 1);
         store_tell_refusal(at->store, err);
         return false;
     }
@@ -431,6 +435,7 @@ bool pool_lease(struct pool *pool, struct lease_request *request, const struct c
     }
     if (queue_up(request, err))
         return true;
+    atomic_fetch_add(&at->store->logins_failed, 1);
     leave(request);
     return false;
 }
@@ -635,6 +640,7 @@ void pool_return(struct pooled **connection, enum lease_end end)
     if (p == NULL)
         return;
     assert(p->state == POOLED_LENT);
+    atomic_fetch_sub(&p->at->store->sessions, 1);
 
     struct counters *counters = p->pool->env->counters;
 

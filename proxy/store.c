@@ -179,6 +179,15 @@ bool store_address_is_down(const struct store *store, const union address *addre
            place_of(store, digest_of(address)) < STORE_DOWN_ADDRESSES;
 }
 
+size_t store_addresses_down(const struct store *store)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < STORE_DOWN_ADDRESSES; i++)
+        count += atomic_load(&store->down_addresses[i]) != 0;
+    return count;
+}
+
 void store_address_found(struct store *store, const union address *address, bool is_down)
 {
     uint64_t digest = digest_of(address);

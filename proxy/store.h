@@ -25,8 +25,10 @@ struct store {
     bool is_checked;             /* health checks say whether it is down; else logins find out */
     struct gate connections;     /* places: connections of this process to the store */
     struct gate logins;          /* places: sessions between connecting and the end of the login */
-    _Atomic uint64_t reached_ms; /* when it greeted last; uv_hrtime */
-    _Atomic uint64_t down_ms;    /* when logins have found it down */
+    _Atomic uint32_t sessions;   /* that have a connection to it */
+    _Atomic uint64_t logins_ok, logins_failed; /* that were led to it */
+    _Atomic uint64_t reached_ms;               /* when it greeted last; uv_hrtime */
+    _Atomic uint64_t down_ms;                  /* when logins have found it down */
     _Atomic uint64_t changed_ms; /* when it was found down, or well again, or the start */
     _Atomic bool is_down;
     _Atomic uint32_t order, weight;
@@ -76,6 +78,9 @@ uint32_t store_ring_weight(void *stores, size_t index);
  * none.
  */
 bool store_address_is_down(const struct store *store, const union address *address);
+
+/* How many of its addresses the checks have found down. */
+size_t store_addresses_down(const struct store *store);
 
 /* --- the control thread --- */
 

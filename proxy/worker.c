@@ -3,17 +3,20 @@
 
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
+#include "proxy/base/process_metrics.h"
 #include "proxy/inquiry.h"
 #include "proxy/listeners.h"
 #include "proxy/net/listener.h"
 #include "proxy/net/redis_link.h"
 #include "proxy/relay.h"
 #include "proxy/session.h"
+#include "proxy/store_metrics.h"
 #include "proxy/users.h"
 
 #include <assert.h>
 #include <fcntl.h>
 #include <stdatomic.h>
+#include <time.h>
 #include <unistd.h>
 
 /* What accepts clients: from each socket of a set that is this worker's. */
@@ -42,6 +45,7 @@ struct workers {
     struct workers_view view;
     struct worker *list;
     size_t count;
+    time_t started_at;
     _Atomic size_t session_count;
     _Atomic size_t accepting; /* workers that may still get clients, once `closing` is set */
     _Atomic bool closing;
@@ -415,6 +419,7 @@ struct workers *workers_start(const struct conf *conf, const struct tls *tls,
         return NULL;
     }
     all->view = *view;
+    all->started_at = time(NULL);
     while (opened && all->count < count) /* one that fails to open is counted, to be closed */
         opened = open_worker(&all->list[all->count++], all, count, tls, listeners, err);
     if (opened)
@@ -558,26 +563,49 @@ static const struct counters **list_counters(const struct workers *workers)
     return list;
 }
 
-bool workers_print_metrics(const struct workers *workers, FILE *out)
+bool workers_sum_metrics(const struct workers *workers, struct counters *sum_out)
 {
     const struct counters **list = list_counters(workers);
 
     if (list == NULL)
         return false;
-    metrics_print(out, list, workers->count + 1);
+    metrics_sum(sum_out, list, workers->count + 1);
     mem_free(list);
+    return true;
+}
+
+/* What there is to print, and of whom. */
+struct exposition {
+    const struct workers *workers;
+    struct counters sum;
+};
+
+static void print_all(FILE *out, const void *what)
+{
+    const struct exposition *all = what;
+
+    metrics_print(out, &all->sum);
+    store_metrics_print(out, all->workers->stores, all->workers->conf->shard_count);
+    process_metrics_print(out, all->workers->started_at);
+}
+
+bool workers_print_metrics(const struct workers *workers, FILE *out)
+{
+    struct exposition all = {.workers = workers};
+
+    if (!workers_sum_metrics(workers, &all.sum))
+        return false;
+    print_all(out, &all);
     return true;
 }
 
 bool workers_save_metrics(const struct workers *workers, struct err *err)
 {
-    const struct counters **list = list_counters(workers);
+    struct exposition all = {.workers = workers};
 
-    if (list == NULL)
+    if (!workers_sum_metrics(workers, &all.sum))
         return err_set(err, ERR_INTERNAL, "no memory for metrics");
-    bool saved = metrics_save(list, workers->count + 1, workers->conf->metrics.file, err);
-    mem_free(list);
-    return saved;
+    return metrics_save(workers->conf->metrics.file, print_all, &all, err);
 }
 
 void workers_end(struct workers **workers)

@@ -101,10 +101,16 @@ void workers_post(struct workers *workers, size_t number, struct letter *letter)
 uint64_t workers_metric(const struct workers *workers, size_t offset);
 uint64_t worker_metric(const struct workers *workers, size_t number, size_t offset);
 
-/* Prints the sums of all threads' metrics, as Prometheus reads them. False without memory. */
+/* The sums of all threads' metrics. False without memory. */
+bool workers_sum_metrics(const struct workers *workers, struct counters *sum_out);
+
+/*
+ * Prints these, and the series of each shard and of the process, as Prometheus reads them. False
+ * without memory.
+ */
 bool workers_print_metrics(const struct workers *workers, FILE *out);
 
-/* Writes them to conf->metrics.file. False with *err set. */
+/* Writes the same to conf->metrics.file. False with *err set. */
 bool workers_save_metrics(const struct workers *workers, struct err *err);
 
 /*

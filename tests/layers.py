@@ -19,7 +19,7 @@ ROWS = [
      "proxy/cutover", "proxy/inventory", "proxy/referral", "proxy/history", "proxy/health_state"],
     ["proxy/login"],
     ["proxy/store", "proxy/admission"],
-    ["proxy/backend"],
+    ["proxy/backend", "proxy/store_metrics"],
     ["proxy/lease", "proxy/verify", "proxy/health"],
     ["proxy/pooled"],
     ["proxy/idle"],

@@ -54,14 +54,26 @@ void histogram_add(struct histogram *histogram, uint64_t ms);
 /* The counter or gauge at this offset of struct counters; from any thread. */
 uint64_t metric_value(const struct counters *counters, size_t offset);
 
-/* Prints the sums over `count` workers' counters, in Prometheus' text format. */
-void metrics_print(FILE *out, const struct counters *const *list, size_t count);
+/* Adds up `count` threads' counters, each as it is at this moment. */
+void metrics_sum(struct counters *sum_out, const struct counters *const *list, size_t count);
 
 /*
- * Writes the sums over `count` workers' counters to the file, in Prometheus' text format; readers
- * find the old file or the new one, never half of it. False with *err set.
+ * Below which value, in ms, the part `part` (0 to 1) of what was counted lies, or nearly: within a
+ * bucket values are taken to be spread evenly. `buckets` as in struct histogram. 0 if it has none.
  */
-bool metrics_save(const struct counters *const *list, size_t count, const char *path,
+double histogram_quantile(const uint64_t buckets[HISTOGRAM_BUCKETS], double part);
+
+/* Prints them in Prometheus' text format. */
+void metrics_print(FILE *out, const struct counters *sum);
+
+/* Prints a label's value, which stands in quotation marks, as that format has it. */
+void metrics_print_label(FILE *out, const char *value);
+
+/*
+ * Has `print` write the file; readers find the old file or the new one, never half of it. False
+ * with *err set.
+ */
+bool metrics_save(const char *path, void (*print)(FILE *out, const void *what), const void *what,
                   struct err *err);
 
 #endif

@@ -45,12 +45,19 @@ static void read_page(FILE *in)
     page[len] = '\0';
 }
 
+static void print(FILE *out, const void *what)
+{
+    metrics_print(out, what);
+}
+
 static void save(const struct counters *const *list, size_t count)
 {
+    struct counters sum;
     struct err err = {0};
     FILE *in;
 
-    assert_true(metrics_save(list, count, path, &err));
+    metrics_sum(&sum, list, count);
+    assert_true(metrics_save(path, print, &sum, &err));
     assert_int_equal(err.kind, ERR_NONE);
     in = fopen(path, "r");
     assert_non_null(in);
@@ -261,6 +268,44 @@ static void workers_are_summed(void **state)
     assert_true(has_line("imapmux_sessions_opened_total 0"));
 }
 
+static void a_part_of_what_was_counted_lies_below(void **state)
+{
+    static const struct {
+        uint64_t buckets[HISTOGRAM_BUCKETS];
+        double part, ms;
+    } cases[] = {
+        {{0}, 0.5, 0},
+        {{10}, 0.5, 0.5},       /* up to 1 ms */
+        {{[5] = 100}, 0.5, 35}, /* from 20 to 50 ms */
+        {{[5] = 100}, 1, 50},
+        {{[3] = 90, [9] = 10}, 0.5, 5 + 5 * 50. / 90},
+        {{[3] = 90, [9] = 10}, 0.95, 750}, /* from 500 to 1000 ms, half way */
+        {{[3] = 90, [9] = 10}, 0.9, 10},
+        {{[14] = 3}, 0.5, 30000}, /* nothing is known beyond */
+        {{[0] = 1, [14] = 1}, 0.95, 30000},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        double ms = histogram_quantile(cases[i].buckets, cases[i].part);
+
+        assert_true(ms > cases[i].ms - 1e-6 && ms < cases[i].ms + 1e-6);
+    }
+}
+
+static void a_label_may_have_any_text(void **state)
+{
+    FILE *out = tmpfile();
+
+    (void)state;
+    assert_non_null(out);
+    metrics_print_label(out, "a\"b\\c\nd\xc3\xa4");
+    rewind(out);
+    read_page(out);
+    assert_string_equal(page, "a\\\"b\\\\c\\nd\xc3\xa4");
+    assert_int_equal(fclose(out), 0);
+}
+
 static void gauges_go_down(void **state)
 {
     struct counters workers[2] = {0};
@@ -319,7 +364,6 @@ static void what_another_process_left_is_overwritten(void **state)
 static void a_full_disk_leaves_the_old_file(void **state)
 {
     struct counters counters = {0};
-    const struct counters *list = &counters;
     struct err err = {0};
     char expected[240];
 
@@ -329,7 +373,7 @@ static void a_full_disk_leaves_the_old_file(void **state)
     save_one(&counters);
     assert_int_equal(symlink("/dev/full", new_path), 0);
     counter_add(&counters.sessions_opened, 1);
-    assert_false(metrics_save(&list, 1, path, &err));
+    assert_false(metrics_save(path, print, &counters, &err));
     snprintf(expected, sizeof expected, "metrics: %s: No space left on device", path);
     assert_string_equal(err.text, expected);
     assert_int_not_equal(access(new_path, F_OK), 0);
@@ -348,24 +392,23 @@ static void an_error_names_the_path(void **state)
         {"/proc/metrics", ""}, /* the reason depends on who we are */
     };
     struct counters counters = {0};
-    const struct counters *list = &counters;
     char expected[240];
     struct err err;
 
     (void)state;
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         err = (struct err){0};
-        assert_false(metrics_save(&list, 1, bad[i][0], &err));
+        assert_false(metrics_save(bad[i][0], print, &counters, &err));
         assert_int_not_equal(err.kind, ERR_NONE);
         snprintf(expected, sizeof expected, "metrics: %s: %s", bad[i][0], bad[i][1]);
         assert_memory_equal(err.text, expected, strlen(expected));
         assert_true(strlen(err.text) > strlen("metrics: : ") + strlen(bad[i][0]));
-        assert_false(metrics_save(&list, 1, bad[i][0], NULL));
+        assert_false(metrics_save(bad[i][0], print, &counters, NULL));
     }
     /* a folder is only met when all has been written */
     unlink(path);
     assert_int_equal(mkdir(path, 0700), 0);
-    assert_false(metrics_save(&list, 1, path, &err));
+    assert_false(metrics_save(path, print, &counters, &err));
     snprintf(expected, sizeof expected, "metrics: %s: Is a directory", path);
     assert_string_equal(err.text, expected);
     assert_int_not_equal(access(new_path, F_OK), 0);
@@ -382,6 +425,8 @@ int main(void)
         cmocka_unit_test(every_metric_is_there),
         cmocka_unit_test(labels_share_one_help),
         cmocka_unit_test(workers_are_summed),
+        cmocka_unit_test(a_part_of_what_was_counted_lies_below),
+        cmocka_unit_test(a_label_may_have_any_text),
         cmocka_unit_test(gauges_go_down),
         cmocka_unit_test(a_reader_has_the_old_file_or_the_new_one),
         cmocka_unit_test(what_another_process_left_is_overwritten),
