@@ -19,6 +19,7 @@ struct fleet;
 struct health;
 struct listeners;
 struct orders;
+struct pulse;
 struct router;
 struct tls;
 
@@ -33,10 +34,12 @@ struct control {
     struct workers *workers;     /* NULL before they start, and once they have ended */
     struct orders *orders;       /* what operators want of the shards */
     struct health *health;       /* NULL while health.interval is 0 */
+    const struct pulse *pulse;   /* whether the workers answer; NULL: nobody looks */
     struct inbox inbox;          /* for letters of the workers; open until they have ended */
     char conf_path[PATH_MAX];
     uint64_t started_ms; /* of the loop's clock */
     struct ending *ending;
+    bool serving;  /* all is open, and clients are let in */
     bool stopping; /* no new clients: it ends once all sessions have gone */
     bool draining; /* and lets them go one by one */
 };

@@ -6,11 +6,13 @@
 #include "proxy/cutover.h"
 #include "proxy/ending.h"
 #include "proxy/fleet.h"
+#include "proxy/http/site.h"
 #include "proxy/inherited.h"
 #include "proxy/listeners.h"
 #include "proxy/net/redis_link.h"
 #include "proxy/net/tls.h"
 #include "proxy/orders.h"
+#include "proxy/pulse.h"
 #include "routing/route.h"
 
 #include <getopt.h>
@@ -33,6 +35,8 @@ struct process {
     uv_signal_t terminate, interrupt;
     uv_timer_t metrics;
     struct admin *admin;
+    struct site *site;
+    struct pulse pulse;
     bool metrics_failed;
 };
 
@@ -201,6 +205,19 @@ static bool open_admin(struct process *process, struct err *err)
     return process->admin != NULL;
 }
 
+/* Whether it is ready can be asked before it is. */
+static bool open_site(struct process *process, struct err *err)
+{
+    struct control *control = &process->control;
+
+    if (control->env.conf->http.address[0] == '\0')
+        return true;
+    pulse_start(&process->pulse, control);
+    control->pulse = &process->pulse;
+    process->site = site_open(control, err);
+    return process->site != NULL;
+}
+
 /* Others know of this process before it serves anybody. */
 static bool open_fleet(struct control *control, struct err *err)
 {
@@ -293,15 +310,18 @@ static bool serve(struct process *process, const struct conf *conf, const struct
     control->certificates = certificates_open(control, tls, err);
     if (control->certificates != NULL && open_listeners(control, err) && open_redis(control, err) &&
         open_fleet(control, err) && !control->stopping && open_admin(process, err) &&
-        start_workers(process, tls, err) && open_router(control, err) &&
+        open_site(process, err) && start_workers(process, tls, err) && open_router(control, err) &&
         open_stores(control, err) && fleet_serve(control->fleet, err) &&
         listeners_listen(control->listeners, err)) {
         workers_accept(control->workers);
+        control->serving = true;
         log_event(LOG_LEVEL_INFO, "ready", "imapmux " IMAPMUX_VERSION);
         start_metrics(process, &conf->metrics);
         uv_run(&process->loop, UV_RUN_DEFAULT);
     }
     admin_close(&process->admin);
+    site_close(&process->site);
+    pulse_stop(&process->pulse);
     if (control->workers != NULL)
         end_workers(process);
     else if (control->fleet != NULL)

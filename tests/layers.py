@@ -16,7 +16,7 @@ ROWS = [
     ["proxy/base"],
     ["proxy/imap", "proxy/net", "proxy/ctl", "auth", "routing"],
     ["proxy/offer", "proxy/client_id", "proxy/store_login", "proxy/gate", "proxy/relay", "proxy/limits", "proxy/registry",
-     "proxy/cutover", "proxy/inventory", "proxy/referral", "proxy/history", "proxy/health_state"],
+     "proxy/cutover", "proxy/inventory", "proxy/referral", "proxy/history", "proxy/health_state", "proxy/json_text"],
     ["proxy/login"],
     ["proxy/store", "proxy/admission"],
     ["proxy/backend", "proxy/store_metrics"],
@@ -36,9 +36,10 @@ ROWS = [
     ["proxy/worker"],
     ["proxy/ask", "proxy/control"],
     ["proxy/ending"],
+    ["proxy/pulse"],
     ["proxy/fleet", "proxy/certificates"],
     ["proxy/orders"],
-    ["proxy/admin"],
+    ["proxy/admin", "proxy/http"],
     ["proxy/main"],
 ]
 # Allowed within the second row: the language is pure, the network knows it not, the others may use both.

@@ -9,6 +9,7 @@
 #include "proxy/base/buf.h"
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
+#include "proxy/json_text.h"
 #include "proxy/net/conn.h"
 #include "proxy/net/listener.h"
 
@@ -282,17 +283,7 @@ void admin_answer(struct admin_call *call, json_t *result)
 
 json_t *admin_text(const char *text)
 {
-    json_t *json = json_string(text);
-    char *plain = json == NULL ? mem_copy_text(text, strlen(text)) : NULL;
-
-    if (plain == NULL)
-        return json;
-    for (char *at = plain; *at != '\0'; at++)
-        if ((unsigned char)*at >= 0x80)
-            *at = '?';
-    json = json_string(plain);
-    mem_free(plain);
-    return json;
+    return json_text(text);
 }
 
 void admin_fail(struct admin_call *call, const struct err *err)

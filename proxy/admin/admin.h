@@ -59,10 +59,7 @@ void admin_answer(struct admin_call *call, json_t *result);
 void admin_refuse(struct admin_call *call, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
-/*
- * A text as JSON, with a "?" in the place of each octet above 127 if it is no UTF-8: names are cut,
- * or were never meant to be. The caller has the reference; NULL without memory.
- */
+/* As json_text. */
 json_t *admin_text(const char *text);
 
 /* The same, with the text of *err. UNAVAILABLE passes: whoever asks again may have more luck. */

@@ -17,6 +17,7 @@ enum { TITLE_MAX = 63, PREFIX_MAX = 255 };
 
 static bool check_log(struct conf_reader *reader, const struct conf *conf);
 static bool check_admin(struct conf_reader *reader, const struct conf *conf);
+static bool check_http(struct conf_reader *reader, const struct conf *conf);
 static bool check_certificates(struct conf_reader *reader, const struct conf *conf);
 static bool check_tls(struct conf_reader *reader, const struct conf *conf);
 static bool check_listeners(struct conf_reader *reader, const struct conf *conf);
@@ -31,8 +32,8 @@ static bool check_replica(struct conf_reader *reader, const struct conf *conf, s
 bool conf_check(struct conf_reader *reader, const struct conf *conf)
 {
     static bool (*const checks[])(struct conf_reader * reader, const struct conf *conf) = {
-        check_log,        check_admin, check_certificates, check_tls,    check_listeners,
-        conf_check_login, check_route, check_redis,        check_shards,
+        check_log,       check_admin,      check_http,  check_certificates, check_tls,
+        check_listeners, conf_check_login, check_route, check_redis,        check_shards,
     };
 
     for (size_t i = 0; i < sizeof checks / sizeof checks[0]; i++)
@@ -81,6 +82,17 @@ static bool check_admin(struct conf_reader *reader, const struct conf *conf)
                             "looks itself who somebody is, so let it be 0666");
     return check_group(reader, "group", admin->group) &&
            check_group(reader, "readers", admin->readers);
+}
+
+static bool check_http(struct conf_reader *reader, const struct conf *conf)
+{
+    union address address;
+
+    return conf->http.address[0] == '\0' || address_parse(conf->http.address, &address) ||
+           conf_fail_in(reader, "http", 0,
+                        "setting \"address\" of http: found \"%.60s\", expected a numeric address "
+                        "with port, as in 127.0.0.1:8080 or [::1]:8080",
+                        conf->http.address);
 }
 
 static bool check_certificates(struct conf_reader *reader, const struct conf *conf)
