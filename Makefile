@@ -7,6 +7,7 @@ endif
 B       ?= build
 PREFIX  ?= /usr/local
 SYSCONF ?= /etc/imapmux
+UNITDIR ?=
 VERSION := 0.1.0
 PYTHON  ?= /usr/bin/python3
 
@@ -32,6 +33,7 @@ DEPS := build-essential pkg-config git libuv1-dev libssl-dev libhiredis-dev libl
         clang clang-format clang-tidy cppcheck libclang-rt-14-dev llvm \
         slapd ldap-utils redis-server dovecot-imapd isync python3 python3-pytest curl openssl ca-certificates mandoc \
         chromium chromium-driver python3-selenium prometheus fail2ban debhelper fakeroot lintian debootstrap \
+        systemd haproxy keepalived python3-yaml ssl-cert \
         iproute2 libical3 libjansson4 libpcre3 libpq5 libsasl2-modules libsqlite3-0 libwrap0 libxapian30 libxml2
 
 # A store for the tests. Debian would not install it beside Dovecot, so it is only unpacked here; the last line of DEPS
@@ -211,7 +213,7 @@ lint: ## Check the formatting, clang-tidy, cppcheck
 layers: all ## Check that no layer uses one above it, by include and by symbol
 	$(PYTHON) tests/layers.py $B
 
-install: all ## Install under PREFIX, with DESTDIR before it
+install: all ## Install under PREFIX, with DESTDIR before it; systemd units in UNITDIR, if it is given
 	install -D -m 755 $B/imapmux $(DESTDIR)$(PREFIX)/sbin/imapmux
 	install -D -m 755 $B/imapmuxctl $(DESTDIR)$(PREFIX)/bin/imapmuxctl
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
@@ -220,6 +222,12 @@ install: all ## Install under PREFIX, with DESTDIR before it
 	install -D -m 644 docs/imapmuxctl.8 $(DESTDIR)$(PREFIX)/share/man/man8/imapmuxctl.8
 	install -D -m 644 docs/proxy.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5/proxy.conf.5
 	install -D -m 640 proxy.conf $(DESTDIR)$(SYSCONF)/proxy.conf.sample
+	test -z "$(UNITDIR)" || install -D -m 644 -t $(DESTDIR)$(UNITDIR) deploy/systemd/imapmux.service deploy/systemd/imapmux.socket
+	test -z "$(UNITDIR)" || sed -i 's|/usr/\(s\?bin\)/|$(PREFIX)/\1/|; s|/etc/imapmux|$(SYSCONF)|' $(DESTDIR)$(UNITDIR)/imapmux.service
+
+deb: ## Build the Debian package in build/deb, and let lintian look at it
+	deploy/make-deb $(VERSION) $B/deb
+	lintian --allow-root --fail-on error,warning --tag-display-limit 0 $B/deb/imapmux_$(VERSION)_*.changes
 
 clean: ## Remove the build folders
 	rm -rf build build-asan build-tsan build-fuzz
@@ -231,5 +239,5 @@ comma := ,
 -include $(shell find $B -name '*.d' 2>/dev/null)
 
 .PHONY: all deps cyrus demo test test-faults-a-h test-faults-i-z test-threads test-moves test-others asan tsan unit-tests fuzz fuzz-run fuzz-merge fuzz-merge-run bench bench-tools \
-        bench-deps bench-quick soak lint layers install clean help
+        bench-deps bench-quick soak lint layers install deb clean help
 .SECONDARY:
