@@ -229,6 +229,9 @@ deb: ## Build the Debian package in build/deb, and let lintian look at it
 	deploy/make-deb $(VERSION) $B/deb
 	lintian --allow-root --fail-on error,warning --tag-display-limit 0 $B/deb/imapmux_$(VERSION)_*.changes
 
+deb-test: deb $B/bench/store ## Install, try, upgrade and purge the package in an empty Debian, which is kept in DEB_CACHE (as root)
+	$(PYTEST) tests/deploy/in_chroot.py
+
 clean: ## Remove the build folders
 	rm -rf build build-asan build-tsan build-fuzz
 
@@ -239,5 +242,5 @@ comma := ,
 -include $(shell find $B -name '*.d' 2>/dev/null)
 
 .PHONY: all deps cyrus demo test test-faults-a-h test-faults-i-z test-threads test-moves test-others asan tsan unit-tests fuzz fuzz-run fuzz-merge fuzz-merge-run bench bench-tools \
-        bench-deps bench-quick soak lint layers install deb clean help
+        bench-deps bench-quick soak lint layers install deb deb-test clean help
 .SECONDARY:
