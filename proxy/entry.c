@@ -277,6 +277,7 @@ static enum phase_id refuse(struct session *s, const struct err *err)
                 err->kind == ERR_INTERNAL;
 
     counter_add(&s->home->env.counters->logins_refused, 1);
+    counter_add(&s->home->env.counters->logins_unavailable, ours);
     entry_log(s, ours ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO, "login refused", err);
     if (s->phase >= P_VERIFY && s->entry->user[0] != '\0') /* it is at the user's home */
         history_refused(s->home->history, s->entry->user, &s->peer,
