@@ -315,7 +315,7 @@ def test_unknown_users_are_not_told_apart(site):
 def test_silence_is_heard_once(site):
     """The first login waits for it. When a probe has had no answer either, further ones do not."""
     site.directory.on_search = site.directory.on_service = hang
-    searches = site.directory.count(SEARCH)
+    searches, unavailable = site.directory.count(SEARCH), site.proxy.metrics()["imapmux_logins_unavailable_total"]
     assert re.match(UNAVAILABLE, site.login())
     servers.wait_for(lambda: site.proxy.metrics()["imapmux_ldap_down"] == 1, "the directory to count as down")
     asked = site.directory.count(SEARCH)
@@ -323,8 +323,12 @@ def test_silence_is_heard_once(site):
     for _ in range(20):
         assert re.match(UNAVAILABLE, site.login())
     assert site.directory.count(SEARCH) == asked
+    assert site.proxy.metrics()["imapmux_logins_unavailable_total"] == unavailable + 21
     site.recovers()
-    assert site.proxy.metrics()["imapmux_ldap_down"] == 0
+    metrics = site.proxy.metrics()
+    assert metrics["imapmux_ldap_down"] == 0
+    assert re.match(REFUSED, site.login(password="wrong"))
+    assert site.proxy.metrics()["imapmux_logins_unavailable_total"] == metrics["imapmux_logins_unavailable_total"]
 
 
 def test_slow_operation_is_no_outage(site):
