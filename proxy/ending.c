@@ -4,8 +4,11 @@
 #include "proxy/ask.h"
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
+#include "proxy/base/notify.h"
 #include "proxy/listeners.h"
 #include "proxy/users.h"
+
+enum { AFTER_MS = 15000 }; /* what comes after the last session: leaving Redis, closing */
 
 struct ending {
     struct control *control;
@@ -81,6 +84,7 @@ void ending_stop(struct ending *ending, const char *why)
         return;
     }
     log_event(LOG_LEVEL_INFO, "stopping", "%s", why);
+    notify_stopping(control->env.conf->process.stop_timeout + AFTER_MS);
     uv_timer_start(&ending->deadline, on_stop_deadline, control->env.conf->process.stop_timeout, 0);
     listeners_close(&control->listeners);
     workers_stop(control->workers);
@@ -133,6 +137,7 @@ bool ending_drain(struct ending *ending, uint64_t within_ms, const char *why)
         return false;
     log_event(LOG_LEVEL_INFO, "draining", "%s: sessions are let go within %llu s", why,
               (unsigned long long)within_ms / 1000);
+    notify_stopping(within_ms + control->env.conf->process.stop_timeout + AFTER_MS);
     uv_timer_start(&ending->deadline, on_drain_deadline, within_ms, 0);
     if (!control->draining) {
         control->stopping = control->draining = true;

@@ -1,6 +1,7 @@
 /* Owns the process: the command line, the control thread's loop, and signals. */
 #include "proxy/admin/handlers.h"
 #include "proxy/base/log.h"
+#include "proxy/base/notify.h"
 #include "proxy/certificates.h"
 #include "proxy/control.h"
 #include "proxy/cutover.h"
@@ -13,6 +14,7 @@
 #include "proxy/net/tls.h"
 #include "proxy/orders.h"
 #include "proxy/pulse.h"
+#include "proxy/watchdog.h"
 #include "routing/route.h"
 
 #include <getopt.h>
@@ -34,6 +36,7 @@ struct process {
     struct counters counters;
     uv_signal_t terminate, interrupt;
     uv_timer_t metrics;
+    struct watchdog watchdog;
     struct admin *admin;
     struct site *site;
     struct pulse pulse;
@@ -258,6 +261,7 @@ static void end_workers(struct process *process)
 {
     uv_timer_stop(&process->metrics);
     listeners_close(&process->control.listeners);
+    watchdog_stop(&process->watchdog);
     health_close(&process->control.health);
     fleet_stop(process->control.fleet);
     workers_end(&process->control.workers);
@@ -316,6 +320,9 @@ static bool serve(struct process *process, const struct conf *conf, const struct
         workers_accept(control->workers);
         control->serving = true;
         log_event(LOG_LEVEL_INFO, "ready", "imapmux " IMAPMUX_VERSION);
+        watchdog_start(&process->watchdog, control);
+        notify_status("imapmux " IMAPMUX_VERSION ": %zu workers", workers_count(control->workers));
+        notify_ready();
         start_metrics(process, &conf->metrics);
         uv_run(&process->loop, UV_RUN_DEFAULT);
     }

@@ -16,6 +16,7 @@
 #include <assert.h>
 #include <fcntl.h>
 #include <stdatomic.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -229,6 +230,7 @@ static void run(void *argument)
 {
     struct worker *w = argument;
 
+    (void)prctl(PR_SET_NAME, "worker"); /* for top -H */
     uv_run(&w->loop, UV_RUN_DEFAULT);
 }
 

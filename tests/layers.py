@@ -37,7 +37,7 @@ ROWS = [
     ["proxy/ask", "proxy/control"],
     ["proxy/ending"],
     ["proxy/pulse"],
-    ["proxy/fleet", "proxy/certificates"],
+    ["proxy/fleet", "proxy/certificates", "proxy/watchdog"],
     ["proxy/orders"],
     ["proxy/admin", "proxy/http"],
     ["proxy/main"],

@@ -1,0 +1,111 @@
+"""
+What a service manager is told, by sd_notify(3): that the process is ready, that it stops, and that it is alive: only
+while each worker answers.
+"""
+import contextlib
+import ctypes
+import os
+import pathlib
+import socket
+
+import pytest
+
+import servers
+from stage import Proxy, Store, shard
+
+PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH = 0x4206, 0x4207, 17
+ALL_KINDS = 0x40000000  # __WALL: threads, too
+WATCHDOG_MS = 600
+
+
+class Manager:
+    """Where messages come to, as a service manager has it."""
+
+    def __init__(self, folder):
+        self.path = folder / "notify"
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(str(self.path))
+        self.heard = []
+
+    def _take(self):
+        self.heard.append(self.socket.recv(4096).decode().split("\n"))
+        return self.heard[-1]
+
+    def wait_for(self, line):
+        """The next message with that line."""
+        self.socket.settimeout(servers.START_SECONDS)
+        while line not in self._take():
+            pass
+        return self.heard[-1]
+
+    def take_all(self):
+        """What has come since, and not been looked at."""
+        taken = []
+        self.socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                taken.append(self._take())
+        return taken
+
+    def close(self):
+        self.socket.close()
+
+
+class Service(Proxy):
+    def prepare(self, manager, **options):
+        self.manager = manager
+        super().prepare(**options)
+
+    def environment(self):
+        return {**super().environment(), "NOTIFY_SOCKET": str(self.manager.path), "WATCHDOG_USEC": f"{WATCHDOG_MS}000"}
+
+
+@pytest.fixture
+def manager(tmp_path):
+    with contextlib.closing(Manager(tmp_path)) as manager:
+        yield manager
+
+
+@pytest.fixture
+def proxy(tmp_path, certificate, manager):
+    with Store() as store, Service(tmp_path / "proxy", manager=manager, shards=shard("store", store.port),
+                                   certificate=certificate, workers=2) as proxy:
+        yield proxy
+
+
+@contextlib.contextmanager
+def hanging_worker(process):
+    """One worker does nothing at all, while all other threads go on."""
+    trace = ctypes.CDLL(None, use_errno=True).ptrace
+    trace.argtypes = [ctypes.c_long] * 4
+    worker = next(int(task.name) for task in pathlib.Path(f"/proc/{process.pid}/task").iterdir()
+                  if (task / "comm").read_text() == "worker\n")
+    assert trace(PTRACE_SEIZE, worker, 0, 0) == 0, os.strerror(ctypes.get_errno())
+    assert trace(PTRACE_INTERRUPT, worker, 0, 0) == 0, os.strerror(ctypes.get_errno())
+    os.waitpid(worker, ALL_KINDS)
+    try:
+        yield
+    finally:
+        assert trace(PTRACE_DETACH, worker, 0, 0) == 0, os.strerror(ctypes.get_errno())
+
+
+def test_start_and_stop_are_told(proxy, manager):
+    pid = proxy.process.pid
+    assert f"MAINPID={pid}" in manager.wait_for("READY=1")
+    assert any(line.startswith("STATUS=imapmux ") for message in manager.heard for line in message)
+    proxy.stop()
+    stopping = manager.wait_for("STOPPING=1")
+    assert int(stopping[1].removeprefix("EXTEND_TIMEOUT_USEC=")) > 10_000_000  # stop_timeout
+
+
+def test_a_worker_that_hangs_is_not_alive(proxy, manager):
+    manager.wait_for("WATCHDOG=1")
+    manager.wait_for("WATCHDOG=1")
+    with hanging_worker(proxy.process):
+        proxy.wait_for_event("watchdog")  # so the question before this one has been answered, if ever
+        manager.take_all()
+        for _ in range(2 * WATCHDOG_MS // 100):
+            proxy.metrics()  # written each 100 ms, by the thread that asks
+        assert manager.take_all() == []
+    manager.wait_for("WATCHDOG=1")
+    assert len(proxy.events("watchdog")) == 1
