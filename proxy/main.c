@@ -13,6 +13,7 @@
 #include "proxy/net/redis_link.h"
 #include "proxy/net/tls.h"
 #include "proxy/orders.h"
+#include "proxy/privileges.h"
 #include "proxy/pulse.h"
 #include "proxy/watchdog.h"
 #include "routing/route.h"
@@ -21,8 +22,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
 #include <uv.h>
 
 #ifndef IMAPMUX_CONF
@@ -161,32 +160,6 @@ static bool open_control(struct process *process, const struct conf *conf, struc
     return true;
 }
 
-/* Two descriptors for each session, and some for the rest: as many as the system lets us have. */
-static void raise_descriptor_limit(const struct conf *conf)
-{
-    struct rlimit limit;
-    rlim_t wanted = 2 * (rlim_t)conf->process.max_sessions + 512;
-
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
-        return;
-    limit.rlim_cur = limit.rlim_max;
-    if (setrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur < wanted)
-        log_event(LOG_LEVEL_WARNING, "descriptors",
-                  "%llu are allowed, max_sessions = %lld may need %llu: raise the limit or lower "
-                  "the setting",
-                  (unsigned long long)limit.rlim_cur, (long long)conf->process.max_sessions,
-                  (unsigned long long)wanted);
-}
-
-/* Nobody but root shall look into the memory of this process, while it lives or after a crash. */
-static void forbid_core_dumps(void)
-{
-    const struct rlimit none = {0, 0};
-
-    (void)setrlimit(RLIMIT_CORE, &none);
-    (void)prctl(PR_SET_DUMPABLE, 0); /* which also counts where cores are piped to a program */
-}
-
 static bool open_redis(struct control *control, struct err *err)
 {
     if (!conf_uses_redis(control->env.conf))
@@ -312,9 +285,10 @@ static bool serve(struct process *process, const struct conf *conf, const struct
     if (!open_control(process, conf, err))
         return false;
     control->certificates = certificates_open(control, tls, err);
-    if (control->certificates != NULL && open_listeners(control, err) && open_redis(control, err) &&
-        open_fleet(control, err) && !control->stopping && open_admin(process, err) &&
-        open_site(process, err) && start_workers(process, tls, err) && open_router(control, err) &&
+    if (control->certificates != NULL && open_listeners(control, err) &&
+        privileges_drop(conf, err) && open_redis(control, err) && open_fleet(control, err) &&
+        !control->stopping && open_admin(process, err) && open_site(process, err) &&
+        start_workers(process, tls, err) && open_router(control, err) &&
         open_stores(control, err) && fleet_serve(control->fleet, err) &&
         listeners_listen(control->listeners, err)) {
         workers_accept(control->workers);
@@ -346,8 +320,8 @@ static int run(const char *path, bool only_check)
     struct process process = {0};
     struct conf *conf = conf_open(path, &err);
 
-    if (conf != NULL && !conf->process.core_dumps)
-        forbid_core_dumps();
+    if (conf != NULL)
+        privileges_guard_memory(conf);
 
     const struct tls *tls = conf == NULL ? NULL : tls_open(conf, &err);
     bool good = tls != NULL;
@@ -359,7 +333,7 @@ static int run(const char *path, bool only_check)
         signal(SIGPIPE, SIG_IGN); /* OpenSSL, hiredis and libldap write without MSG_NOSIGNAL */
         /* A directory that hangs may keep threads waiting; names and hashes need some, too. */
         setenv("UV_THREADPOOL_SIZE", "32", 0);
-        raise_descriptor_limit(conf);
+        privileges_raise_descriptors(conf, workers_wanted(conf));
         if (realpath(path, process.control.conf_path) == NULL)
             snprintf(process.control.conf_path, PATH_MAX, "%s", path);
         good = log_start(&process.counters.log_lost, &err) && serve(&process, conf, tls, &err);

@@ -609,7 +609,7 @@ class Imapmux(Server):
     def wait_for_event(self, name, seconds=START_SECONDS):
         """The first event of this name, as soon as it is logged."""
         with self._changed:
-            self._changed.wait_for(lambda: self.events(name) or self.process.poll() is not None, seconds)
+            self._changed.wait_for(lambda: self.events(name) or self._at_end, seconds)
             found = self.events(name)
         if not found:
             raise ServerError(f"imapmux did not log event={name}:\n{self.output()[-4000:]}")

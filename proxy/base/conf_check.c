@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <grp.h>
+#include <pwd.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -16,6 +17,7 @@
 enum { TITLE_MAX = 63, PREFIX_MAX = 255 };
 
 static bool check_log(struct conf_reader *reader, const struct conf *conf);
+static bool check_process(struct conf_reader *reader, const struct conf *conf);
 static bool check_admin(struct conf_reader *reader, const struct conf *conf);
 static bool check_http(struct conf_reader *reader, const struct conf *conf);
 static bool check_certificates(struct conf_reader *reader, const struct conf *conf);
@@ -32,8 +34,8 @@ static bool check_replica(struct conf_reader *reader, const struct conf *conf, s
 bool conf_check(struct conf_reader *reader, const struct conf *conf)
 {
     static bool (*const checks[])(struct conf_reader * reader, const struct conf *conf) = {
-        check_log,       check_admin,      check_http,  check_certificates, check_tls,
-        check_listeners, conf_check_login, check_route, check_redis,        check_shards,
+        check_process,   check_log,        check_admin, check_http,  check_certificates, check_tls,
+        check_listeners, conf_check_login, check_route, check_redis, check_shards,
     };
 
     for (size_t i = 0; i < sizeof checks / sizeof checks[0]; i++)
@@ -55,11 +57,29 @@ static bool check_log(struct conf_reader *reader, const struct conf *conf)
                         strerrordesc_np(errno));
 }
 
-static bool check_group(struct conf_reader *reader, const char *setting, const char *name)
+static bool check_group(struct conf_reader *reader, const char *section, const char *setting,
+                        const char *name)
 {
     return *name == '\0' || getgrnam(name) != NULL ||
-           conf_fail_in(reader, "admin", 0, "setting \"%s\" of admin: there is no group \"%.60s\"",
-                        setting, name);
+           conf_fail_in(reader, section, 0, "setting \"%s\" of %s: there is no group \"%.60s\"",
+                        setting, section, name);
+}
+
+static bool check_process(struct conf_reader *reader, const struct conf *conf)
+{
+    const struct conf_process *process = &conf->process;
+    const struct passwd *user = *process->user == '\0' ? NULL : getpwnam(process->user);
+
+    if (user != NULL && user->pw_uid == 0)
+        return conf_fail_in(reader, "process", 0,
+                            "setting \"user\" of process: \"%.60s\" is root itself", process->user);
+    if (*process->user != '\0' && user == NULL)
+        return conf_fail_in(reader, "process", 0,
+                            "setting \"user\" of process: there is no user \"%.60s\"",
+                            process->user);
+    if (*process->group != '\0' && *process->user == '\0')
+        return conf_fail_in(reader, "process", 0, "\"group\" of process is set, but not \"user\"");
+    return check_group(reader, "process", "group", process->group);
 }
 
 static bool check_admin(struct conf_reader *reader, const struct conf *conf)
@@ -80,8 +100,8 @@ static bool check_admin(struct conf_reader *reader, const struct conf *conf)
         return conf_fail_in(reader, "admin", 0,
                             "\"readers\" of admin is set, but its \"mode\" keeps them out: imapmux "
                             "looks itself who somebody is, so let it be 0666");
-    return check_group(reader, "group", admin->group) &&
-           check_group(reader, "readers", admin->readers);
+    return check_group(reader, "admin", "group", admin->group) &&
+           check_group(reader, "admin", "readers", admin->readers);
 }
 
 static bool check_http(struct conf_reader *reader, const struct conf *conf)

@@ -174,6 +174,7 @@ class Store:
 CONFIGURATION = """
 process {{
     workers = {workers}  stop_timeout = {stop_timeout}  max_sessions = {max_sessions}  core_dumps = {core_dumps}
+    {process}
 }}
 log {{ level = {log} }}
 metrics {{ file = "{metrics}" interval = 100ms }}
@@ -240,8 +241,8 @@ class Proxy(servers.Imapmux):
     def prepare(self, shards, certificate, users=("alice", "bob"), routes=(), passwords=(), more="", workers=1,
                 stop_timeout="10s", max_sessions=16384, pool="warm = 0 park_time = 0s", check_after="0s",
                 throttle=EXEMPT, health="interval = 0s", sources=FILES, metrics="metrics.prom", log="info",
-                core_dumps=servers.CORE_DUMPS, **others):
-        self.port = {name: servers.free_port() for name in ("plain", "starttls", "tls")}
+                core_dumps=servers.CORE_DUMPS, process="", ports=(), **others):
+        self.port = {name: servers.free_port() for name in ("plain", "starttls", "tls")} | dict(ports)
         own = dict(passwords)
         line = password_line("USER")
         text = "".join(line.replace("USER", user, 1) for user in users if user not in own)
@@ -254,7 +255,7 @@ class Proxy(servers.Imapmux):
                                              stop_timeout=stop_timeout, max_sessions=max_sessions,
                                              pool=pool, check_after=check_after, throttle=throttle, health=health,
                                              sources=sources, more=more + shards, host=self.host, metrics=metrics,
-                                             log=log, core_dumps=core_dumps, **self.port)
+                                             log=log, core_dumps=core_dumps, process=process, **self.port)
         super().prepare(configuration, list(self.port.values()), **others)
 
     def wire(self, listener="plain", **options):

@@ -3,18 +3,14 @@ What a service manager is told, by sd_notify(3): that the process is ready, that
 while each worker answers.
 """
 import contextlib
-import ctypes
-import os
-import pathlib
 import socket
 
 import pytest
 
 import servers
+from intruder import hanging, threads
 from stage import Proxy, Store, shard
 
-PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH = 0x4206, 0x4207, 17
-ALL_KINDS = 0x40000000  # __WALL: threads, too
 WATCHDOG_MS = 600
 
 
@@ -73,22 +69,6 @@ def proxy(tmp_path, certificate, manager):
         yield proxy
 
 
-@contextlib.contextmanager
-def hanging_worker(process):
-    """One worker does nothing at all, while all other threads go on."""
-    trace = ctypes.CDLL(None, use_errno=True).ptrace
-    trace.argtypes = [ctypes.c_long] * 4
-    worker = next(int(task.name) for task in pathlib.Path(f"/proc/{process.pid}/task").iterdir()
-                  if (task / "comm").read_text() == "worker\n")
-    assert trace(PTRACE_SEIZE, worker, 0, 0) == 0, os.strerror(ctypes.get_errno())
-    assert trace(PTRACE_INTERRUPT, worker, 0, 0) == 0, os.strerror(ctypes.get_errno())
-    os.waitpid(worker, ALL_KINDS)
-    try:
-        yield
-    finally:
-        assert trace(PTRACE_DETACH, worker, 0, 0) == 0, os.strerror(ctypes.get_errno())
-
-
 def test_start_and_stop_are_told(proxy, manager):
     pid = proxy.process.pid
     assert f"MAINPID={pid}" in manager.wait_for("READY=1")
@@ -101,7 +81,7 @@ def test_start_and_stop_are_told(proxy, manager):
 def test_a_worker_that_hangs_is_not_alive(proxy, manager):
     manager.wait_for("WATCHDOG=1")
     manager.wait_for("WATCHDOG=1")
-    with hanging_worker(proxy.process):
+    with hanging(threads(proxy.process, "worker")[0]):
         proxy.wait_for_event("watchdog")  # so the question before this one has been answered, if ever
         manager.take_all()
         for _ in range(2 * WATCHDOG_MS // 100):
