@@ -2,6 +2,7 @@
 #include "proxy/admin/handlers.h"
 #include "proxy/base/log.h"
 #include "proxy/base/notify.h"
+#include "proxy/base/sandbox.h"
 #include "proxy/certificates.h"
 #include "proxy/control.h"
 #include "proxy/cutover.h"
@@ -286,9 +287,10 @@ static bool serve(struct process *process, const struct conf *conf, const struct
         return false;
     control->certificates = certificates_open(control, tls, err);
     if (control->certificates != NULL && open_listeners(control, err) &&
-        privileges_drop(conf, err) && open_redis(control, err) && open_fleet(control, err) &&
-        !control->stopping && open_admin(process, err) && open_site(process, err) &&
-        start_workers(process, tls, err) && open_router(control, err) &&
+        privileges_drop(conf, err) && sandbox_enter(conf, err) &&
+        log_start(&process->counters.log_lost, err) && open_redis(control, err) &&
+        open_fleet(control, err) && !control->stopping && open_admin(process, err) &&
+        open_site(process, err) && start_workers(process, tls, err) && open_router(control, err) &&
         open_stores(control, err) && fleet_serve(control->fleet, err) &&
         listeners_listen(control->listeners, err)) {
         workers_accept(control->workers);
@@ -336,7 +338,7 @@ static int run(const char *path, bool only_check)
         privileges_raise_descriptors(conf, workers_wanted(conf));
         if (realpath(path, process.control.conf_path) == NULL)
             snprintf(process.control.conf_path, PATH_MAX, "%s", path);
-        good = log_start(&process.counters.log_lost, &err) && serve(&process, conf, tls, &err);
+        good = serve(&process, conf, tls, &err);
         log_stop();
     }
     if (!good)

@@ -117,6 +117,7 @@ static const char *text_of(cfg_t *cfg, const char *name);
 static int start_line(cfg_t *cfg);
 static void release_section(const struct conf_section *section, struct conf *conf);
 static void release_one(const struct conf_section *section, void *values);
+static void release_words(struct conf_words *words);
 static void wipe_secrets(cfg_t *cfg);
 
 struct conf *conf_open(const char *path, struct err *err)
@@ -138,6 +139,7 @@ struct conf *conf_open(const char *path, struct err *err)
     if (conf != NULL && !conf_check(&reader, conf))
         conf_close(&conf);
     current_reader = NULL;
+    release_words(&reader.files);
     wipe_secrets(reader.cfg);
     cfg_free(reader.cfg);
     return conf;
@@ -149,6 +151,7 @@ void conf_close(struct conf **conf)
         return;
     for (const struct conf_section *section = conf_sections; section->name != NULL; section++)
         release_section(section, *conf);
+    release_words(&(*conf)->files);
     mem_free(*conf);
     *conf = NULL;
 }
@@ -232,8 +235,8 @@ static bool parse(struct conf_reader *reader, const char *path)
     if (text == NULL && reader->depth > 0)
         return false; /* the include says it, with its line */
     if (text == NULL)
-        return conf_fail(reader, path, 0, "%s", strerror(errno));
-    bool ok = parse_text(reader, path, text, len);
+        return conf_fail(reader, path, 0, "%s", conf_why_unread(path));
+    bool ok = conf_note_file(reader, path) && parse_text(reader, path, text, len);
     secret_wipe(text, len);
     mem_free(text);
     return ok;
@@ -284,7 +287,7 @@ static int on_include(cfg_t *cfg, cfg_opt_t *opt, int argc, const char **argv)
     reader->depth--;
     if (!ok)
         conf_fail(reader, cfg->filename, cfg->line, "cannot include \"%s\": %s", argv[0],
-                  strerror(errno));
+                  path == NULL ? strerror(errno) : conf_why_unread(path));
     mem_free(path);
     return ok ? 0 : -1;
 }
@@ -387,6 +390,8 @@ static struct conf *build(struct conf_reader *reader)
         ok = fill_section(reader, section, conf);
     if (ok) {
         conf->read_at = time(NULL);
+        conf->files = reader->files;
+        reader->files = (struct conf_words){0};
         return conf;
     }
     if (reader->err->kind == ERR_NONE)
@@ -491,11 +496,15 @@ static bool fill_secret(struct conf_reader *reader, const struct conf_row *row, 
         return conf_fail(reader, cfg->filename, start_line(cfg),
                          "%s: both \"%s\" and \"%s\" are set", where, row->name, name);
     char *path = conf_path(reader->folder, file);
-    char *content = path == NULL ? NULL : conf_load(path, CONF_SECRET_FILE_MAX, &len);
+    char *content = path == NULL || !conf_note_file(reader, path)
+                        ? NULL
+                        : conf_load(path, CONF_SECRET_FILE_MAX, &len);
+    if (content == NULL)
+        conf_fail(reader, cfg->filename, start_line(cfg), "setting \"%s\" of %s: %.60s: %s", name,
+                  where, file, path == NULL ? strerror(errno) : conf_why_unread(path));
     mem_free(path);
     if (content == NULL)
-        return conf_fail(reader, cfg->filename, start_line(cfg), "setting \"%s\" of %s: %.60s: %s",
-                         name, where, file, strerror(errno));
+        return false;
     struct span value = {content, len};
     if (value.len > 0 && content[value.len - 1] == '\n')
         value.len--;
@@ -533,17 +542,20 @@ static void release_section(const struct conf_section *section, struct conf *con
     mem_free(array);
 }
 
+static void release_words(struct conf_words *words)
+{
+    for (size_t i = 0; i < words->count; i++)
+        mem_free(words->items[i]);
+    mem_free(words->items);
+}
+
 static void release_one(const struct conf_section *section, void *values)
 {
     for (const struct conf_row *row = section->rows(); row->name != NULL; row++) {
         void *member = (char *)values + row->offset;
 
         if (row->kind == CONF_KIND_WORDS) {
-            struct conf_words *words = member;
-
-            for (size_t i = 0; i < words->count; i++)
-                mem_free(words->items[i]);
-            mem_free(words->items);
+            release_words(member);
         } else if (row->kind == CONF_KIND_TEXT || row->kind == CONF_KIND_PATH) {
             mem_free(*(char **)member);
         } else if (row->kind == CONF_KIND_SECRET) {

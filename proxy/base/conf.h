@@ -50,6 +50,7 @@ SETTINGS_SECTIONS(CONF_STRUCT)
 struct conf {
     int64_t read_at; /* seconds since 1970 */
     SETTINGS_SECTIONS(CONF_FIELD)
+    struct conf_words files; /* that it was read from: proxy.conf, what it includes, secrets */
 };
 
 /* The words of CHOICE rows, in the order of settings.def. */
@@ -104,6 +105,19 @@ bool conf_has_word(const struct conf_words *words, const char *word);
 
 /* The shard with this title, or NULL. */
 const struct conf_shard *conf_find_shard(const struct conf *conf, const char *title);
+
+/*
+ * Every file that it names or was read from, by an absolute path: the section and its index there,
+ * the setting; "" for those that it was read from. Stops when `visit` returns false, and returns
+ * that.
+ */
+struct conf_place {
+    const char *section;
+    size_t index;
+    const char *setting, *path;
+};
+bool conf_each_path(const struct conf *conf,
+                    bool (*visit)(void *owner, const struct conf_place *place), void *owner);
 
 /* Reads a duration as it is written there, "90s", of at most `max_ms`. */
 bool conf_read_duration(const char *text, uint64_t max_ms, uint64_t *ms_out);

@@ -41,7 +41,7 @@ bool conf_check(struct conf_reader *reader, const struct conf *conf)
     for (size_t i = 0; i < sizeof checks / sizeof checks[0]; i++)
         if (!checks[i](reader, conf))
             return false;
-    return true;
+    return conf_check_paths(reader, conf);
 }
 
 /* Lines that are sent where nobody is would vanish without a word. */

@@ -119,6 +119,7 @@ struct conf_reader {
     char folder[PATH_MAX];
     struct cfg_t *cfg;
     unsigned depth; /* of includes */
+    struct conf_words files;
     struct err *err;
 };
 
@@ -132,6 +133,15 @@ bool conf_fail(struct conf_reader *reader, const char *file, int line, const cha
 /* The same at the start of the section's `index`th instance; at the file when there is none. */
 bool conf_fail_in(struct conf_reader *reader, const char *section, size_t index, const char *format,
                   ...) __attribute__((format(printf, 4, 5)));
+
+/* It was read for this configuration. False without memory. */
+bool conf_note_file(struct conf_reader *reader, const char *path);
+
+/* What errno says of a file that could not be opened, or that it lies outside of the sandbox. */
+const char *conf_why_unread(const char *path);
+
+/* May this process read and write what the configuration names? */
+bool conf_check_paths(struct conf_reader *reader, const struct conf *conf);
 
 /* What concerns several settings, or the outside world. */
 bool conf_check(struct conf_reader *reader, const struct conf *conf);
