@@ -42,7 +42,7 @@ MORE = """
 certificate other {{ chain = "{other[0]}" key = "{other[1]}" }}
 admin {{ socket = "admin.sock" mode = "0600" }}
 """
-MODES = {"root": "", "user": f'user = "{USER}"'} if os.getuid() == 0 else {"as we are": ""}
+PROCESS = f'user = "{USER}"' if os.getuid() == 0 else ""
 
 
 class Files(http.server.SimpleHTTPRequestHandler):
@@ -115,10 +115,10 @@ class Site:
         servers.wait_for(tried, f"{user} to log in")
 
 
-@pytest.fixture(scope="module", params=MODES)
-def site(request, folder):
+@pytest.fixture(scope="module")
+def site(folder):
     with contextlib.ExitStack() as stack:
-        yield Site(stack, folder / f"sandbox-{request.param}", MODES[request.param])
+        yield Site(stack, folder / "sandbox", PROCESS)
 
 
 def test_every_thread_is_within(site):
