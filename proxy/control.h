@@ -12,10 +12,12 @@
 
 #include <limits.h>
 
+struct admin;
 struct certificates;
 struct cutovers;
 struct ending;
 struct fleet;
+struct handover;
 struct health;
 struct listeners;
 struct orders;
@@ -39,9 +41,14 @@ struct control {
     char conf_path[PATH_MAX];
     uint64_t started_ms; /* of the loop's clock */
     struct ending *ending;
+    struct admin *admin;       /* NULL without a socket */
+    struct handover *handover; /* another process is about to take the place of this one */
+    /* Main's part of a hand-over: gives up what only one process can have, or has it back. */
+    void (*give_up)(struct control *control, bool back);
     bool serving;  /* all is open, and clients are let in */
     bool stopping; /* no new clients: it ends once all sessions have gone */
     bool draining; /* and lets them go one by one */
+    bool has_heir; /* another process has taken its place */
 };
 
 #endif

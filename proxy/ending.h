@@ -1,6 +1,6 @@
 /*
- * How the process comes to its end, on the control thread: orderly, when all clients are told BYE as
- * soon as they can be; or by draining, when no new ones come, and those that are there go one by
+ * How the process comes to its end, on the control thread: in order, when all clients are told BYE
+ * as soon as they can be; or by draining, when no new ones come, and those that are there go one by
  * one. In both the loop is stopped once no session is left, or the time is up.
  */
 #ifndef IMAPMUX_PROXY_ENDING_H

@@ -15,7 +15,10 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-enum { RETRY_EACH_MS = 500 };
+enum { RETRY_EACH_MS = 500, TAKE_BACK_TRIES = 20 };
+
+/* Among processes of this host that follow one another. */
+enum place { KEEPS, RELEASES /* the file is being written */, RELEASED, HAS_HEIR };
 
 struct fleet {
     struct control *control;
@@ -32,6 +35,12 @@ struct fleet {
     unsigned handles_open;
     bool waiting;        /* for Redis to know */
     bool cut_off_wanted; /* there was no memory for it */
+    char heir_of[PROXY_ID_MAX];
+    enum place place;
+    bool gave_file;      /* there was a keeper */
+    unsigned tries_left; /* to have it back */
+    void (*on_released)(void *owner);
+    void *releaser;
     void (*on_shard_changed)(void *owner, const char *shard);
     void *shards_owner;
 };
@@ -168,6 +177,8 @@ static bool may_tell(void *owner, const char *user, uint64_t epoch)
 {
     struct fleet *fleet = owner;
 
+    if (fleet->place == RELEASES || fleet->place == RELEASED)
+        return false; /* nobody would write it down */
     return fleet->keeper == NULL || keeper_add_moved(fleet->keeper, user, epoch);
 }
 
@@ -206,10 +217,14 @@ void fleet_tell_held(struct control *control, const char *user, uint64_t epoch)
 
 /* --- life --- */
 
+static void try_to_keep(struct fleet *fleet);
+
 static void on_retry(uv_timer_t *timer)
 {
     struct fleet *fleet = timer->data;
 
+    if (fleet->tries_left > 0)
+        try_to_keep(fleet);
     if (fleet->cut_off_wanted)
         cut_off(fleet);
     if (fleet->reread != NULL) {
@@ -235,10 +250,11 @@ static bool open_parts(struct fleet *fleet, struct err *err)
     fleet->questions = questions_open(fleet->control, fleet->id, err);
     if (fleet->questions == NULL || env->redis == NULL)
         return fleet->questions != NULL;
-    fleet->keeper = keeper_open(fleet->control, fleet->id);
-    fleet->membership = membership_open(
-        env, fleet->id, fleet->keeper == NULL ? NULL : keeper_predecessor(fleet->keeper),
-        &fleet->freshness, &membership_events, fleet, err);
+    struct predecessor before = {fleet->heir_of, fleet->heir_of[0] != '\0'};
+    if (!before.lives && (fleet->keeper = keeper_open(fleet->control, fleet->id)) != NULL)
+        before.id = keeper_predecessor(fleet->keeper);
+    fleet->membership =
+        membership_open(env, fleet->id, &before, &fleet->freshness, &membership_events, fleet, err);
     if (fleet->membership != NULL)
         fleet->acks = acks_open(env, fleet->id, may_tell, fleet, err);
     if (fleet->acks != NULL)
@@ -246,7 +262,7 @@ static bool open_parts(struct fleet *fleet, struct err *err)
     return fleet->replies != NULL;
 }
 
-struct fleet *fleet_open(struct control *control, struct err *err)
+struct fleet *fleet_open(struct control *control, const char *heir_of, struct err *err)
 {
     struct fleet *fleet = mem_new(sizeof *fleet);
 
@@ -256,6 +272,7 @@ struct fleet *fleet_open(struct control *control, struct err *err)
         return NULL;
     }
     fleet->control = control;
+    snprintf(fleet->heir_of, sizeof fleet->heir_of, "%s", heir_of == NULL ? "" : heir_of);
     uv_timer_init(control->env.loop, &fleet->retry);
     uv_timer_init(control->env.loop, &fleet->limit);
     fleet->retry.data = fleet->limit.data = fleet;
@@ -271,15 +288,29 @@ static void on_limit(uv_timer_t *timer)
     stop_waiting(timer->data);
 }
 
-void fleet_join(struct fleet *fleet)
+bool fleet_join(struct fleet *fleet, struct err *err)
 {
-    struct control *control = fleet->control;
+    const struct conf *conf = fleet->control->env.conf;
 
     if (fleet->membership == NULL)
-        return;
-    uv_timer_start(&fleet->limit, on_limit, control->env.conf->redis.timeout, 0);
+        return true;
+    uv_timer_start(&fleet->limit, on_limit, conf->redis.timeout, 0);
     wait_for_it(fleet);
     uv_timer_stop(&fleet->limit);
+    return fleet->heir_of[0] == '\0' || !conf_routes_by_redis(conf) ||
+           membership_is_confirmed(fleet->membership) ||
+           err_set(err, ERR_UNAVAILABLE,
+                   "Redis does not confirm this process, so moves of users "
+                   "would not wait for it: try again when Redis is back");
+}
+
+void fleet_inherit(struct fleet *fleet)
+{
+    if (fleet->membership == NULL)
+        return;
+    fleet->keeper = keeper_open(fleet->control, fleet->id);
+    if (fleet->keeper != NULL && strcmp(keeper_predecessor(fleet->keeper), fleet->heir_of) != 0)
+        keeper_drop(fleet->keeper); /* what it says may have been moved before our time */
 }
 
 void fleet_teach(struct fleet *fleet, struct workers *workers)
@@ -301,6 +332,14 @@ bool fleet_serve(struct fleet *fleet, struct err *err)
         fleet->hearing =
             hearing_open(&control->env, fleet->id, &fleet->freshness, &hearing_events, fleet, err);
     return fleet->hearing != NULL;
+}
+
+void fleet_keep(struct fleet *fleet)
+{
+    if (fleet->keeper == NULL)
+        return;
+    keeper_confirm(fleet->keeper, membership_fence_ms(fleet->membership));
+    fleet_stop(fleet);
 }
 
 void fleet_stop(struct fleet *fleet)
@@ -342,6 +381,63 @@ void fleet_close(struct fleet **fleet)
     keeper_close(&f->keeper);
     uv_close((uv_handle_t *)&f->retry, handle_closed);
     uv_close((uv_handle_t *)&f->limit, handle_closed);
+}
+
+/* --- giving its place to an heir --- */
+
+static void release(struct fleet *fleet)
+{
+    fleet->place = RELEASED;
+    fleet->gave_file = fleet->keeper != NULL;
+    keeper_close(&fleet->keeper);
+}
+
+static void on_kept(void *owner)
+{
+    struct fleet *fleet = owner;
+
+    if (fleet->place != RELEASES)
+        return; /* it was taken back meanwhile */
+    release(fleet);
+    fleet->on_released(fleet->releaser);
+}
+
+bool fleet_release(struct fleet *fleet, void (*on_released)(void *owner), void *owner)
+{
+    fleet->place = RELEASES;
+    fleet->on_released = on_released;
+    fleet->releaser = owner;
+    fleet->tries_left = 0;
+    if (fleet->keeper != NULL && keeper_write(fleet->keeper, on_kept, fleet))
+        return true;
+    release(fleet);
+    return false;
+}
+
+/* The lock goes when the heir has ended, which may be in a moment. */
+static void try_to_keep(struct fleet *fleet)
+{
+    fleet->keeper = keeper_open(fleet->control, fleet->id);
+    fleet->tries_left = fleet->keeper == NULL ? fleet->tries_left - 1 : 0;
+    if (fleet->keeper != NULL)
+        keeper_drop(fleet->keeper); /* the routers know better */
+    if (fleet->tries_left == 0)
+        fleet->place = KEEPS; /* without a file, if need be, as after a start */
+}
+
+void fleet_take_back(struct fleet *fleet)
+{
+    if (fleet->place == RELEASED && fleet->gave_file) {
+        fleet->tries_left = TAKE_BACK_TRIES;
+        try_to_keep(fleet);
+    } else {
+        fleet->place = KEEPS;
+    }
+}
+
+void fleet_has_heir(struct fleet *fleet)
+{
+    fleet->place = HAS_HEIR;
 }
 
 /* --- for others --- */

@@ -16,19 +16,28 @@ struct fleet;
 /* --- life; the order is that of these lines --- */
 
 /*
- * Borrows the control thread, whose connection to Redis is there, until the close. NULL with *err
- * set.
+ * Borrows the control thread, whose connection to Redis is there, until the close. `heir_of` is the
+ * fleet_id of a process that lives and gives its place to this one, or NULL. NULL with *err set.
  */
-struct fleet *fleet_open(struct control *control, struct err *err);
+struct fleet *fleet_open(struct control *control, const char *heir_of, struct err *err);
 
-/* Runs the loop until Redis knows of this process, or it turns out that Redis is away. */
-void fleet_join(struct fleet *fleet);
+/*
+ * Runs the loop until Redis knows of this process, or it turns out that Redis is away. False with
+ * *err set: then an heir that asks Redis for routes has to wait, for moves would not wait for it.
+ */
+bool fleet_join(struct fleet *fleet, struct err *err);
+
+/* An heir's, when the other process has released that: takes over what is known of routes. */
+void fleet_inherit(struct fleet *fleet);
 
 /* Workers are open, and their threads do not run yet: their routers learn what is known. */
 void fleet_teach(struct fleet *fleet, struct workers *workers);
 
 /* Workers have started: from now on changes are heard. False with *err set. */
 bool fleet_serve(struct fleet *fleet, struct err *err);
+
+/* Runs the loop until what is known of routes is kept as this process's. */
+void fleet_keep(struct fleet *fleet);
 
 /* Workers are about to end: runs the loop until what they know has been kept. */
 void fleet_stop(struct fleet *fleet);
@@ -41,6 +50,20 @@ void fleet_leave(struct fleet *fleet);
 
 /* The control thread's inbox has been emptied. Nulls the pointer; harmless on NULL. */
 void fleet_close(struct fleet **fleet);
+
+/* --- giving its place to an heir --- */
+
+/*
+ * Gives up what is known of routes, as it is now; consents to moves wait from now on. `on_released`
+ * follows, unless it is taken back before; false if there is nothing to wait for.
+ */
+bool fleet_release(struct fleet *fleet, void (*on_released)(void *owner), void *owner);
+
+/* The heir has failed: all is as it was before. */
+void fleet_take_back(struct fleet *fleet);
+
+/* The heir serves, and consents to moves as well: this process does so for its own sessions. */
+void fleet_has_heir(struct fleet *fleet);
 
 /* --- for others --- */
 

@@ -60,6 +60,7 @@ struct health {
     struct watch *watches;
     size_t count;
     size_t handles_open;
+    bool stopped;
 };
 
 static void on_look_up(uv_timer_t *timer);
@@ -186,6 +187,19 @@ static void close_check(struct check *check)
     uv_close((uv_handle_t *)&check->timer, check_closed);
 }
 
+void health_stop(struct health *health)
+{
+    health->stopped = true;
+    for (size_t i = 0; i < health->count; i++) {
+        struct watch *watch = &health->watches[i];
+
+        while (watch->checks != NULL)
+            close_check(watch->checks);
+        dial_release(&watch->dial);
+        uv_timer_stop(&watch->timer);
+    }
+}
+
 void health_close(struct health **health)
 {
     struct health *h = *health;
@@ -193,14 +207,9 @@ void health_close(struct health **health)
     *health = NULL;
     if (h == NULL)
         return;
-    for (size_t i = 0; i < h->count; i++) {
-        struct watch *watch = &h->watches[i];
-
-        while (watch->checks != NULL)
-            close_check(watch->checks);
-        dial_release(&watch->dial);
-        uv_close((uv_handle_t *)&watch->timer, handle_closed);
-    }
+    health_stop(h);
+    for (size_t i = 0; i < h->count; i++)
+        uv_close((uv_handle_t *)&h->watches[i].timer, handle_closed);
     uv_close((uv_handle_t *)&h->doubts, doubts_closed);
 }
 
@@ -490,7 +499,7 @@ static void on_doubt(uv_async_t *doubts)
 {
     struct health *health = doubts->data;
 
-    for (size_t i = 0; i < health->count; i++) {
+    for (size_t i = 0; i < health->count && !health->stopped; i++) {
         struct watch *watch = &health->watches[i];
 
         if (!atomic_exchange(&watch->store->is_doubted, false))

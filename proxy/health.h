@@ -25,6 +25,9 @@ void health_close(struct health **health); /* nulls the pointer; harmless on NUL
 /* Checks that begin from now on use these contexts, which are held instead. */
 void health_use_tls(struct health *health, const struct tls *tls);
 
+/* No further checks; what was found stands. */
+void health_stop(struct health *health);
+
 /*
  * What is known of the addresses of a shard, by its number in the configuration; `why` is "", or
  * why the last check failed. `address` is NULL, once, while its names have none.

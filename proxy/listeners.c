@@ -1,4 +1,4 @@
-/* Owns the set of listening sockets: which there are for each address, and who accepts from which. */
+/* Owns the listening sockets: which there are for each address, and who accepts from which. */
 #include "proxy/listeners.h"
 
 #include "proxy/base/mem.h"

@@ -3,9 +3,9 @@
  * worker (SO_REUSEPORT), so that the kernel spreads the clients; or as many as were inherited, from
  * a process before this one or from systemd. Workers accept from duplicates.
  *
- * A client waits in the queue of one socket, and is reset when that closes. So a socket that is there
- * is kept as long as its address is wanted, and a new one does not listen before somebody is about
- * to accept from it.
+ * A client waits in the queue of one socket, and is reset when that closes. So a socket that is
+ * there is kept as long as its address is wanted, and a new one does not listen before somebody is
+ * about to accept from it.
  */
 #ifndef IMAPMUX_PROXY_LISTENERS_H
 #define IMAPMUX_PROXY_LISTENERS_H

@@ -16,6 +16,7 @@
 #include "proxy/orders.h"
 #include "proxy/privileges.h"
 #include "proxy/pulse.h"
+#include "proxy/takeover.h"
 #include "proxy/watchdog.h"
 #include "routing/route.h"
 
@@ -30,27 +31,30 @@
 #endif
 
 struct process {
-    struct control control;
+    struct control control; /* first member: give_up casts */
     uv_loop_t loop;
     struct turn turn;
     struct counters counters;
     uv_signal_t terminate, interrupt;
     uv_timer_t metrics;
     struct watchdog watchdog;
-    struct admin *admin;
     struct site *site;
     struct pulse pulse;
+    const char *take_over;     /* the socket of the process whose place this one takes; or NULL */
+    struct takeover *takeover; /* until that has come to an end */
     bool metrics_failed;
 };
 
 static const char usage[] =
-    "Usage: imapmux [-c FILE] [-t]\n"
+    "Usage: imapmux [-c FILE] [-t | --take-over[=SOCKET]]\n"
     "       imapmux --print-defaults | --print-settings | --version | --help\n"
     "\n"
     "IMAP proxy and connection multiplexer: runs in the foreground, logs to standard error.\n"
     "\n"
     "  -c, --config FILE     configuration (default " IMAPMUX_CONF ")\n"
     "  -t, --test            check the configuration and exit\n"
+    "      --take-over[=SOCKET]  take the place of the process that listens at SOCKET (default:\n"
+    "                        admin.socket), without refusing a client; that one drains and ends\n"
     "      --print-defaults  print a proxy.conf with every setting and its default\n"
     "      --print-settings  print the reference of all settings, in Markdown\n"
     "  -V, --version         print the version\n"
@@ -123,7 +127,8 @@ static void save_metrics(uv_timer_t *timer)
 {
     struct process *process = timer->data;
     struct err err = {0};
-    bool saved = workers_save_metrics(process->control.workers, &err);
+    bool saved = process->control.has_heir || /* which writes its own there */
+                 workers_save_metrics(process->control.workers, &err);
 
     if (!saved && !process->metrics_failed)
         log_event(LOG_LEVEL_ERROR, "metrics not written", "%s", err.text);
@@ -134,6 +139,18 @@ static void start_metrics(struct process *process, const struct conf_metrics *co
 {
     if (conf->file[0] != '\0')
         uv_timer_start(&process->metrics, save_metrics, 0, conf->interval);
+}
+
+/* Of a hand-over: the port of HTTP, which the heir wants to have. */
+static void give_up(struct control *control, bool back)
+{
+    struct process *process = (struct process *)control;
+    struct err err = {0};
+
+    site_close(&process->site);
+    if (back && control->env.conf->http.address[0] != '\0' &&
+        (process->site = site_open(control, &err)) == NULL)
+        log_event(LOG_LEVEL_ERROR, "http", "%s", err.text);
 }
 
 static bool open_control(struct process *process, const struct conf *conf, struct err *err)
@@ -147,6 +164,7 @@ static bool open_control(struct process *process, const struct conf *conf, struc
                                 .conf = conf,
                                 .counters = &process->counters};
     control->started_ms = uv_now(&process->loop);
+    control->give_up = give_up;
     control->ending = ending_open(control, err);
     if (control->ending == NULL)
         return false;
@@ -172,14 +190,21 @@ static bool open_redis(struct control *control, struct err *err)
     return control->cutovers != NULL;
 }
 
+/* The usual socket of administration is the other process's until the end. */
+static bool is_beside(const struct process *process)
+{
+    return process->takeover != NULL &&
+           strcmp(process->take_over, process->control.env.conf->admin.socket) == 0;
+}
+
 static bool open_admin(struct process *process, struct err *err)
 {
     struct control *control = &process->control;
 
     if (control->env.conf->admin.socket[0] == '\0')
         return true;
-    process->admin = admin_open(&control->env, admin_handlers, control, err);
-    return process->admin != NULL;
+    control->admin = admin_open(&control->env, is_beside(process), admin_handlers, control, err);
+    return control->admin != NULL;
 }
 
 /* Whether it is ready can be asked before it is. */
@@ -196,24 +221,62 @@ static bool open_site(struct process *process, struct err *err)
 }
 
 /* Others know of this process before it serves anybody. */
-static bool open_fleet(struct control *control, struct err *err)
+static bool open_fleet(struct process *process, struct err *err)
 {
-    control->fleet = fleet_open(control, err);
-    if (control->fleet != NULL)
-        fleet_join(control->fleet);
-    return control->fleet != NULL;
+    struct control *control = &process->control;
+
+    control->fleet =
+        fleet_open(control, process->takeover == NULL ? NULL : takeover_id(process->takeover), err);
+    return control->fleet != NULL && fleet_join(control->fleet, err) && !control->stopping;
 }
 
-/* Of the configured addresses, some may come from systemd. */
-static bool open_listeners(struct control *control, struct err *err)
+/* Of the configured addresses, some may come from systemd, or from the process before. */
+static bool open_listeners(struct process *process, struct err *err)
 {
+    struct control *control = &process->control;
     const struct conf *conf = control->env.conf;
     struct inherited inherited;
+    bool good;
 
-    if (inherited_from_systemd(&inherited, err))
+    if (process->take_over != NULL) {
+        process->takeover = takeover_begin(process->take_over, &inherited, err);
+        good = process->takeover != NULL;
+    } else {
+        good = inherited_from_systemd(&inherited, err);
+    }
+    if (good)
         control->listeners = listeners_open(conf, workers_wanted(conf), &inherited, err);
     inherited_release(&inherited);
     return control->listeners != NULL;
+}
+
+/* What only one of two processes can have: after this only moments pass until it is settled. */
+static bool take_release(struct process *process, struct err *err)
+{
+    if (process->takeover == NULL)
+        return true;
+    if (!takeover_release(process->takeover, err))
+        return false;
+    fleet_inherit(process->control.fleet);
+    return true;
+}
+
+/* All is open. What can still fail does so before clients come, and before another process goes. */
+static bool take_place(struct process *process, struct err *err)
+{
+    struct control *control = &process->control;
+
+    if (!listeners_listen(control->listeners, err))
+        return false;
+    if (process->takeover != NULL) {
+        fleet_keep(control->fleet);
+        if (control->stopping || !takeover_finish(process->takeover, is_beside(process), err))
+            return false;
+        admin_take_place(control->admin);
+    }
+    workers_accept(control->workers);
+    takeover_close(&process->takeover);
+    return true;
 }
 
 static bool start_workers(struct process *process, const struct tls *tls, struct err *err)
@@ -238,7 +301,7 @@ static void end_workers(struct process *process)
     watchdog_stop(&process->watchdog);
     health_close(&process->control.health);
     fleet_stop(process->control.fleet);
-    workers_end(&process->control.workers);
+    workers_end(&process->control.workers, !process->control.has_heir);
     orders_close(&process->control.orders);
     fleet_leave(process->control.fleet);
     log_event(LOG_LEVEL_INFO, "stopped", "all sessions have ended");
@@ -286,14 +349,12 @@ static bool serve(struct process *process, const struct conf *conf, const struct
     if (!open_control(process, conf, err))
         return false;
     control->certificates = certificates_open(control, tls, err);
-    if (control->certificates != NULL && open_listeners(control, err) &&
+    if (control->certificates != NULL && open_listeners(process, err) &&
         privileges_drop(conf, err) && sandbox_enter(conf, err) &&
         log_start(&process->counters.log_lost, err) && open_redis(control, err) &&
-        open_fleet(control, err) && !control->stopping && open_admin(process, err) &&
+        open_fleet(process, err) && open_admin(process, err) && take_release(process, err) &&
         open_site(process, err) && start_workers(process, tls, err) && open_router(control, err) &&
-        open_stores(control, err) && fleet_serve(control->fleet, err) &&
-        listeners_listen(control->listeners, err)) {
-        workers_accept(control->workers);
+        open_stores(control, err) && fleet_serve(control->fleet, err) && take_place(process, err)) {
         control->serving = true;
         log_event(LOG_LEVEL_INFO, "ready", "imapmux " IMAPMUX_VERSION);
         watchdog_start(&process->watchdog, control);
@@ -302,7 +363,7 @@ static bool serve(struct process *process, const struct conf *conf, const struct
         start_metrics(process, &conf->metrics);
         uv_run(&process->loop, UV_RUN_DEFAULT);
     }
-    admin_close(&process->admin);
+    admin_close(&control->admin);
     site_close(&process->site);
     pulse_stop(&process->pulse);
     if (control->workers != NULL)
@@ -311,15 +372,16 @@ static bool serve(struct process *process, const struct conf *conf, const struct
         fleet_leave(control->fleet);
     listeners_close(&control->listeners);
     end_control(process);
+    takeover_close(&process->takeover); /* the other process goes on, with all that is its own */
     return err->kind == ERR_NONE;
 }
 
 /* --- the command line --- */
 
-static int run(const char *path, bool only_check)
+static int run(const char *path, bool only_check, const char *take_over)
 {
     struct err err = {0};
-    struct process process = {0};
+    struct process process = {.take_over = take_over};
     struct conf *conf = conf_open(path, &err);
 
     if (conf != NULL)
@@ -336,6 +398,8 @@ static int run(const char *path, bool only_check)
         /* A directory that hangs may keep threads waiting; names and hashes need some, too. */
         setenv("UV_THREADPOOL_SIZE", "32", 0);
         privileges_raise_descriptors(conf, workers_wanted(conf));
+        if (take_over != NULL && *take_over == '\0')
+            process.take_over = conf->admin.socket;
         if (realpath(path, process.control.conf_path) == NULL)
             snprintf(process.control.conf_path, PATH_MAX, "%s", path);
         good = serve(&process, conf, tls, &err);
@@ -350,17 +414,18 @@ static int run(const char *path, bool only_check)
 
 int main(int argc, char **argv)
 {
-    enum { OPT_DEFAULTS = 256, OPT_SETTINGS };
+    enum { OPT_DEFAULTS = 256, OPT_SETTINGS, OPT_TAKE_OVER };
     static const struct option options[] = {
         {"config", required_argument, NULL, 'c'},
         {"test", no_argument, NULL, 't'},
+        {"take-over", optional_argument, NULL, OPT_TAKE_OVER},
         {"print-defaults", no_argument, NULL, OPT_DEFAULTS},
         {"print-settings", no_argument, NULL, OPT_SETTINGS},
         {"version", no_argument, NULL, 'V'},
         {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
     };
-    const char *path = IMAPMUX_CONF;
+    const char *path = IMAPMUX_CONF, *take_over = NULL;
     bool only_check = false;
 
     for (int option; (option = getopt_long(argc, argv, "c:tVh", options, NULL)) != -1;) {
@@ -370,6 +435,9 @@ int main(int argc, char **argv)
             break;
         case 't':
             only_check = true;
+            break;
+        case OPT_TAKE_OVER:
+            take_over = optarg == NULL ? "" : optarg;
             break;
         case OPT_DEFAULTS:
             conf_print_defaults(stdout);
@@ -392,5 +460,5 @@ int main(int argc, char **argv)
         fprintf(stderr, "imapmux: unexpected argument \"%s\"\n%s", argv[optind], usage);
         return 2;
     }
-    return run(path, only_check);
+    return run(path, only_check, take_over);
 }

@@ -427,7 +427,7 @@ struct workers *workers_start(const struct conf *conf, const struct tls *tls,
     if (opened)
         view->on_open(view->owner, all);
     if (!opened || !start_threads(all, err))
-        workers_end(&all);
+        workers_end(&all, false);
     return all;
 }
 
@@ -610,7 +610,7 @@ bool workers_save_metrics(const struct workers *workers, struct err *err)
     return metrics_save(workers->conf->metrics.file, print_all, &all, err);
 }
 
-void workers_end(struct workers **workers)
+void workers_end(struct workers **workers, bool last_word)
 {
     struct workers *all = *workers;
 
@@ -628,7 +628,7 @@ void workers_end(struct workers **workers)
         empty_inbox(&all->list[i]);
     for (size_t i = 0; i < all->count; i++)
         close_worker(&all->list[i]);
-    if (all->conf->metrics.file[0] != '\0' && all->list[0].running)
+    if (last_word && all->conf->metrics.file[0] != '\0' && all->list[0].running)
         workers_save_metrics(all, NULL); /* the last word; a failure was logged before */
     close_shared(all);
     mem_free(all);

@@ -114,9 +114,9 @@ bool workers_print_metrics(const struct workers *workers, FILE *out);
 bool workers_save_metrics(const struct workers *workers, struct err *err);
 
 /*
- * Cuts off the sessions that are left, ends and joins the threads, saves the metrics for the last
- * time, frees all. Nulls the pointer.
+ * Cuts off the sessions that are left, ends and joins the threads, frees all. With
+ * `last_word` the metrics are saved for the last time. Nulls the pointer.
  */
-void workers_end(struct workers **workers);
+void workers_end(struct workers **workers, bool last_word);
 
 #endif

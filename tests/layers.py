@@ -33,7 +33,7 @@ ROWS = [
     ["proxy/relaying"],
     ["proxy/session"],
     ["proxy/inherited"],
-    ["proxy/listeners"],
+    ["proxy/listeners", "proxy/takeover"],
     ["proxy/worker"],
     ["proxy/ask", "proxy/control"],
     ["proxy/ending"],

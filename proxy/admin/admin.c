@@ -56,8 +56,8 @@ static void on_accept(void *owner, int fd, const union address *peer,
 
 /* --- life --- */
 
-struct admin *admin_open(const struct env *env, admin_handler *const *handlers, void *context,
-                         struct err *err)
+struct admin *admin_open(const struct env *env, bool beside, admin_handler *const *handlers,
+                         void *context, struct err *err)
 {
     struct admin *admin = mem_new(sizeof *admin);
 
@@ -68,7 +68,7 @@ struct admin *admin_open(const struct env *env, admin_handler *const *handlers, 
     admin->env = env;
     admin->handlers = handlers;
     admin->context = context;
-    if (!admin_socket_open(&admin->socket, &env->conf->admin, err)) {
+    if (!admin_socket_open(&admin->socket, &env->conf->admin, beside, err)) {
         mem_free(admin);
         return NULL;
     }
@@ -114,6 +114,17 @@ void admin_close(struct admin **admin)
     admin_socket_remove(&a->socket);
     listener_close(&a->listener);
     mem_free(a);
+}
+
+bool admin_give_place(struct admin *admin, pid_t pid, struct err *err)
+{
+    return admin_socket_give_place(&admin->socket, pid, err);
+}
+
+void admin_take_place(struct admin *admin)
+{
+    if (admin != NULL)
+        admin_socket_take_place(&admin->socket);
 }
 
 /* --- who connects --- */
@@ -266,6 +277,44 @@ void admin_item(struct admin_call *call, json_t *item)
 {
     assert(call->client->busy);
     write_line(call->client, json_pack("{s:o}", "item", item));
+}
+
+bool admin_pass(struct admin_call *call, json_t *item, const int *fds, size_t count)
+{
+    union {
+        char bytes[CMSG_SPACE(ADMIN_PASS_MAX * sizeof(int))];
+        struct cmsghdr header; /* for its alignment */
+    } control = {0};
+    json_t *json = json_pack("{s:o}", "item", item);
+    struct buf line;
+    struct iovec text = {0};
+    struct msghdr message = {.msg_iov = &text,
+                             .msg_iovlen = 1,
+                             .msg_control = &control,
+                             .msg_controllen = CMSG_SPACE(count * sizeof(int))};
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    bool sent = false;
+
+    assert(call->client->busy && count <= ADMIN_PASS_MAX);
+    *header = (struct cmsghdr){.cmsg_len = CMSG_LEN(count * sizeof(int)),
+                               .cmsg_level = SOL_SOCKET,
+                               .cmsg_type = SCM_RIGHTS};
+    memcpy(CMSG_DATA(header), fds, count * sizeof(int));
+    buf_init(&line, READ_SIZE);
+    if (json != NULL && add_line(&line, json) && admin_queued(call) == 0) {
+        struct span bytes = buf_span(&line);
+
+        text = (struct iovec){(void *)bytes.ptr, bytes.len};
+        sent = sendmsg(conn_fd(call->client->conn), &message, MSG_NOSIGNAL) == (ssize_t)bytes.len;
+    }
+    buf_release(&line);
+    json_decref(json);
+    return sent;
+}
+
+pid_t admin_peer(const struct admin_call *call)
+{
+    return call->client->peer.pid;
 }
 
 size_t admin_queued(const struct admin_call *call)

@@ -11,6 +11,8 @@
 #include "proxy/base/env.h"
 #include "proxy/ctl/request.h"
 
+enum { ADMIN_PASS_MAX = 200 }; /* descriptors with one item */
+
 struct admin;
 
 /*
@@ -32,12 +34,19 @@ struct admin_call {
 typedef void admin_handler(struct admin_call *call);
 
 /*
- * Listens as section `admin` says; `handlers` are in the order of ctl_commands. All is borrowed
+ * Listens as section `admin` says, or `beside` the socket of the process whose place this one is
+ * about to take; `handlers` are in the order of ctl_commands. All is borrowed
  * until the loop has run out after admin_close. NULL with *err set, also when another process
  * listens there.
  */
-struct admin *admin_open(const struct env *env, admin_handler *const *handlers, void *context,
-                         struct err *err);
+struct admin *admin_open(const struct env *env, bool beside, admin_handler *const *handlers,
+                         void *context, struct err *err);
+
+/* The sockets of this process and of `pid` change places; false with *err set. */
+bool admin_give_place(struct admin *admin, pid_t pid, struct err *err);
+
+/* The other process has done so, or is dead. Harmless on NULL. */
+void admin_take_place(struct admin *admin);
 
 /* Cancels what is under way, closes, removes the socket. Nulls the pointer; harmless on NULL. */
 void admin_close(struct admin **admin);
@@ -50,6 +59,12 @@ const char *admin_argument(const struct admin_call *call, const char *name);
  * go: `cancel` follows, never inside the call.
  */
 void admin_item(struct admin_call *call, json_t *item);
+
+/* The same with descriptors, which stay the caller's. False: they cannot be sent. */
+bool admin_pass(struct admin_call *call, json_t *item, const int *fds, size_t count);
+
+/* The number of the process that has connected. */
+pid_t admin_peer(const struct admin_call *call);
 
 /* How many octets of its items have not left yet. */
 size_t admin_queued(const struct admin_call *call);

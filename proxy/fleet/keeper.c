@@ -118,7 +118,7 @@ struct keeper *keeper_open(struct control *control, const char *id)
 
 const char *keeper_predecessor(const struct keeper *keeper)
 {
-    return keeper->left.proxy[0] == '\0' ? NULL : keeper->left.proxy;
+    return keeper->left.proxy;
 }
 
 uint64_t keeper_fence_ms(const struct keeper *keeper)
@@ -133,6 +133,15 @@ static struct left_route *pop_route(struct keeper *keeper)
     if (left != NULL)
         STAILQ_REMOVE_HEAD(&keeper->routes, link);
     return left;
+}
+
+void keeper_drop(struct keeper *keeper)
+{
+    struct left_route *left;
+
+    while ((left = pop_route(keeper)) != NULL)
+        mem_free(left);
+    keeper->left_fence_ms = 0;
 }
 
 void keeper_teach(struct keeper *keeper, struct workers *workers)
@@ -163,10 +172,7 @@ static void free_parts(struct keeper *keeper)
 
 static void free_keeper(struct keeper *keeper)
 {
-    struct left_route *left;
-
-    while ((left = pop_route(keeper)) != NULL)
-        mem_free(left);
+    keeper_drop(keeper);
     free_parts(keeper);
     snapshot_close(&keeper->snapshot);
     mem_free(keeper);

@@ -16,8 +16,11 @@ struct keeper;
  */
 struct keeper *keeper_open(struct control *control, const char *id);
 
-/* The process that has written the file, which is dead; NULL if none has. */
+/* The process that has written the file, which is dead or has given it up; "" if none has. */
 const char *keeper_predecessor(const struct keeper *keeper);
+
+/* What was read is of no use. */
+void keeper_drop(struct keeper *keeper);
 
 /* Until then its routes may serve, of uv_hrtime; 0: there are none. */
 uint64_t keeper_fence_ms(const struct keeper *keeper);

@@ -17,6 +17,7 @@ enum {
     LOOK_EACH_MS = 200, /* is a beat due, or Redis back? */
     LEAVE_MAX_MS = 1000,
     LET_GO_MAX_MS = 10000,
+    PREDECESSOR_MAX = 64,
     NUMBER_MAX = 24
 };
 
@@ -25,7 +26,9 @@ enum fence { NO_FENCE, FAR, NEAR, PASSED /* and somebody may still be there */ }
 
 struct membership {
     const struct env *env;
-    const char *id, *predecessor;
+    const char *id;
+    char predecessor[PREDECESSOR_MAX]; /* "": none */
+    bool predecessor_lives;
     struct freshness *freshness;
     const struct membership_events *events;
     void *owner;
@@ -57,8 +60,9 @@ struct membership {
 
 /*
  * KEYS: proxies, moving, beats.
- * ARGV: id, host, pid, fence_ms, sessions, version, socket, the prefix of all keys, the id of a
- * process that is dead, or "", redis.replicas, 1 if enough replicas have our beat before this one.
+ * ARGV: id, host, pid, fence_ms, sessions, version, socket, the prefix of all keys, the id of the
+ * predecessor, or "", redis.replicas, 1 if enough replicas have our beat before this one, 1 if the
+ * predecessor lives.
  * Writes the record, takes away those that have lapsed, and ends moves that nobody looks after any
  * more. A user's hash that is not as it should be must not stop the beats of all.
  *
@@ -111,7 +115,8 @@ static const char script_text[] =
     "local good, own = pcall(cjson.decode, redis.call('HGET', KEYS[1], ARGV[1]))\n"
     "good = good and type(own) == 'table'\n"
     "local since = good and tonumber(own.since) or now\n"
-    "if redis.call('HDEL', KEYS[1], ARGV[9]) == 1 and not good then since = 0 end\n"
+    "local before = redis.call(ARGV[12] == '1' and 'HEXISTS' or 'HDEL', KEYS[1], ARGV[9])\n"
+    "if before == 1 and not good then since = 0 end\n"
     "redis.call('HSET', KEYS[1], ARGV[1], cjson.encode({host = ARGV[2], pid = tonumber(ARGV[3]),\n"
     "  seen_ms = now, fence_ms = tonumber(ARGV[4]), sessions = tonumber(ARGV[5]),\n"
     "  version = ARGV[6], socket = ARGV[7], beat = number,\n"
@@ -157,7 +162,8 @@ static uint64_t let_go_ms(const struct membership *m)
 
 /* --- life --- */
 
-struct membership *membership_open(const struct env *env, const char *id, const char *predecessor,
+struct membership *membership_open(const struct env *env, const char *id,
+                                   const struct predecessor *predecessor,
                                    struct freshness *freshness,
                                    const struct membership_events *events, void *owner,
                                    struct err *err)
@@ -173,7 +179,8 @@ struct membership *membership_open(const struct env *env, const char *id, const 
     }
     m->env = env;
     m->id = id;
-    m->predecessor = predecessor == NULL ? "" : predecessor;
+    snprintf(m->predecessor, sizeof m->predecessor, "%s", predecessor->id);
+    m->predecessor_lives = predecessor->lives;
     m->freshness = freshness;
     m->events = events;
     m->owner = owner;
@@ -347,6 +354,8 @@ static bool send_beat(struct membership *m)
     char proxies[REDIS_KEY_MAX], moving[REDIS_KEY_MAX], beats[REDIS_KEY_MAX];
     char numbers[4][NUMBER_MAX];
     bool settled = m->confirmed && redis_link_connection(m->env->redis) == m->connection;
+    /* Once we are known ourselves, one that lives says nothing of a gap in our own record. */
+    bool counts = !m->predecessor_lives || !m->ever_confirmed;
     struct err err;
 
     if (!redis_key(proxies, settings(m), "proxies", NULL) ||
@@ -369,9 +378,10 @@ static bool send_beat(struct membership *m)
                                      span_of(IMAPMUX_VERSION),
                                      span_of(m->env->conf->admin.socket),
                                      span_of(settings(m)->prefix),
-                                     span_of(m->predecessor),
+                                     span_of(counts ? m->predecessor : ""),
                                      span_of(numbers[3]),
-                                     span_of(settled ? "1" : "0")};
+                                     span_of(settled ? "1" : "0"),
+                                     span_of(m->predecessor_lives ? "1" : "0")};
 
     m->command = redis_link_call(m->env->redis, &m->script, arguments,
                                  sizeof arguments / sizeof *arguments, 3, on_beat, m, &err);

@@ -12,6 +12,16 @@
 
 enum { PROXY_ID_MAX = 17 }; /* 16 hex digits and a NUL */
 
+/*
+ * The process that served the same users before this one. As long as its record has been there no
+ * move has gone on without it, so what it has left of routes is good. One that is dead has its
+ * record taken away; one that lives goes on beside this one.
+ */
+struct predecessor {
+    const char *id; /* "": there was none */
+    bool lives;
+};
+
 struct membership;
 
 /* What it asks and tells; never inside a call of its own. */
@@ -30,10 +40,11 @@ struct membership_events {
 
 /*
  * Sends the first beat; further ones follow each third of redis.node_expiry. `id` is the process's.
- * All is borrowed until the close. Writes freshness->known_since_ms and, if Redis is asked for
+ * All is borrowed until the close, but for the predecessor. Writes freshness->known_since_ms and, if Redis is asked for
  * routes, fence_ms. NULL with *err set.
  */
-struct membership *membership_open(const struct env *env, const char *id, const char *predecessor,
+struct membership *membership_open(const struct env *env, const char *id,
+                                   const struct predecessor *predecessor,
                                    struct freshness *freshness,
                                    const struct membership_events *events, void *owner,
                                    struct err *err);

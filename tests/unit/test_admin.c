@@ -83,7 +83,7 @@ static int set_up(void **state)
     if (uv_loop_init(&loop) != 0)
         return -1;
     turn_init(&turn, &loop);
-    admin = admin_open(&env, handlers, "here", NULL);
+    admin = admin_open(&env, false, handlers, "here", NULL);
     return admin == NULL ? -1 : 0;
 }
 
@@ -400,12 +400,12 @@ static void whoever_listens_keeps_the_file(void **state)
     size_t count = 0;
 
     (void)state;
-    assert_null(admin_open(&env, handlers, NULL, &err));
+    assert_null(admin_open(&env, false, handlers, NULL, &err));
     assert_non_null(strstr(err.text, "another process listens there"));
     while (count < 64 && (fds[count] = client_of(SOCK_NONBLOCK)) >= 0)
         count++;
     assert_int_equal(errno, EAGAIN); /* nobody else is let into the line */
-    assert_null(admin_open(&env, handlers, NULL, &err));
+    assert_null(admin_open(&env, false, handlers, NULL, &err));
     assert_non_null(strstr(err.text, "another process listens there"));
     say(fds[0], "{\"command\":\"version\"}\n");
     assert_string_equal(hear(fds[0], 1), DONE("here"));
@@ -426,12 +426,12 @@ static void a_stale_file_is_replaced_and_any_other_is_not(void **state)
     assert_int_equal(bind(fd, (const struct sockaddr *)&address, sizeof address), 0);
     close(fd);
     assert_int_equal(client(), -1);
-    admin = admin_open(&env, handlers, "here", &err);
+    admin = admin_open(&env, false, handlers, "here", &err);
     assert_non_null(admin);
     admin_close(&admin);
     settle();
     fclose(fopen(path, "w"));
-    assert_null(admin_open(&env, handlers, "here", &err));
+    assert_null(admin_open(&env, false, handlers, "here", &err));
     assert_non_null(strstr(err.text, "no socket"));
     assert_int_equal(unlink(path), 0);
 }

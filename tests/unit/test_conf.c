@@ -304,7 +304,7 @@ static void what_is_said_of_bad_files(void **state)
         {"admin { mode = 0666 readers = nosuch }",
          ":1: setting \"readers\" of admin: there is no group \"nosuch\""},
         {"admin { socket = " FLOOR FLOOR " }",
-         ":1: setting \"socket\" of admin: " FLOOR FLOOR ": longer than 107 octets"},
+         ":1: setting \"socket\" of admin: " FLOOR FLOOR ": longer than 99 octets"},
         {"\nlistener l { tls = none }\n", ":2: listener \"l\": \"address\" is not set"},
         {"listener l {\n address = localhost:993\n}\n",
          ":1: setting \"address\" of listener \"l\": found \"localhost:993\", expected a numeric "

@@ -40,7 +40,7 @@ static struct bench {
     uv_timer_t alarm; /* so that waiting goes on without an event */
     pid_t other;
     int other_port;
-    const char *predecessor;
+    struct predecessor predecessor;
     bool forbidden; /* to consent */
     unsigned beats, forgotten, left, gaps;
     uint64_t let_go_ms, cut_off_ms; /* when that was said */
@@ -243,7 +243,9 @@ static int teardown(void **state)
 
 static void join(void)
 {
-    bench.membership = membership_open(&bench.env, ID, bench.predecessor, &bench.freshness,
+    if (bench.predecessor.id == NULL)
+        bench.predecessor.id = "";
+    bench.membership = membership_open(&bench.env, ID, &bench.predecessor, &bench.freshness,
                                        &membership_events, NULL, NULL);
     assert_non_null(bench.membership);
     WAIT_FOR(bench.beats > 0);
@@ -358,7 +360,7 @@ static void test_in_the_place_of_another(void **state)
 {
     (void)state;
     redis("HSET t:proxies " OTHER " {\"seen_ms\":%lld,\"fence_ms\":60000}", redis_ms());
-    bench.predecessor = OTHER;
+    bench.predecessor.id = OTHER;
     join();
     assert_string_equal(redis("HKEYS t:proxies"), ID);
     assert_int_equal(atomic_load(&bench.freshness.known_since_ms), 0);
@@ -366,13 +368,35 @@ static void test_in_the_place_of_another(void **state)
     assert_true(membership_fence_ms(bench.membership) > clock_ms());
 }
 
+static void test_beside_one_that_lives(void **state)
+{
+    (void)state;
+    redis("HSET t:proxies " OTHER " {\"seen_ms\":%lld,\"fence_ms\":60000}", redis_ms());
+    bench.predecessor = (struct predecessor){OTHER, .lives = true};
+    join();
+    assert_string_equal(redis("HEXISTS t:proxies " OTHER), "1");
+    assert_int_equal(atomic_load(&bench.freshness.known_since_ms), 0);
+    redis("HDEL t:proxies " ID); /* a gap in one's own record is one, though the other lives */
+    WAIT_FOR(bench.forgotten == 1);
+    assert_true(atomic_load(&bench.freshness.known_since_ms) > 0);
+    assert_string_equal(redis("HEXISTS t:proxies " OTHER), "1");
+}
+
+static void test_beside_one_that_redis_does_not_know(void **state)
+{
+    (void)state;
+    bench.predecessor = (struct predecessor){OTHER, .lives = true};
+    join();
+    assert_true(atomic_load(&bench.freshness.known_since_ms) > 0);
+}
+
 static void test_in_the_place_of_one_that_redis_does_not_know(void **state)
 {
     (void)state;
-    bench.predecessor = OTHER;
+    bench.predecessor.id = OTHER;
     server_freeze();
-    bench.membership =
-        membership_open(&bench.env, ID, OTHER, &bench.freshness, &membership_events, NULL, NULL);
+    bench.membership = membership_open(&bench.env, ID, &bench.predecessor, &bench.freshness,
+                                       &membership_events, NULL, NULL);
     assert_non_null(bench.membership);
     uint64_t fence_ms = clock_ms() + 1000;
     membership_inherit(bench.membership, fence_ms);
@@ -824,6 +848,8 @@ int main(void)
         STORY(test_a_record_that_was_taken_away),
         STORY(test_a_record_that_was_taken_away_and_came_back_unconfirmed),
         STORY(test_in_the_place_of_another),
+        STORY(test_beside_one_that_lives),
+        STORY(test_beside_one_that_redis_does_not_know),
         STORY(test_in_the_place_of_one_that_redis_does_not_know),
         STORY(test_a_move_that_nobody_looks_after_goes_back),
         STORY(test_what_is_committed_goes_forward),
