@@ -233,7 +233,7 @@ static void on_reply(void *owner, const redisReply *reply, const struct err *err
         return;
     }
     if (reply != NULL && reply->type == REDIS_REPLY_ERROR)
-        log_event(LOG_LEVEL_ERROR, "throttle refused", "%.*s", (int)reply->len, reply->str);
+        log_event_limited(LOG_LEVEL_ERROR, "throttle refused", "%.*s", (int)reply->len, reply->str);
     post_unknown(request);
 }
 

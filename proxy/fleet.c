@@ -126,7 +126,7 @@ static void hear_route(struct fleet *fleet, const json_t *event)
 
     if (user == NULL || epoch < 0 ||
         !dispatch_read_state(json_string_value(json_object_get(event, "state")), &state)) {
-        log_event(LOG_LEVEL_WARNING, "event unusable", "of a route");
+        log_event_limited(LOG_LEVEL_WARNING, "event unusable", "of a route");
         return;
     }
     if (state != ROUTE_MOVING && state != ROUTE_COMMITTED)

@@ -351,7 +351,7 @@ static void on_reply(void *owner, const redisReply *reply, const struct err *err
     else
         registry->lost = true;
     if (reply != NULL && reply->type == REDIS_REPLY_ERROR)
-        log_event(LOG_LEVEL_ERROR, "registry refused", "%.*s", (int)reply->len, reply->str);
+        log_event_limited(LOG_LEVEL_ERROR, "registry refused", "%.*s", (int)reply->len, reply->str);
     (void)err; /* the link has logged it */
     TAILQ_REMOVE(&registry->calls, call, link);
     TAILQ_INSERT_TAIL(&registry->answered, call, link);
@@ -641,7 +641,7 @@ static void come_up(struct registry *registry)
 {
     registry->state = UP;
     counter_add(&registry->env->counters->registry_nodes, 1);
-    log_event(LOG_LEVEL_INFO, "sessions shared", "node=%s", registry->node);
+    log_event_limited(LOG_LEVEL_INFO, "sessions shared", "node=%s", registry->node);
     uv_timer_start(&registry->timer, on_timer, beat_ms(registry), beat_ms(registry));
 }
 
@@ -680,7 +680,8 @@ static void go_down(struct registry *registry, const char *why)
     if (registry->state != UP && registry->state != ANNOUNCED)
         return;
     if (registry->state == UP)
-        log_event(LOG_LEVEL_WARNING, "sessions not shared", "node=%s: %s", registry->node, why);
+        log_event_limited(LOG_LEVEL_WARNING, "sessions not shared", "node=%s: %s", registry->node,
+                          why);
     registry->state = DOWN;
     cancel_beat(registry);
     give_up_calls(registry);

@@ -238,13 +238,16 @@ static bool is_outdated(const struct route_request *request, enum route_verdict 
 
 static void ask_again(struct route_request *request)
 {
+    struct log_line line;
+
     if (++request->tries < TRIES_MAX) {
         post(request, ask_source);
         return;
     }
     err_set(&request->err, ERR_UNAVAILABLE, "redis: it knows less than its events have told");
-    log_event(LOG_LEVEL_WARNING, "redis is behind its events", "the route of %s is an older one",
-              request->user);
+    log_begin(&line, LOG_LEVEL_WARNING, "redis is behind its events");
+    log_text(&line, "user", request->user);
+    log_write_limited(&line, NULL);
     post(request, give_answer);
 }
 

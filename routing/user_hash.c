@@ -155,5 +155,5 @@ static void log_bad_reply(const struct route_request *request, const struct err 
     log_begin(&line, LOG_LEVEL_ERROR, "redis reply unusable");
     log_text(&line, "user", request->user);
     log_err(&line, err);
-    log_write(&line);
+    log_write_limited(&line, err->text);
 }

@@ -446,9 +446,9 @@ static void disconnect(struct ldap_handle *handle, const char *reason)
     handle->state = LDAP_HANDLE_CLOSING;
     gauge_add(open_gauge(handle), -1);
     if (!handle->releasing)
-        log_event(handle->operations != NULL ? LOG_LEVEL_WARNING : LOG_LEVEL_DEBUG,
-                  "ldap connection lost", "%s: %s, %zu operations in flight", handle->target.uri,
-                  reason, handle->operation_count);
+        log_event_limited(handle->operations != NULL ? LOG_LEVEL_WARNING : LOG_LEVEL_DEBUG,
+                          "ldap connection lost", "%s: %s, %zu operations in flight",
+                          handle->target.uri, reason, handle->operation_count);
     uv_timer_stop(&handle->deadline);
     turn_cancel(handle->env->turn, &handle->drain);
     uv_close((uv_handle_t *)&handle->poll, poll_closed); /* before libldap closes the descriptor */

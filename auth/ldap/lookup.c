@@ -419,7 +419,7 @@ static void fail(struct lookup *lookup, enum err_kind kind, const char *what,
     log_begin(&line, LOG_LEVEL_ERROR, "ldap look-up failed");
     log_text(&line, "user", lookup->question->user);
     log_err(&line, &err);
-    log_write(&line);
+    log_write_limited(&line, err.text);
     finish(lookup, AUTH_FAILED, &err);
 }
 

@@ -86,8 +86,9 @@ static void note_change(struct ldap_servers *servers)
     bool is_over = best > servers->current;
 
     counter_add(is_over ? &counters->ldap_fail_overs : &counters->ldap_fail_backs, 1);
-    log_event(LOG_LEVEL_WARNING, is_over ? "ldap fail-over" : "ldap fail-back", "from %s to %s",
-              servers->list[servers->current].target.uri, servers->list[best].target.uri);
+    log_event_limited(LOG_LEVEL_WARNING, is_over ? "ldap fail-over" : "ldap fail-back",
+                      "from %s to %s", servers->list[servers->current].target.uri,
+                      servers->list[best].target.uri);
     servers->current = best;
 }
 
@@ -149,7 +150,7 @@ void ldap_servers_failed(struct ldap_servers *servers, size_t index, const struc
 
     if (server->down) /* others were under way with the first; together they count once */
         return;
-    log_event(LOG_LEVEL_ERROR, "ldap connect failed", "%s", err->text);
+    log_event_limited(LOG_LEVEL_ERROR, "ldap connect failed", "%s", err->text);
     mark_down(servers, server);
     note_change(servers);
     schedule(servers);
@@ -199,11 +200,11 @@ static void asked(uv_work_t *work, int status)
     }
     if (status == 0 && servers->answered) {
         if (server->down)
-            log_event(LOG_LEVEL_WARNING, "ldap server is back", "%s", server->target.uri);
+            log_event_limited(LOG_LEVEL_WARNING, "ldap server is back", "%s", server->target.uri);
         mark_well(server);
     } else if (!is_well(server)) { /* it may have answered an operation meanwhile */
-        log_event(server->down ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR, "ldap server is down", "%s",
-                  servers->probe_err.text);
+        log_event_limited(server->down ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR, "ldap server is down",
+                          "%s", servers->probe_err.text);
         mark_down(servers, server);
     }
     note_change(servers);

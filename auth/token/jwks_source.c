@@ -213,7 +213,7 @@ static void take_failure(struct jwks_source *source)
     source->file = source->found.file;
     source->err = source->found.err;
     counter_add(&source->env->counters->token_key_failures, 1);
-    log_event(LOG_LEVEL_WARNING, "token keys not loaded", "%s", source->err.text);
+    log_event_limited(LOG_LEVEL_WARNING, "token keys not loaded", "%s", source->err.text);
     schedule(source, least(delay_ms, RETRY_MAX_MS));
 }
 

@@ -152,6 +152,13 @@ static char *dump_arguments(const struct ctl_request *request)
     return text;
 }
 
+/* imapmuxctl says it every few moments as long as it works: nobody has decided anything. */
+static bool is_sign_of_life(const struct ctl_command *command)
+{
+    return command == &ctl_commands[CTL_ID_cutover_look] ||
+           command == &ctl_commands[CTL_ID_wave_hold];
+}
+
 /* Whoever changes something, or tries to, is known afterwards. `request` may be NULL. */
 static void log_peer(enum conf_log_level level, const char *event, const struct ucred *peer,
                      const struct ctl_request *request)
@@ -164,7 +171,10 @@ static void log_peer(enum conf_log_level level, const char *event, const struct 
     log_text(&line, "arguments", arguments);
     log_number(&line, "uid", peer->uid);
     log_number(&line, "pid", (uint64_t)peer->pid);
-    log_write(&line);
+    if (request != NULL && is_sign_of_life(request->command))
+        log_write_limited(&line, request->command->name);
+    else
+        log_write(&line);
     mem_free(arguments);
 }
 

@@ -5,6 +5,7 @@
 #include "proxy/base/log.h"
 
 #include "proxy/base/log_output.h"
+#include "proxy/base/log_repeats.h"
 
 #include <assert.h>
 #include <ctype.h>
@@ -16,8 +17,9 @@
 
 enum {
     VALUE_MAX = 256, /* bytes of a value that are shown */
-    TAIL_MAX = 8,    /* room for the end of a value and of the line: ..."} */
-    ESCAPED_MAX = 8  /* one character in its escaped form */
+    DETAIL_SIZE = VALUE_MAX + 8,
+    TAIL_MAX = 8,   /* room for the end of a value and of the line: ..."} */
+    ESCAPED_MAX = 8 /* one character in its escaped form */
 };
 
 static const char *const level_names[] = {
@@ -45,6 +47,7 @@ void log_configure(const struct conf_log *conf)
     atomic_store(&current_format, conf->format);
     atomic_store(&current_output, conf->output);
     log_output_set_facility((enum conf_log_facility)conf->facility);
+    log_repeats_set_limit((unsigned)conf->repeats);
     log_set_level((enum conf_log_level)conf->level);
 }
 
@@ -134,20 +137,46 @@ void log_write(struct log_line *line)
         log_output_send(line);
 }
 
+void log_write_limited(struct log_line *line, const char *about)
+{
+    if (line->wanted && log_repeats_pass(line, about, log_repeats_now_ms()))
+        log_write(line);
+}
+
+/* Begins the line with its detail, which is left in `out`, too; a long one is still seen as cut. */
+__attribute__((format(printf, 5, 0))) static void
+begin_with_detail(struct log_line *line, enum conf_log_level level, const char *event,
+                  char out[DETAIL_SIZE], const char *format, va_list args)
+{
+    log_begin(line, level, event);
+    if (!line->wanted)
+        return;
+    vsnprintf(out, DETAIL_SIZE, format, args);
+    log_text(line, "detail", out);
+}
+
 void log_event(enum conf_log_level level, const char *event, const char *format, ...)
 {
     struct log_line line;
-    char detail[VALUE_MAX + 8]; /* a longer text is still seen as cut */
+    char detail[DETAIL_SIZE];
     va_list args;
 
-    log_begin(&line, level, event);
-    if (!line.wanted)
-        return;
     va_start(args, format);
-    vsnprintf(detail, sizeof detail, format, args);
+    begin_with_detail(&line, level, event, detail, format, args);
     va_end(args);
-    log_text(&line, "detail", detail);
     log_write(&line);
+}
+
+void log_event_limited(enum conf_log_level level, const char *event, const char *format, ...)
+{
+    struct log_line line;
+    char detail[DETAIL_SIZE];
+    va_list args;
+
+    va_start(args, format);
+    begin_with_detail(&line, level, event, detail, format, args);
+    va_end(args);
+    log_write_limited(&line, detail);
 }
 
 /* RFC 3339, UTC, with milliseconds. */

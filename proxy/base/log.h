@@ -64,4 +64,14 @@ void log_finish(struct log_line *line); /* its end alone: nothing is written */
 void log_event(enum conf_log_level level, const char *event, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/*
+ * The same for what may come again and again with nothing new, as trouble with a connection: of
+ * the same event `about` the same thing (NULL: the event alone; the detail) only `log.repeats` are
+ * written within ten seconds. What is held back is counted, and told then. Never for what happens
+ * once for each session or at an operator's word, nor for what is wrong in the configuration.
+ */
+void log_write_limited(struct log_line *line, const char *about);
+void log_event_limited(enum conf_log_level level, const char *event, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
 #endif

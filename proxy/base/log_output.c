@@ -1,6 +1,7 @@
 /* Owns the ways out of the log, the backlog before them, and the thread that works it off. */
 #include "proxy/base/log_output.h"
 
+#include "proxy/base/log_repeats.h"
 #include "proxy/base/mem.h"
 #include "proxy/base/metrics.h"
 
@@ -20,7 +21,7 @@
 enum {
     BACKLOG_MAX = 4 * 1024 * 1024, /* bytes: some ten thousand lines */
     FIELDS_MAX = 48,               /* of a line for journald */
-    STOP_PATIENCE_S = 2
+    STOP_PATIENCE_MS = 2000
 };
 
 /* A line on its way out. */
@@ -219,6 +220,13 @@ void log_output_send(const struct log_line *line)
     pthread_mutex_unlock(&lock);
 }
 
+void log_output_wake(void)
+{
+    pthread_mutex_lock(&lock);
+    pthread_cond_signal(&changed);
+    pthread_mutex_unlock(&lock);
+}
+
 /* --- the thread --- */
 
 /* Under the lock, but not while it waits: the first one stays in its place meanwhile. */
@@ -234,12 +242,35 @@ static void work_off(struct pending *first)
     mem_free(first);
 }
 
+static struct timespec time_of(uint64_t ms)
+{
+    return (struct timespec){.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000) * 1000000};
+}
+
+/* The same: nothing is to be written, but perhaps something that was held back is to be told. */
+static void rest(void)
+{
+    uint64_t due_ms = log_repeats_due_ms(), now_ms = log_repeats_now_ms();
+
+    if (due_ms == UINT64_MAX) {
+        pthread_cond_wait(&changed, &lock);
+    } else if (due_ms > now_ms) {
+        struct timespec due = time_of(due_ms);
+
+        pthread_cond_clockwait(&changed, &lock, CLOCK_MONOTONIC, &due);
+    } else {
+        pthread_mutex_unlock(&lock);
+        log_repeats_tell(now_ms);
+        pthread_mutex_lock(&lock);
+    }
+}
+
 static void *run(void *unused)
 {
     pthread_mutex_lock(&lock);
     while (!stopping || !STAILQ_EMPTY(&backlog)) {
         if (STAILQ_EMPTY(&backlog))
-            pthread_cond_wait(&changed, &lock);
+            rest();
         else
             work_off(STAILQ_FIRST(&backlog));
     }
@@ -268,11 +299,10 @@ bool log_start(_Atomic uint64_t *lost, struct err *err)
 
 void log_stop(void)
 {
-    struct timespec until;
+    struct timespec until = time_of(log_repeats_now_ms() + STOP_PATIENCE_MS);
     int status = 0;
 
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += STOP_PATIENCE_S;
+    log_repeats_tell(UINT64_MAX);
     pthread_mutex_lock(&lock);
     stopping = true;
     pthread_cond_signal(&changed);

@@ -17,6 +17,9 @@
  */
 void log_output_send(const struct log_line *line);
 
+/* Something was held back: the thread is to tell it in time. */
+void log_output_wake(void);
+
 /* For lines to come, of journald and syslog. */
 void log_output_set_facility(enum conf_log_facility facility);
 

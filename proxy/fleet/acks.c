@@ -97,7 +97,7 @@ static void on_reply(void *owner, const redisReply *reply, const struct err *err
     if (ack->told && reply->integer == 1)
         counter_add(&ack->acks->env->counters->fleet_acks, 1);
     if (reply != NULL && reply->type == REDIS_REPLY_ERROR)
-        log_event(LOG_LEVEL_ERROR, "ack refused", "%.*s", (int)reply->len, reply->str);
+        log_event_limited(LOG_LEVEL_ERROR, "ack refused", "%.*s", (int)reply->len, reply->str);
 }
 
 static void tell(struct ack *ack)

@@ -161,8 +161,11 @@ static void hear_tick(struct hearing *h, json_int_t number)
 
 static void complain(struct span message)
 {
-    log_event(LOG_LEVEL_WARNING, "event unusable", "%.*s",
-              (int)(message.len < 200 ? message.len : 200), message.ptr);
+    struct log_line line;
+
+    log_begin(&line, LOG_LEVEL_WARNING, "event unusable");
+    log_span(&line, "detail", message);
+    log_write_limited(&line, NULL);
 }
 
 /* What cannot be read may have been of any user: jansson does not tell a want of memory apart. */

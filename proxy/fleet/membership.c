@@ -325,7 +325,7 @@ static bool is_beat_reply(const redisReply *reply)
 static void log_refusal(const redisReply *reply)
 {
     if (reply != NULL && reply->type == REDIS_REPLY_ERROR)
-        log_event(LOG_LEVEL_ERROR, "beat refused", "%.*s", (int)reply->len, reply->str);
+        log_event_limited(LOG_LEVEL_ERROR, "beat refused", "%.*s", (int)reply->len, reply->str);
 }
 
 static void on_beat(void *owner, const redisReply *reply, const struct err *err)
@@ -431,7 +431,7 @@ static void confirm(struct membership *m)
     m->step = IDLE;
     counter_add(&m->env->counters->fleet_beats_confirmed, 1);
     if (!m->confirmed)
-        log_event(LOG_LEVEL_INFO, "proxy known", "id=%s", m->id);
+        log_event_limited(LOG_LEVEL_INFO, "proxy known", "id=%s", m->id);
     m->confirmed = m->ever_confirmed = true;
     m->complained = false;
     m->confirmed_ms = m->sent_ms;
@@ -453,7 +453,7 @@ static void fail(struct membership *m, const char *why)
     m->confirmed = false;
     counter_add(&m->env->counters->fleet_beats_failed, 1);
     if (!m->complained)
-        log_event(LOG_LEVEL_WARNING, "proxy not confirmed", "id=%s: %s", m->id, why);
+        log_event_limited(LOG_LEVEL_WARNING, "proxy not confirmed", "id=%s: %s", m->id, why);
     m->complained = true;
     m->events->on_beat(m->owner);
 }

@@ -124,6 +124,6 @@ void replies_hear_ask(struct replies *replies, const json_t *event)
         replies->count++;
         return;
     }
-    log_event(LOG_LEVEL_WARNING, "question not answered", "from=%s: %s", from, err.text);
+    log_event_limited(LOG_LEVEL_WARNING, "question not answered", "from=%s: %s", from, err.text);
     mem_free(reply);
 }

@@ -136,7 +136,8 @@ static void on_reply(void *owner, const redisReply *reply, const struct err *err
     r->answered = true;
     r->good = reply != NULL && reply->type == REDIS_REPLY_INTEGER;
     if (reply != NULL && reply->type == REDIS_REPLY_ERROR)
-        log_event(LOG_LEVEL_ERROR, "reading moves refused", "%.*s", (int)reply->len, reply->str);
+        log_event_limited(LOG_LEVEL_ERROR, "reading moves refused", "%.*s", (int)reply->len,
+                          reply->str);
     turn_post(r->control->env.turn, &r->task);
 }
 

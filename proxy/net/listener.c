@@ -111,7 +111,8 @@ static void on_pause_over(uv_timer_t *timer)
 static void pause_for_shortage(struct listener *listener)
 {
     if (!listener->is_short)
-        log_event(LOG_LEVEL_ERROR, "accept failed", "%s; new clients wait", strerrordesc_np(errno));
+        log_event_limited(LOG_LEVEL_ERROR, "accept failed", "%s; new clients wait",
+                          strerrordesc_np(errno));
     listener->is_short = true;
     uv_poll_stop(&listener->poll);
     uv_timer_start(&listener->pause, on_pause_over, SHORTAGE_PAUSE_MS, 0);

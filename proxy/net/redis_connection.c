@@ -335,10 +335,10 @@ static void hop_failed(struct redis_connection *connection)
         connection_failed(connection);
         return;
     }
-    log_event(LOG_LEVEL_WARNING,
-              connection->asks_sentinel ? "redis sentinel failed" : "redis master failed",
-              "address=%s for %s: %s", connection->address, connection->handlers->purpose,
-              connection->err.text);
+    log_event_limited(LOG_LEVEL_WARNING,
+                      connection->asks_sentinel ? "redis sentinel failed" : "redis master failed",
+                      "address=%s for %s: %s", connection->address, connection->handlers->purpose,
+                      connection->err.text);
     ask_sentinel(connection);
 }
 
@@ -510,8 +510,8 @@ static void connection_up(struct redis_connection *connection)
     connection->state = CONNECTION_UP;
     uv_timer_stop(&connection->timer);
     counter_add(&connection->env->counters->redis_connects, 1);
-    log_event(LOG_LEVEL_INFO, "redis connected", "address=%s for %s", connection->address,
-              connection->handlers->purpose);
+    log_event_limited(LOG_LEVEL_INFO, "redis connected", "address=%s for %s", connection->address,
+                      connection->handlers->purpose);
     if (settings(connection)->sentinels.count > 0)
         note_master(connection);
     if (connection->handlers->on_reply != NULL)
@@ -581,9 +581,10 @@ static void connection_failed(struct redis_connection *connection)
     bool was_up = connection->state == CONNECTION_UP;
     uint64_t since_ms = uv_now(connection->env->loop) - connection->attempted_at_ms;
 
-    log_event(was_up ? LOG_LEVEL_WARNING : LOG_LEVEL_ERROR,
-              was_up ? "redis connection lost" : "redis not connected", "address=%s for %s: %s",
-              connection->address, connection->handlers->purpose, connection->err.text);
+    log_event_limited(was_up ? LOG_LEVEL_WARNING : LOG_LEVEL_ERROR,
+                      was_up ? "redis connection lost" : "redis not connected",
+                      "address=%s for %s: %s", connection->address, connection->handlers->purpose,
+                      connection->err.text);
     if (was_up && !connection->rejected)
         connection->pause_ms = RETRY_MIN_MS;
     if (was_up && since_ms >= ATTEMPT_SPACING_MS)

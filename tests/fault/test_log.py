@@ -2,9 +2,11 @@
 The log: what a line tells, and where lines go. That journald has each field, syslog each line, and nobody waits for
 who reads them.
 """
+import collections
 import json
 import socket
 import subprocess
+import threading
 
 import pytest
 
@@ -152,6 +154,39 @@ def test_syslog_has_each_line(folder, certificate, store, form):
         assert list(json.loads(text))[:4] == ["level", "event", "session", "user"]
     else:
         assert text.startswith('level=info event="login ok" session=')
+
+
+class Refuser:
+    """Listens, and closes what connects, once it may; counts them."""
+
+    def __init__(self):
+        self.count = 0
+        self.listener = socket.create_server((servers.HOST, 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while True:
+            self.listener.accept()[0].close()
+            self.count += 1
+
+
+def test_what_comes_again_and_again_is_held_back(folder, certificate, store):
+    redis = Refuser()
+    more = f'redis {{ address = "{servers.HOST}:{redis.port}" retry_max = 100ms }} limits {{ shared = yes }}\n'
+    with Proxy(folder / "repeats", workers=2, more=more, **options(store, certificate, "info repeats = 4")) as proxy:
+        servers.wait_for(lambda: redis.count >= 40, "many attempts")
+        for _ in range(20):
+            proxy.logged_in().close()
+        servers.wait_for(lambda: len([end for end in proxy.events("session end") if "user" in end]) == 20, "the ends")
+    assert len(proxy.events("login ok")) == 20
+    for event in "redis connected", "redis not connected", "redis connection lost":
+        lines, rest = proxy.events(event), [line for line in proxy.events("repeated") if line["of"] == event]
+        by_detail = collections.Counter(line["detail"] for line in lines)
+        windows = collections.Counter(line["detail"] for line in rest)
+        assert all(count <= 4 * (windows[detail] + 1) for detail, count in by_detail.items()), by_detail
+    told = sum(int(line["count"]) for line in proxy.events("repeated"))
+    assert told >= 10, proxy.events("repeated")
 
 
 @pytest.mark.parametrize("output", ["journald", "syslog"])

@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "proxy/base/log.h"
+#include "proxy/base/log_repeats.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -201,6 +201,7 @@ static void levels(void **state)
 
 static char journal[8192]; /* the latest line: its fields, a line each */
 static int journal_answer;
+static unsigned journal_lines;
 
 int sd_journal_sendv(const struct iovec *parts, int count)
 {
@@ -212,6 +213,7 @@ int sd_journal_sendv(const struct iovec *parts, int count)
         *at++ = '\n';
     }
     *at = '\0';
+    journal_lines++;
     return journal_answer;
 }
 
@@ -255,6 +257,91 @@ static void fields_for_journald_are_cut(void **state)
     snprintf(expected, sizeof expected, "\nIMAPMUX_KEY=%.255s...\n", value);
     assert_non_null(strstr(journal, expected));
     assert_string_equal(journal + strlen(journal) - strlen(expected), expected);
+}
+
+/* --- what comes again and again --- */
+
+static unsigned lines_written(void)
+{
+    static unsigned before;
+    unsigned now = journal_lines, count = now - before;
+
+    before = now;
+    return count;
+}
+
+static void say_often(const char *event, const char *about, uint64_t now_ms, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        struct log_line line;
+
+        log_begin(&line, LOG_LEVEL_WARNING, event);
+        log_text(&line, "detail", about);
+        if (log_repeats_pass(&line, about, now_ms))
+            log_write(&line);
+    }
+}
+
+static void limit_to(int64_t repeats)
+{
+    log_configure(&(struct conf_log){
+        .output = LOG_OUTPUT_JOURNALD, .level = LOG_LEVEL_WARNING, .repeats = repeats});
+    (void)lines_written();
+}
+
+static void repeats_are_held_back_and_told(void **state)
+{
+    (void)state;
+    limit_to(3);
+    say_often("lost", "a", 100, 2);
+    say_often("lost", "b", 200, 3);
+    assert_int_equal(lines_written(), 5);
+    assert_int_equal(log_repeats_due_ms(), UINT64_MAX);
+    say_often("lost", "a", 300, 8);
+    assert_int_equal(lines_written(), 1);
+    assert_int_equal(log_repeats_due_ms(), 10100);
+    say_often("back", "a", 300, 1); /* another event */
+    assert_int_equal(lines_written(), 1);
+    log_repeats_tell(10099);
+    assert_int_equal(lines_written(), 0);
+    log_repeats_tell(10100);
+    assert_int_equal(lines_written(), 1);
+    assert_non_null(strstr(journal, "PRIORITY=4\n"));
+    assert_non_null(
+        strstr(journal, "MESSAGE=event=repeated of=lost count=7 seconds=10 detail=a\n"));
+    assert_int_equal(log_repeats_due_ms(), UINT64_MAX);
+    say_often("lost", "a", 10100, 3); /* anew */
+    say_often("lost", "b", 10200, 3);
+    assert_int_equal(lines_written(), 6);
+}
+
+static void repeats_are_not_held_back_without_a_limit(void **state)
+{
+    (void)state;
+    limit_to(0);
+    say_often("lost", "a", 50000, 100);
+    assert_int_equal(lines_written(), 100);
+}
+
+/* However many things there are trouble with, the table does not grow; and what is full lets pass. */
+static void more_things_than_places(void **state)
+{
+    char about[16];
+
+    (void)state;
+    limit_to(1);
+    for (int i = 0; i < LOG_REPEATS_MAX; i++) {
+        snprintf(about, sizeof about, "%d", i);
+        say_often("lost", about, 100000, 2);
+    }
+    assert_int_equal(lines_written(), LOG_REPEATS_MAX);
+    say_often("lost", "one more", 100000, 2);
+    assert_int_equal(lines_written(), 2);
+    log_repeats_tell(110000);
+    assert_int_equal(lines_written(), LOG_REPEATS_MAX);
+    say_often("lost", "one more", 110000, 2);
+    assert_int_equal(lines_written(), 1);
+    log_repeats_tell(UINT64_MAX);
 }
 
 /* --- nobody takes the lines --- */
@@ -384,6 +471,37 @@ static void what_journald_refuses_is_counted(void **state)
     assert_non_null(strstr(journal, "IMAPMUX_N=1\n"));
 }
 
+static void repeat_into_the_pipe(uint64_t now_ms)
+{
+    log_configure(&(struct conf_log){.level = LOG_LEVEL_WARNING, .repeats = 1});
+    say_often("lost", "a", now_ms, 3);
+}
+
+static void expect_repeats_in_the_pipe(void)
+{
+    unsigned long count = 0;
+
+    assert_false(next_line_has("count=", &count));
+    assert_true(next_line_has("event=repeated of=lost count=", &count));
+    assert_int_equal(count, 2);
+}
+
+/* By the thread, at the end of a window that is nearly over. */
+static void repeats_are_told_in_time(void **state)
+{
+    (void)state;
+    repeat_into_the_pipe(log_repeats_now_ms() - LOG_REPEATS_WINDOW_MS + 500);
+    expect_repeats_in_the_pipe();
+}
+
+static void repeats_are_told_at_the_end(void **state)
+{
+    (void)state;
+    repeat_into_the_pipe(log_repeats_now_ms());
+    log_stop();
+    expect_repeats_in_the_pipe();
+}
+
 /* --- settings change while threads log --- */
 
 enum { WRITERS = 4, LINES = 5000 };
@@ -446,10 +564,15 @@ int main(void)
         cmocka_unit_test(levels),
         cmocka_unit_test(fields_for_journald),
         cmocka_unit_test(fields_for_journald_are_cut),
+        cmocka_unit_test(repeats_are_held_back_and_told),
+        cmocka_unit_test(repeats_are_not_held_back_without_a_limit),
+        cmocka_unit_test(more_things_than_places),
         THREADED(what_nobody_takes_is_counted_and_told),
         THREADED(what_cannot_be_written_is_counted_and_told),
         THREADED(the_end_writes_what_is_left),
         THREADED(what_journald_refuses_is_counted),
+        THREADED(repeats_are_told_in_time),
+        THREADED(repeats_are_told_at_the_end),
         THREADED(forms_change_between_lines),
     };
 
