@@ -601,7 +601,8 @@ class Imapmux(Server):
         self._take_in()
         found = []
         for line in list(self.lines):
-            fields = {key: value.strip('"') for key, value in self.log_field.findall(line)}
+            fields = json.loads(line) if line.startswith('{"time":') else {
+                key: value.strip('"') for key, value in self.log_field.findall(line)}
             if "event" in fields and name in (None, fields["event"]):
                 found.append(fields)
         return found

@@ -37,7 +37,11 @@ bool log_wants(enum conf_log_level level);
 /* The level's word, as in proxy.conf. */
 const char *log_level_name(enum conf_log_level level);
 
-enum { LOG_LINE_MAX = 2048 };
+/*
+ * With two line ends PIPE_BUF, which a pipe takes as a whole or not at all. Two long names are in
+ * it, however they are escaped, and what matters more.
+ */
+enum { LOG_LINE_MAX = 4094 };
 
 /* A line being built; a plain value on the stack. */
 struct log_line {

@@ -7,7 +7,9 @@
 
 #define SD_JOURNAL_SUPPRESS_LOCATION
 
+#include <assert.h>
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <string.h>
@@ -37,6 +39,8 @@ struct pending {
     struct record record;
     char bytes[];
 };
+
+static_assert(LOG_LINE_MAX + 2 <= PIPE_BUF, "a line is written whole");
 
 enum outcome { DONE, FAILED, NOT_YET };
 

@@ -172,7 +172,7 @@ static void full_lines_end_well(void **state)
                 log_number(&line, "number", UINT64_MAX);
             }
             size_t count = written(&line, out, sizeof out);
-            assert_true(count > 0 && count <= sizeof line.bytes);
+            assert_true(count > 0 && count <= sizeof line.bytes + 1);
             assert_int_equal(out[count - 1], '\n');
             assert_true(form == LOG_FORMAT_LOGFMT || out[count - 2] == '}');
             assert_null(memchr(out, '\n', count - 1));
