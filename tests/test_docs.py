@@ -48,6 +48,58 @@ def test_metrics_are_explained():
     assert len(names) > 30 and [name for name in names if f"| `{name}`" not in page] == []
 
 
+# What logs, and which of its arguments is the event.
+LOGGERS = {"log_event": 1, "log_event_limited": 1, "log_begin": 2, "entry_log": 2, "log_peer": 1}
+PASS_ON = {"proxy/base/log.c", "proxy/entry.c", "proxy/admin/admin.c"}  # these have such functions, for events of others
+
+
+def calls(text, name):
+    """The arguments of each call of this function, as texts."""
+    for call in re.finditer(rf"^ .*?\b{name}\(", text, re.MULTILINE):
+        depth, arguments = 0, [""]
+        for token in re.findall(r'"(?:[^"\\]|\\.)*"|.', text[call.end():], re.DOTALL):
+            if token == ")" and depth == 0:
+                break
+            depth += (token in "([{") - (token in ")]}")
+            if token == "," and depth == 0:
+                arguments.append("")
+            else:
+                arguments[-1] += token
+        yield arguments
+
+
+def sources():
+    for folder in "proxy", "auth", "routing":
+        for path in sorted((TOP / folder).rglob("*.c")):
+            yield str(path.relative_to(TOP)), path.read_text()
+
+
+def log_table():
+    """The rows of the table of events: names, levels, fields."""
+    page = (TOP / "docs/operations.md").read_text()
+    table = re.search(r"^\| Event \| Level \| Fields .*?(?=\n\n)", page, re.MULTILINE | re.DOTALL).group()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+
+
+def test_events_of_the_log_are_explained():
+    logged, told = set(), [name for row in log_table() for name in re.findall(r"`([^`]+)`", row[0])]
+    for path, text in sources():
+        for name, place in LOGGERS.items():
+            for arguments in calls(text, name):
+                events = re.findall(r'"([^"]+)"', arguments[place])
+                assert events or path in PASS_ON, f"{path}: {name}({', '.join(arguments)}): the event is not seen here"
+                logged.update(events)
+    assert len(logged) > 50 and sorted(set(told)) == sorted(logged)
+
+
+def test_fields_of_the_log_are_explained():
+    told = set(re.findall(r"\w+", " ".join(row[2] for row in log_table())))
+    calls_of_all = [arguments for _, text in sources() for name in ("log_text", "log_span", "log_number", "log_address")
+                    for arguments in calls(text, name)]
+    keys = {arguments[1].strip('" \n') for arguments in calls_of_all if '"' in "".join(arguments[1:2])}
+    assert len(keys) > 20 and keys - told - {"time", "level", "event"} == set()
+
+
 def test_a_user_of_redis_may_do_all_that_is_asked_of_it():
     page = (TOP / "docs/operations.md").read_text()
     rights = set(re.findall(r" \+(\w+)", re.search(r"^ +ACL SETUSER .*$", page, re.MULTILINE).group()))
