@@ -8,6 +8,7 @@
 
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
+#include "proxy/expiry.h"
 #include "proxy/net/tls_files.h"
 
 #include <time.h>
@@ -16,6 +17,7 @@ enum { REST_MS = 1000 };
 
 struct certificates {
     struct control *control;
+    struct expiry *expiry;
     uv_timer_t timer;
     struct tls_files *seen; /* changed, and not read yet; NULL: all is as it was read */
     struct tls_files *bad;  /* what was no good; NULL: the last ones read were */
@@ -67,6 +69,7 @@ static void put_in_force(struct certificates *certificates, const struct tls *tl
     if (!certificates->looking) /* else the thread may read them */
         forget_files(certificates);
     schedule(certificates);
+    expiry_watch(certificates->expiry, tls);
 }
 
 struct certificates *certificates_open(struct control *control, const struct tls *tls,
@@ -74,8 +77,12 @@ struct certificates *certificates_open(struct control *control, const struct tls
 {
     struct certificates *certificates = mem_new(sizeof *certificates);
 
-    if (certificates == NULL) {
+    if (certificates == NULL)
         err_set(err, ERR_INTERNAL, "no memory for certificates");
+    else
+        certificates->expiry = expiry_open(control->env.loop, err);
+    if (certificates == NULL || certificates->expiry == NULL) {
+        mem_free(certificates);
         return NULL;
     }
     certificates->control = control;
@@ -122,6 +129,7 @@ void certificates_close(struct certificates **certificates)
     if (c == NULL)
         return;
     c->closing = true;
+    expiry_close(&c->expiry);
     tls_release(&c->control->tls);
     if (c->looking)
         (void)uv_cancel((uv_req_t *)&c->work); /* on_looked comes either way */

@@ -35,6 +35,7 @@ ROWS = [
     ["proxy/inherited"],
     ["proxy/listeners", "proxy/takeover"],
     ["proxy/worker"],
+    ["proxy/expiry"],
     ["proxy/ask", "proxy/control"],
     ["proxy/ending"],
     ["proxy/pulse"],

@@ -1,6 +1,7 @@
 /* Owns the SSL_CTXs of the process: one per certificate for clients, one per shard for stores. */
 #include "proxy/net/tls.h"
 
+#include "proxy/base/log.h"
 #include "proxy/base/mem.h"
 #include "proxy/net/client_certificate.h"
 
@@ -97,6 +98,16 @@ static bool set_tickets(SSL_CTX *context, uint64_t lifetime_ms)
                                           sizeof session_id_context - 1) == 1;
 }
 
+/* Clients that want to know, and are not told, ask the authority: no reason to serve nobody. */
+static void staple(SSL_CTX *context, const struct conf_certificate *certificate)
+{
+    struct err err = {0};
+
+    if (certificate->ocsp_file[0] != '\0' && !ocsp_staple(context, certificate->ocsp_file, &err))
+        log_event(LOG_LEVEL_WARNING, "OCSP response not served", "%s: %s", certificate->ocsp_file,
+                  err.text);
+}
+
 static SSL_CTX *server_context(const struct conf_tls *conf,
                                const struct conf_certificate *certificate, struct err *err)
 {
@@ -127,8 +138,10 @@ static SSL_CTX *server_context(const struct conf_tls *conf,
     else if (SSL_CTX_use_PrivateKey_file(context, key, SSL_FILETYPE_PEM) != 1)
         err_set(err, ERR_CONFIG, "certificate \"%s\": key %s: %s", certificate->title, key,
                 reason());
-    else if (client_certificate_ask(context, conf, err))
+    else if (client_certificate_ask(context, conf, err)) {
+        staple(context, certificate);
         return context;
+    }
     SSL_CTX_free(context);
     return NULL;
 }
@@ -273,17 +286,18 @@ static bool open_shards(struct tls *tls, struct err *err)
 
 /* --- what a certificate says --- */
 
-static int64_t earlier(int64_t a, int64_t b)
+/* One that cannot be read has passed. */
+static int64_t unix_time(const ASN1_TIME *time)
 {
-    return a < b ? a : b;
+    struct tm parts;
+
+    return ASN1_TIME_to_tm(time, &parts) == 1 ? timegm(&parts) : 0;
 }
 
-/* A date that cannot be read has passed. */
-static int64_t not_after(const X509 *certificate)
+static void take_dates(struct tls_certificate *out, const X509 *certificate)
 {
-    struct tm date;
-
-    return ASN1_TIME_to_tm(X509_get0_notAfter(certificate), &date) == 1 ? timegm(&date) : 0;
+    out->not_before = unix_time(X509_get0_notBefore(certificate));
+    out->not_after = unix_time(X509_get0_notAfter(certificate));
 }
 
 /* Cut when it is longer than any host name. */
@@ -377,12 +391,16 @@ void tls_certificate(const struct tls *tls, size_t index, struct tls_certificate
     const X509 *leaf = SSL_CTX_get0_certificate(context);
     STACK_OF(X509) *chain = NULL;
 
-    *out = (struct tls_certificate){
-        .not_after = not_after(leaf), .file = conf->chain, .title = conf->title};
+    *out = (struct tls_certificate){.title = conf->title,
+                                    .file = conf->chain,
+                                    .ocsp = ocsp_dates(context),
+                                    .ocsp_file = conf->ocsp_file};
+    take_dates(out, leaf);
     name_of(leaf, out->name, sizeof out->name);
     SSL_CTX_get0_chain_certs(context, &chain);
     for (int i = 0; i < sk_X509_num(chain); i++)
-        out->not_after = earlier(out->not_after, not_after(sk_X509_value(chain, i)));
+        if (unix_time(X509_get0_notAfter(sk_X509_value(chain, i))) < out->not_after)
+            take_dates(out, sk_X509_value(chain, i));
 }
 
 int64_t tls_not_after(const struct tls *tls)
@@ -393,7 +411,8 @@ int64_t tls_not_after(const struct tls *tls)
         struct tls_certificate certificate;
 
         tls_certificate(tls, i, &certificate);
-        first = i == 0 ? certificate.not_after : earlier(first, certificate.not_after);
+        if (i == 0 || certificate.not_after < first)
+            first = certificate.not_after;
     }
     return first;
 }

@@ -7,6 +7,7 @@
 #define IMAPMUX_NET_TLS_H
 
 #include "proxy/base/conf.h"
+#include "proxy/net/ocsp.h"
 #include "proxy/net/tls_files.h"
 
 #include <openssl/ssl.h>
@@ -15,7 +16,8 @@ struct tls;
 
 /*
  * Loads every certificate and, for each shard that speaks TLS, its authorities. The caller holds
- * it. NULL with *err set (ERR_CONFIG, naming the file). `conf` is borrowed until it is freed.
+ * it. NULL with *err set (ERR_CONFIG, naming the file). `conf` is borrowed until it is freed. An
+ * OCSP response that cannot be served is only told in the log.
  */
 const struct tls *tls_open(const struct conf *conf, struct err *err);
 
@@ -36,10 +38,12 @@ SSL_CTX *tls_server_context(const struct tls *tls);
 
 /* A certificate that is served. */
 struct tls_certificate {
-    char name[256];    /* its first DNS name, or the common name */
-    int64_t not_after; /* when it, or the first of its intermediates, expires; unix seconds */
-    const char *file;  /* of the configuration, as is its title; until tls_release */
-    const char *title;
+    char name[256]; /* its first DNS name, or the common name */
+    /* Unix seconds: of it, or of that of its intermediates which expires first. */
+    int64_t not_before, not_after;
+    struct ocsp_dates ocsp; /* of what is stapled to it */
+    /* Of the configuration; until tls_release. */
+    const char *title, *file, *ocsp_file;
 };
 
 /* In the order of the configuration. */

@@ -4,7 +4,7 @@
 #include "proxy/base/file_version.h"
 #include "proxy/base/mem.h"
 
-enum { OF_TLS = 2, OF_CERTIFICATE = 2, OF_SHARD = 1 };
+enum { OF_TLS = 2, OF_CERTIFICATE = 3, OF_SHARD = 1 };
 
 struct tls_files {
     size_t count;
@@ -29,6 +29,7 @@ struct tls_files *tls_files_look(const struct conf *conf)
     for (size_t i = 0; i < conf->certificate_count; i++) {
         add(files, conf->certificates[i].chain);
         add(files, conf->certificates[i].key);
+        add(files, conf->certificates[i].ocsp_file);
     }
     for (size_t i = 0; i < conf->shard_count; i++)
         add(files, conf->shards[i].tls_ca_file);

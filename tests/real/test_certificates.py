@@ -1,5 +1,7 @@
-"""Certificates in a running proxy: when they expire, and how new ones come into force."""
+"""Certificates in a running proxy: when they expire, how new ones come into force, and what is stapled to them."""
 import datetime
+import os
+import pathlib
 import socket
 import ssl
 import subprocess
@@ -86,6 +88,15 @@ def not_after(file):
     return datetime.datetime.strptime(text, "%b %d %H:%M:%S %Y %Z").replace(tzinfo=datetime.timezone.utc).timestamp()
 
 
+def test_what_expires_soon_is_told(tmp_path):
+    site = Site(tmp_path)
+    site.write("second", site.authority.issue("short", f"/CN={HOSTS['second']}", starts=-40, ends=9))
+    site.write("first", site.authority.issue("over", f"/CN={HOSTS['first']}", starts=-40, ends=-1))
+    with site.run() as proxy:
+        assert HOSTS["second"] in proxy.wait_for_event("certificate expires")["detail"]
+        assert HOSTS["first"] in proxy.wait_for_event("certificate has expired")["detail"]
+
+
 def test_the_first_to_expire_is_told(site):
     """That of the chain counts, too: clients refuse it when any of its certificates has expired."""
     site.write("second", site.issue("second", ends=20))
@@ -167,3 +178,87 @@ def test_a_handshake_goes_on_with_what_it_began_with(tmp_path):
                 assert tls.recv(4096).startswith(b"* OK ")
             session.sendall(b"a NOOP\r\n")
             assert session.recv(4096).startswith(b"a OK")
+
+
+MOVED_CLOCK = pathlib.Path(servers.__file__).parent / "fault/moved_clock.c"
+
+
+class Stapling(Site):
+    """The first certificate has a file with an OCSP response, which `respond` writes, and the second one has none."""
+
+    def __init__(self, folder, more=""):
+        super().__init__(folder, first='ocsp_file = "first.ocsp"', more=more)
+
+    def respond(self, file, *validity, past=0):
+        """The authority's word about the certificate in this file, said so many seconds ago."""
+        folder = self.authority.folder
+        environment = dict(os.environ)
+        if past:
+            library, offset = folder / "moved_clock.so", folder / "offset"
+            subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, MOVED_CLOCK], check=True)
+            offset.write_bytes((-past).to_bytes(8, "little", signed=True))
+            environment |= {"LD_PRELOAD": str(library), "MOVED_CLOCK": str(offset)}
+        subprocess.run(["openssl", "ocsp", "-issuer", self.authority.file, "-cert", file, "-index", folder / "index",
+                        "-CA", self.authority.file, "-rsigner", self.authority.file, "-rkey", folder / "ca.key",
+                        "-noverify", "-respout", self.folder / "new.ocsp", *validity],
+                       check=True, capture_output=True, env=environment)
+        (self.folder / "new.ocsp").rename(self.folder / "first.ocsp")
+
+    def status(self, name="first"):
+        """What openssl makes of what is stapled; "none" if nothing is."""
+        said = subprocess.run(["openssl", "s_client", "-status", "-connect", f"{servers.HOST}:{self.port}",
+                               "-servername", HOSTS[name], "-CAfile", self.authority.file],
+                              input=b"", capture_output=True, check=True, timeout=20).stdout.decode()
+        if "OCSP response: no response sent" in said:
+            return "none"
+        assert "OCSP Response Status: successful" in said
+        return said.partition("Cert Status: ")[2].split()[0]
+
+
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+def test_a_response_is_stapled(tmp_path, version):
+    site = Stapling(tmp_path)
+    site.respond(site.folder / "first.pem", "-ndays", "7")
+    with site.run() as proxy:
+        said = subprocess.run(["openssl", "s_client", "-status", version, "-connect", f"{servers.HOST}:{site.port}"],
+                              input=b"", capture_output=True, check=True).stdout.decode()
+        assert "Cert Status: good" in said
+        assert site.status("second") == "none"
+        assert not proxy.events("OCSP response not served") and not proxy.events("OCSP response expires")
+
+
+def test_a_response_of_no_use_is_not_stapled(tmp_path):
+    """Not there, no response, of another certificate, expired, of a revoked one: each is told, and clients are served."""
+    site = Stapling(tmp_path)
+    (site.folder / "junk.ocsp").write_bytes(b"\x30\x03\x0a\x01")
+
+    def refused(reason):
+        with site.run() as proxy:
+            assert reason in proxy.wait_for_event("OCSP response not served")["detail"]
+            assert site.status() == "none"
+    refused("No such file")
+    (site.folder / "junk.ocsp").rename(site.folder / "first.ocsp")
+    refused("no OCSP response")
+    site.respond(site.folder / "second.pem", "-ndays", "7")
+    refused("another certificate")
+    site.respond(site.folder / "first.pem", "-nmin", "1", past=120)
+    refused("expired")
+    site.authority.revoke(site.folder / "first.pem")
+    site.respond(site.folder / "first.pem", "-ndays", "7")
+    refused("revoked")
+
+
+def test_a_response_that_expires_is_not_served_any_more_until_a_new_one_comes(tmp_path):
+    site = Stapling(tmp_path, more=WATCH)
+    site.respond(site.folder / "first.pem", "-nmin", "1", past=54)
+    with site.run() as proxy:
+        assert site.status() == "good"
+        proxy.wait_for_event("OCSP response expires")
+        servers.wait_for(lambda: site.status() == "none", "the response to expire")
+        site.respond(site.folder / "first.pem", "-ndays", "7")
+        wait_for_count(proxy, "certificates read", 1)
+        assert site.status() == "good"
+        new = site.issue("first")
+        site.write("first", new)
+        wait_for_count(proxy, "certificates read", 2)
+        assert site.status() == "none" and "another" in proxy.events("OCSP response not served")[0]["detail"]
