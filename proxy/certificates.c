@@ -9,7 +9,9 @@
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
 #include "proxy/expiry.h"
+#include "proxy/net/tickets.h"
 #include "proxy/net/tls_files.h"
+#include "proxy/ticket_rotation.h"
 
 #include <time.h>
 
@@ -18,6 +20,7 @@ enum { REST_MS = 1000 };
 struct certificates {
     struct control *control;
     struct expiry *expiry;
+    struct ticket_rotation *rotation; /* NULL where ticket keys are of a file */
     uv_timer_t timer;
     struct tls_files *seen; /* changed, and not read yet; NULL: all is as it was read */
     struct tls_files *bad;  /* what was no good; NULL: the last ones read were */
@@ -68,6 +71,10 @@ static void put_in_force(struct certificates *certificates, const struct tls *tl
     gauge_set(&control->env.counters->certificate_not_after, (uint64_t)tls_not_after(tls));
     if (!certificates->looking) /* else the thread may read them */
         forget_files(certificates);
+    if (certificates->rotation != NULL)
+        ticket_rotation_set(certificates->rotation, &tls_configuration(tls)->tls);
+    else
+        tls_use_ticket_keys(tls);
     schedule(certificates);
     expiry_watch(certificates->expiry, tls);
 }
@@ -76,20 +83,24 @@ struct certificates *certificates_open(struct control *control, const struct tls
                                        struct err *err)
 {
     struct certificates *certificates = mem_new(sizeof *certificates);
+    const struct conf_tls *conf = &tls_configuration(tls)->tls;
 
-    if (certificates == NULL)
+    if (certificates == NULL) {
         err_set(err, ERR_INTERNAL, "no memory for certificates");
-    else
-        certificates->expiry = expiry_open(control->env.loop, err);
-    if (certificates == NULL || certificates->expiry == NULL) {
-        mem_free(certificates);
         return NULL;
     }
     certificates->control = control;
     certificates->work.data = certificates;
     uv_timer_init(control->env.loop, &certificates->timer);
     certificates->timer.data = certificates;
-    put_in_force(certificates, tls);
+    certificates->expiry = expiry_open(control->env.loop, err);
+    if (conf->ticket_keys != TICKET_KEYS_FILE)
+        certificates->rotation = ticket_rotation_open(&control->env, conf, err);
+    if (certificates->expiry != NULL &&
+        (certificates->rotation != NULL || conf->ticket_keys == TICKET_KEYS_FILE))
+        put_in_force(certificates, tls);
+    else
+        certificates_close(&certificates);
     return certificates;
 }
 
@@ -130,6 +141,8 @@ void certificates_close(struct certificates **certificates)
         return;
     c->closing = true;
     expiry_close(&c->expiry);
+    ticket_rotation_close(&c->rotation);
+    tickets_forget();
     tls_release(&c->control->tls);
     if (c->looking)
         (void)uv_cancel((uv_req_t *)&c->work); /* on_looked comes either way */

@@ -171,7 +171,8 @@ bool conf_routes_by_redis(const struct conf *conf)
 
 bool conf_uses_redis(const struct conf *conf)
 {
-    return conf_routes_by_redis(conf) || conf->limits.shared || conf->throttle.shared;
+    return conf_routes_by_redis(conf) || conf->limits.shared || conf->throttle.shared ||
+           conf->tls.ticket_keys == TICKET_KEYS_REDIS;
 }
 
 const struct conf_shard *conf_find_shard(const struct conf *conf, const char *title)

@@ -66,6 +66,7 @@ enum conf_log_facility {
     LOG_FACILITY_LOCAL7 = LOG_FACILITY_LOCAL0 + 7
 };
 enum conf_tls_version { TLS_MIN_1_2, TLS_MIN_1_3 };
+enum conf_ticket_keys { TICKET_KEYS_OWN, TICKET_KEYS_FILE, TICKET_KEYS_REDIS };
 enum conf_client_user { CLIENT_USER_CN, CLIENT_USER_UID, CLIENT_USER_EMAIL, CLIENT_USER_UPN };
 enum conf_tls_mode { TLS_NONE, TLS_STARTTLS, TLS_IMPLICIT };
 enum conf_capability_policy { CAPABILITY_BACKEND, CAPABILITY_COMMON };

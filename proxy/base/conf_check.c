@@ -14,7 +14,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { TITLE_MAX = 63, PREFIX_MAX = 255 };
+enum { TITLE_MAX = 63, PREFIX_MAX = 255, TICKET_ROTATIONS_MAX = 16 };
 
 static bool check_log(struct conf_reader *reader, const struct conf *conf);
 static bool check_process(struct conf_reader *reader, const struct conf *conf);
@@ -133,6 +133,21 @@ static bool check_certificates(struct conf_reader *reader, const struct conf *co
     return true;
 }
 
+static bool check_ticket_keys(struct conf_reader *reader, const struct conf_tls *tls)
+{
+    if (tls->ticket_keys != TICKET_KEYS_FILE)
+        return tls->session_lifetime <= TICKET_ROTATIONS_MAX * tls->ticket_rotation ||
+               conf_fail_in(reader, "tls", 0,
+                            "\"ticket_rotation\" of tls is too short: \"session_lifetime\" may be "
+                            "%d times as long at the most",
+                            TICKET_ROTATIONS_MAX);
+    if (*tls->ticket_keys_file == '\0')
+        return conf_fail_in(
+            reader, "tls", 0,
+            "\"ticket_keys\" of tls is \"file\", but \"ticket_keys_file\" is not set");
+    return conf_check_file(reader, "tls", 0, "ticket_keys_file", tls->ticket_keys_file);
+}
+
 static bool check_tls(struct conf_reader *reader, const struct conf *conf)
 {
     const struct conf_tls *tls = &conf->tls;
@@ -140,7 +155,8 @@ static bool check_tls(struct conf_reader *reader, const struct conf *conf)
     if (*tls->client_crl_file != '\0' && *tls->client_ca_file == '\0')
         return conf_fail_in(reader, "tls", 0,
                             "\"client_crl_file\" of tls is set, but \"client_ca_file\" is not");
-    return (*tls->client_ca_file == '\0' ||
+    return check_ticket_keys(reader, tls) &&
+           (*tls->client_ca_file == '\0' ||
             conf_check_file(reader, "tls", 0, "client_ca_file", tls->client_ca_file)) &&
            (*tls->client_crl_file == '\0' ||
             conf_check_file(reader, "tls", 0, "client_crl_file", tls->client_crl_file));

@@ -4,6 +4,7 @@
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
 #include "proxy/net/client_certificate.h"
+#include "proxy/net/tickets.h"
 
 #include <openssl/err.h>
 #include <openssl/x509v3.h>
@@ -16,9 +17,10 @@
 struct tls {
     _Atomic size_t holders;
     const struct conf *conf;
-    struct tls_files *files; /* as they were before they were read */
-    struct served *served;   /* NULL without any certificate */
-    SSL_CTX **shards;        /* by shard; NULL where its tls is none */
+    struct tls_files *files;        /* as they were before they were read */
+    struct ticket_keys ticket_keys; /* of a file, until they are in force */
+    struct served *served;          /* NULL without any certificate */
+    SSL_CTX **shards;               /* by shard; NULL where its tls is none */
 };
 
 /*
@@ -83,9 +85,45 @@ static void set_common(SSL_CTX *context)
     SSL_CTX_set_read_ahead(context, 1); /* a record's header and body in one system call */
 }
 
-static bool set_tickets(SSL_CTX *context, uint64_t lifetime_ms)
+static bool add_file(EVP_MD_CTX *digest, const char *path)
 {
-    static const unsigned char session_id_context[] = "imapmux";
+    char octets[4096];
+    FILE *file = fopen(path, "re");
+    size_t count;
+    bool good = file != NULL;
+
+    while (good && (count = fread(octets, 1, sizeof octets, file)) > 0)
+        good = EVP_DigestUpdate(digest, octets, count) == 1;
+    if (file != NULL)
+        fclose(file);
+    return good;
+}
+
+/*
+ * Who resumes a session is not verified again. So sessions are of one context only if clients'
+ * certificates are judged alike in it, by the same authorities and revocation lists.
+ */
+static bool set_session_id_context(SSL_CTX *context, const struct conf_tls *conf)
+{
+    unsigned char id[EVP_MAX_MD_SIZE] = "imapmux";
+    unsigned len = sizeof "imapmux" - 1;
+    EVP_MD_CTX *digest = EVP_MD_CTX_new();
+    bool good = digest != NULL && EVP_DigestInit_ex(digest, EVP_sha256(), NULL) == 1 &&
+                EVP_DigestUpdate(digest, id, len) == 1;
+
+    if (conf->client_ca_file[0] != '\0')
+        good = good && add_file(digest, conf->client_ca_file);
+    if (conf->client_crl_file[0] != '\0')
+        good = good && add_file(digest, conf->client_crl_file);
+    good = good && EVP_DigestFinal_ex(digest, id, &len) == 1 &&
+           SSL_CTX_set_session_id_context(context, id, len) == 1;
+    EVP_MD_CTX_free(digest);
+    return good;
+}
+
+static bool set_tickets(SSL_CTX *context, const struct conf_tls *conf)
+{
+    uint64_t lifetime_ms = conf->session_lifetime;
 
     SSL_CTX_set_session_cache_mode(context,
                                    SSL_SESS_CACHE_OFF); /* tickets only: the server keeps nothing */
@@ -94,8 +132,7 @@ static bool set_tickets(SSL_CTX *context, uint64_t lifetime_ms)
     SSL_CTX_set_num_tickets(context, lifetime_ms == 0 ? 0 : 1);
     if (lifetime_ms == 0)
         SSL_CTX_set_options(context, SSL_OP_NO_TICKET);
-    return SSL_CTX_set_session_id_context(context, session_id_context,
-                                          sizeof session_id_context - 1) == 1;
+    return tickets_serve(context) && set_session_id_context(context, conf);
 }
 
 /* Clients that want to know, and are not told, ask the authority: no reason to serve nobody. */
@@ -123,8 +160,7 @@ static SSL_CTX *server_context(const struct conf_tls *conf,
                                      SSL_OP_CLEANSE_PLAINTEXT);
     SSL_CTX_set_alpn_select_cb(context, choose_alpn, NULL);
     int version = conf->min_version == TLS_MIN_1_3 ? TLS1_3_VERSION : TLS1_2_VERSION;
-    if (SSL_CTX_set_min_proto_version(context, version) != 1 ||
-        !set_tickets(context, conf->session_lifetime))
+    if (SSL_CTX_set_min_proto_version(context, version) != 1 || !set_tickets(context, conf))
         err_set(err, ERR_INTERNAL, "tls: %s", reason());
     else if (SSL_CTX_set_ciphersuites(context, ciphersuites) != 1)
         err_set(err, ERR_INTERNAL, "tls: %s", reason());
@@ -323,6 +359,14 @@ static void name_of(const X509 *certificate, char *out, size_t size)
 
 /* --- the whole --- */
 
+static bool open_ticket_keys(struct tls *tls, struct err *err)
+{
+    const struct conf_tls *conf = &tls->conf->tls;
+
+    return conf->ticket_keys != TICKET_KEYS_FILE ||
+           ticket_keys_read(conf->ticket_keys_file, &tls->ticket_keys, err);
+}
+
 const struct tls *tls_open(const struct conf *conf, struct err *err)
 {
     struct tls *tls = mem_new(sizeof *tls);
@@ -337,7 +381,8 @@ const struct tls *tls_open(const struct conf *conf, struct err *err)
     tls->files = tls_files_look(conf);
     if (tls->files == NULL)
         err_set(err, ERR_INTERNAL, "no memory for TLS");
-    if (tls->files == NULL || !open_servers(tls, err) || !open_shards(tls, err))
+    if (tls->files == NULL || !open_ticket_keys(tls, err) || !open_servers(tls, err) ||
+        !open_shards(tls, err))
         tls_release(&opened);
     return opened;
 }
@@ -361,6 +406,7 @@ void tls_release(const struct tls **tls)
         SSL_CTX_free(t->shards[i]);
     mem_free(t->shards);
     tls_files_free(&t->files);
+    ticket_keys_release(&t->ticket_keys);
     mem_free(t);
 }
 
@@ -372,6 +418,14 @@ const struct conf *tls_configuration(const struct tls *tls)
 const struct tls_files *tls_made_of(const struct tls *tls)
 {
     return tls->files;
+}
+
+void tls_use_ticket_keys(const struct tls *tls)
+{
+    struct tls *t = (struct tls *)tls;
+
+    if (t->ticket_keys.count > 0)
+        tickets_use(&t->ticket_keys);
 }
 
 SSL_CTX *tls_server_context(const struct tls *tls)

@@ -30,6 +30,12 @@ const struct conf *tls_configuration(const struct tls *tls);
 const struct tls_files *tls_made_of(const struct tls *tls);
 
 /*
+ * Puts the ticket keys in force that it has read from a file, once: for tls.ticket_keys = file. By
+ * whoever has opened it.
+ */
+void tls_use_ticket_keys(const struct tls *tls);
+
+/*
  * The context for clients, NULL without a certificate section. SNI picks among the certificates by
  * the names in them (RFC 6125), the first serves the rest. A client that offers ALPN must offer
  * "imap" (RFC 7301 3.2).

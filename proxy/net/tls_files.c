@@ -4,7 +4,7 @@
 #include "proxy/base/file_version.h"
 #include "proxy/base/mem.h"
 
-enum { OF_TLS = 2, OF_CERTIFICATE = 3, OF_SHARD = 1 };
+enum { OF_TLS = 3, OF_CERTIFICATE = 3, OF_SHARD = 1 };
 
 struct tls_files {
     size_t count;
@@ -26,6 +26,8 @@ struct tls_files *tls_files_look(const struct conf *conf)
         return NULL;
     add(files, conf->tls.client_ca_file);
     add(files, conf->tls.client_crl_file);
+    if (conf->tls.ticket_keys == TICKET_KEYS_FILE)
+        add(files, conf->tls.ticket_keys_file);
     for (size_t i = 0; i < conf->certificate_count; i++) {
         add(files, conf->certificates[i].chain);
         add(files, conf->certificates[i].key);
