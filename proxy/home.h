@@ -14,6 +14,7 @@
 
 struct inquiry;
 struct phase;
+struct phase_walk;
 struct session;
 struct users;
 
@@ -36,6 +37,7 @@ struct home {
     char *scratch;
     size_t scratch_size;
     struct session *sessions;  /* list of those at home here */
+    struct phase_walk *walks;  /* along that list, which go on later */
     struct inquiry *inquiries; /* list of those that are here */
     struct users *users;       /* the same by name, once they are verified */
     bool stopping;

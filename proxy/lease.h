@@ -10,7 +10,7 @@
 struct pool;
 struct pooled; /* a connection; the session's while lent */
 
-enum lease_kind { LEASE_NEW, LEASE_WARM, LEASE_PARKED, LEASE_RESET };
+enum lease_kind { LEASE_NEW, LEASE_WARM, LEASE_PARKED, LEASE_RESET, LEASE_KINDS };
 
 /* How a session leaves its connection. */
 enum lease_end {

@@ -182,8 +182,41 @@ void phase_leave_home(struct session *s)
 {
     if (s->link == NULL)
         return;
+    for (struct phase_walk *walk = s->home->walks; walk != NULL; walk = walk->next)
+        if (walk->at == s)
+            walk->at = s->next;
     *s->link = s->next;
     if (s->next != NULL)
         s->next->link = s->link;
     s->link = NULL;
+}
+
+void phase_walk_begin(struct phase_walk *walk, struct home *home)
+{
+    *walk = (struct phase_walk){
+        .home = home, .at = home->sessions, .next = home->walks, .link = &home->walks};
+    if (walk->next != NULL)
+        walk->next->link = &walk->next;
+    home->walks = walk;
+}
+
+void phase_walk_end(struct phase_walk *walk)
+{
+    if (walk->home == NULL)
+        return;
+    *walk->link = walk->next;
+    if (walk->next != NULL)
+        walk->next->link = walk->link;
+    walk->home = NULL;
+}
+
+struct session *phase_walk_next(struct phase_walk *walk)
+{
+    struct session *s = walk->home == NULL ? NULL : walk->at;
+
+    if (s == NULL)
+        phase_walk_end(walk);
+    else
+        walk->at = s->next;
+    return s;
 }

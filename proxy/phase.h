@@ -117,6 +117,21 @@ void phase_arm_for(struct session *s, uint64_t timeout_ms);
 void phase_join_home(struct session *s, struct home *home);
 void phase_leave_home(struct session *s);
 
+/*
+ * A walk along the sessions of a home that may pause for as long as it likes: who leaves meanwhile is
+ * passed over, who joins is not met. It ends by itself with the last one, or by phase_walk_end,
+ * which is harmless then.
+ */
+struct phase_walk {
+    struct home *home; /* NULL: it is over */
+    struct session *at;
+    struct phase_walk *next, **link;
+};
+
+void phase_walk_begin(struct phase_walk *walk, struct home *home);
+struct session *phase_walk_next(struct phase_walk *walk); /* NULL: it is over */
+void phase_walk_end(struct phase_walk *walk);
+
 /* Of the client's connection, while no relay has it. */
 extern const struct conn_events phase_client_events;
 

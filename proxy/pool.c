@@ -268,6 +268,52 @@ size_t pool_parked(const struct pool *pool, const char *user)
     return parked == NULL ? 0 : parked->count;
 }
 
+void pool_each_parked(const struct pool *pool,
+                      void (*tell)(void *owner, const char *user, const struct conf_shard *shard,
+                                   size_t count),
+                      void *owner)
+{
+    for (const struct parked_user *user = pool->users; user != NULL; user = user->hh.next)
+        tell(owner, user->name, user->first->at->store->shard, user->count);
+}
+
+static size_t *count_of(struct pool_counts *counts, enum pooled_state state)
+{
+    switch (state) {
+    case POOLED_LENT:
+        return &counts->leased;
+    case POOLED_WARM:
+        return &counts->warm;
+    case POOLED_PARKED:
+        return &counts->parked;
+    default:
+        return &counts->other;
+    }
+}
+
+void pool_count(const struct pool *pool, struct pool_counts *counts)
+{
+    uint64_t now = pool_now(pool);
+
+    for (const struct pooled *p = pool->all; p != NULL; p = p->all_next) {
+        struct pool_counts *of_shard = &counts[p->at - pool->shards];
+        uint64_t age = now - p->born_ms;
+
+        of_shard->open++;
+        ++*count_of(of_shard, (enum pooled_state)p->state);
+        of_shard->oldest_ms = age > of_shard->oldest_ms ? age : of_shard->oldest_ms;
+    }
+    for (size_t i = 0; i < pool->shard_count; i++) {
+        const struct pool_shard *at = &pool->shards[i];
+
+        counts[i].logging_in += at->logging_in;
+        counts[i].waiting +=
+            atomic_load(&at->logins.waiting) + atomic_load(&at->connections.waiting);
+        for (size_t kind = 0; kind < LEASE_KINDS; kind++)
+            counts[i].leases[kind] += at->leases[kind];
+    }
+}
+
 /* --- a request --- */
 
 static struct lease_request *request_of(struct gate_ticket *ticket)
@@ -300,6 +346,7 @@ static void leave(struct lease_request *request)
     wait_is_over(request);
     if (request->has_login_place) {
         request->has_login_place = false;
+        request->at->logging_in--;
         gauge_add(&request->pool->env->counters->logins_in_flight, -1);
         gate_leave(&request->at->logins);
     }
@@ -334,6 +381,7 @@ static void lend(struct pooled *p)
     count_lease(p->pool->env->counters, (enum lease_kind)p->kind);
     atomic_fetch_add(&p->at->store->sessions, 1);
     atomic_fetch_add(&p->at->store->logins_ok, 1);
+    p->at->leases[p->kind]++;
     p->state = POOLED_LENT;
     p->request = NULL;
     request->pooled = NULL;
@@ -361,6 +409,7 @@ static void join(struct pooled *p, struct lease_request *request, enum pooled_st
 static bool has_place_for_login(struct lease_request *request, struct err *err)
 {
     request->has_login_place = true;
+    request->at->logging_in++;
     gauge_add(&request->pool->env->counters->logins_in_flight, 1);
     return begin_login(request, err);
 }

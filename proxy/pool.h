@@ -57,6 +57,25 @@ void pool_forget_user(struct pool *pool, const char *user);
 /* How many connections are parked for this user. */
 size_t pool_parked(const struct pool *pool, const char *user);
 
+/* Tells of each user with parked connections: how many, and at which shard the oldest one is. */
+void pool_each_parked(const struct pool *pool,
+                      void (*tell)(void *owner, const char *user, const struct conf_shard *shard,
+                                   size_t count),
+                      void *owner);
+
+/* What a pool has for one shard. */
+struct pool_counts {
+    size_t open; /* connections: */
+    size_t leased, warm, parked, other;
+    uint64_t oldest_ms;           /* the age of the oldest one; 0: there is none */
+    size_t logging_in;            /* requests that have a place at the gate of logins */
+    size_t waiting;               /* in a line */
+    uint64_t leases[LEASE_KINDS]; /* since the start, by enum lease_kind */
+};
+
+/* Adds what there is to the counts of each shard, which are in the order of the stores. */
+void pool_count(const struct pool *pool, struct pool_counts *counts);
+
 /* A descriptor was given out: a high number means that they run short, and an idle one must go. */
 void pool_relieve(struct pool *pool, int fd);
 

@@ -47,6 +47,8 @@ struct pool_shard {
     struct gate_side connections, logins;
     struct pooled *warm, *parked;
     size_t warm_count, parked_count;
+    size_t logging_in;            /* have a place at the gate of logins */
+    uint64_t leases[LEASE_KINDS]; /* so far */
     uint64_t last_lease_ms;
     bool spare_opening;
     uint64_t spare_pause_ms, next_spare_ms; /* after a failure */

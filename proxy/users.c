@@ -158,8 +158,7 @@ static bool is_on_its_way(const struct session *s)
     return s->phase == P_ROUTE || s->phase == P_LEASE || s->phase == P_HELD;
 }
 
-/* It is by name here, and has not had our last words. */
-static bool is_in(const struct session *s)
+bool users_has(const struct session *s)
 {
     return s->user != NULL && (is_on_its_way(s) || s->phase == P_RELAY || s->phase == P_STRANDED);
 }
@@ -348,7 +347,7 @@ size_t users_kick(struct home *home, const char *name, const char *session_id, c
 
     for (struct session *s = home->sessions; s != NULL; s = next) {
         next = s->next;
-        if (!is_in(s) ||
+        if (!users_has(s) ||
             strcmp(name != NULL ? s->user->name : s->id, name != NULL ? name : session_id) != 0)
             continue;
         kick(s, bye);
@@ -421,7 +420,7 @@ void users_each(struct home *home, void (*visit)(void *owner, const struct users
     uint64_t now = uv_hrtime() / 1000000;
 
     for (const struct session *s = home->sessions; s != NULL; s = s->next) {
-        if (!is_in(s))
+        if (!users_has(s))
             continue;
         const SSL *tls = conn_tls(s->client);
         const char *master = s->entry != NULL ? s->entry->master : s->master;

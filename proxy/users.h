@@ -32,6 +32,9 @@ void users_close(struct users **users);
 bool users_join(struct session *s, const char *name);
 void users_leave(struct session *s);
 
+/* Whether it is by name here, and has not had our last words. */
+bool users_has(const struct session *s);
+
 const char *users_name(const struct user *user);
 
 /*

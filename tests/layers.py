@@ -38,6 +38,7 @@ ROWS = [
     ["proxy/expiry", "proxy/ticket_ring"],
     ["proxy/ticket_rotation"],
     ["proxy/ask", "proxy/control"],
+    ["proxy/census"],
     ["proxy/ending"],
     ["proxy/pulse"],
     ["proxy/fleet", "proxy/certificates", "proxy/watchdog"],

@@ -11,6 +11,12 @@
 CTL_COMMANDS(X)
 #undef X
 
+/*
+ * The argument "limit", or `none` when it is not given. False: it is no number, and the call has
+ * been refused.
+ */
+bool admin_read_limit(struct admin_call *call, size_t none, size_t *limit_out);
+
 extern admin_handler *const admin_handlers[CTL_COMMAND_COUNT];
 
 #endif

@@ -124,14 +124,14 @@ bool conf_has_section(const char *name)
 void conf_print(FILE *out, const struct conf *conf, const char *only, bool all)
 {
     for (const struct conf_section *section = conf_sections; section->name != NULL; section++) {
-        const char *values = (const char *)conf + section->offset;
+        const char *field = (const char *)conf + section->offset, *values = field;
         size_t count = 1;
 
         if (only != NULL && strcmp(only, section->name) != 0)
             continue;
         if (section->many) {
             memcpy(&count, (const char *)conf + section->count_offset, sizeof count);
-            memcpy(&values, values, sizeof values);
+            memcpy(&values, field, sizeof values);
         }
         for (size_t i = 0; i < count; i++, values += section->size)
             if (all || ((const struct conf_head *)values)->line > 0 || any_differs(section, values))

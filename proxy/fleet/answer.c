@@ -4,6 +4,7 @@
 #include "proxy/ask.h"
 #include "proxy/base/buf.h"
 #include "proxy/base/mem.h"
+#include "proxy/census.h"
 #include "proxy/fleet/dispatch.h"
 #include "proxy/users.h"
 
@@ -17,17 +18,9 @@ struct piece {
     struct buf text;
 };
 
-/* What one worker says; only it touches this until all have been asked. */
-struct part {
-    struct answer *answer;
-    struct piece *first, *last;
-    size_t bytes;
-    size_t kicked;
-    bool cut;
-};
-
 struct answer {
-    struct ask ask; /* first member */
+    struct ask ask;       /* kick */
+    struct census census; /* who */
     const char *id;
     void (*on_done)(void *owner, struct answer *answer);
     void *owner;
@@ -35,11 +28,12 @@ struct answer {
     enum by by;
     char *value, *session; /* kick: one of them is NULL */
     struct network network;
-    size_t part_bytes_max;
-    struct part *parts;
-    size_t part_count;
-    size_t next_part; /* whose pieces come after this one: */
-    struct piece *piece;
+    size_t *kicked; /* by each worker */
+    size_t worker_count;
+    struct piece *first, *last;
+    struct piece *next; /* to be handed out */
+    size_t bytes, bytes_max;
+    bool cut;
 };
 
 /* --- questions --- */
@@ -87,91 +81,95 @@ static bool read_question(struct answer *answer, const json_t *question, struct 
 
 /* --- pieces --- */
 
-static struct piece *add_piece(struct part *part)
+static struct piece *add_piece(struct answer *answer)
 {
     struct piece *piece = mem_new(sizeof *piece);
 
     if (piece == NULL)
         return NULL;
     buf_init(&piece->text, ANSWER_PIECE_MAX);
-    *(part->last == NULL ? &part->first : &part->last->next) = piece;
-    part->last = piece;
+    *(answer->last == NULL ? &answer->first : &answer->last->next) = piece;
+    answer->last = piece;
     return piece;
 }
 
 /* The piece to which so many octets can be added. NULL without memory. */
-static struct piece *piece_with_room(struct part *part, size_t size)
+static struct piece *piece_with_room(struct answer *answer, size_t size)
 {
-    return part->last != NULL && buf_len(&part->last->text) + size <= ANSWER_PIECE_MAX
-               ? part->last
-               : add_piece(part);
+    return answer->last != NULL && buf_len(&answer->last->text) + size <= ANSWER_PIECE_MAX
+               ? answer->last
+               : add_piece(answer);
 }
 
 /* Takes over the reference. */
-static void add_item(struct part *part, json_t *item)
+static void add_item(struct answer *answer, json_t *item)
 {
     size_t size = item == NULL ? 0 : json_dumpb(item, NULL, 0, JSON_COMPACT);
-    bool fits = size > 0 && part->bytes + size <= part->answer->part_bytes_max;
-    struct piece *piece = fits ? piece_with_room(part, size + 1) : NULL;
+    bool fits = size > 0 && answer->bytes + size <= answer->bytes_max;
+    struct piece *piece = fits ? piece_with_room(answer, size + 1) : NULL;
     char *room = NULL;
 
     if (piece != NULL && (buf_len(&piece->text) == 0 || buf_append_text(&piece->text, ",")))
         room = buf_reserve(&piece->text, size);
     if (room != NULL && json_dumpb(item, room, size, JSON_COMPACT) == size) {
         buf_commit(&piece->text, size);
-        part->bytes += size;
+        answer->bytes += size;
     } else {
-        part->cut = true;
+        answer->cut = true;
     }
     json_decref(item);
 }
 
 bool answer_next(struct answer *answer, struct span *piece_out)
 {
-    struct piece *next = answer->piece == NULL ? NULL : answer->piece->next;
+    struct piece *piece = answer->next;
 
-    while (next == NULL && answer->next_part < answer->part_count)
-        next = answer->parts[answer->next_part++].first;
-    answer->piece = next;
-    if (next != NULL)
-        *piece_out = buf_span(&next->text);
-    return next != NULL;
+    if (piece == NULL)
+        return false;
+    *piece_out = buf_span(&piece->text);
+    answer->next = piece->next;
+    return true;
 }
 
 bool answer_is_cut(const struct answer *answer)
 {
-    bool cut = false;
-
-    for (size_t i = 0; i < answer->part_count; i++)
-        cut = cut || answer->parts[i].cut;
-    return cut;
+    return answer->cut;
 }
 
 void answer_free(struct answer *answer)
 {
     struct piece *next;
 
-    for (size_t i = 0; answer->parts != NULL && i < answer->part_count; i++)
-        for (struct piece *piece = answer->parts[i].first; piece != NULL; piece = next) {
-            next = piece->next;
-            buf_release(&piece->text);
-            mem_free(piece);
-        }
-    mem_free(answer->parts);
+    for (struct piece *piece = answer->first; piece != NULL; piece = next) {
+        next = piece->next;
+        buf_release(&piece->text);
+        mem_free(piece);
+    }
+    mem_free(answer->kicked);
     mem_free(answer->value);
     mem_free(answer->session);
     mem_free(answer);
 }
 
-/* --- on the workers' threads --- */
+/* --- who --- */
 
-static bool is_wanted(const struct answer *answer, const struct users_session *session)
+static struct answer *of_census(const struct census *census)
 {
+    return (struct answer *)((char *)census - offsetof(struct answer, census));
+}
+
+/* On a worker's thread. */
+static bool is_wanted(const struct census *census, const struct census_session *session)
+{
+    const struct answer *answer = of_census(census);
+
+    if (!session->has_user)
+        return false;
     switch (answer->by) {
     case BY_USER:
         return strcmp(session->user, answer->value) == 0;
     case BY_ADDRESS:
-        return network_contains(&answer->network, session->peer);
+        return network_contains(&answer->network, &session->peer);
     case BY_SHARD:
         return strcmp(session->shard, answer->value) == 0;
     case BY_NOTHING:
@@ -180,54 +178,65 @@ static bool is_wanted(const struct answer *answer, const struct users_session *s
     return true;
 }
 
-static void list_session(void *owner, const struct users_session *session)
+static void list_sessions(struct census *census, const struct census_session *list, size_t count)
 {
-    struct part *part = owner;
+    struct answer *answer = of_census(census);
     char address[ADDRESS_TEXT_MAX];
 
-    if (!is_wanted(part->answer, session))
-        return;
-    address_host_text(session->peer, address);
-    add_item(part,
-             json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:s, s:s}", "user", session->user, "address",
-                       address, "shard", session->shard, "proxy", part->answer->id, "session",
-                       session->id, "since_seconds", (json_int_t)session->since_seconds, "tls",
-                       session->tls, "phase", session->phase));
+    for (size_t i = 0; i < count; i++) {
+        address_host_text(&list[i].peer, address);
+        add_item(answer, json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:s, s:s}", "user", list[i].user,
+                                   "address", address, "shard", list[i].shard, "proxy", answer->id,
+                                   "session", list[i].id, "since_seconds",
+                                   (json_int_t)(list[i].age_ms / 1000), "tls", list[i].tls, "phase",
+                                   list[i].phase));
+    }
 }
 
-static void visit(struct ask *ask, struct home *home, size_t number)
+static void finish(struct answer *answer)
+{
+    answer->next = answer->first;
+    answer->on_done(answer->owner, answer);
+}
+
+static void on_listed(struct census *census)
+{
+    finish(of_census(census));
+}
+
+/* --- kick --- */
+
+static void kick(struct ask *ask, struct home *home, size_t number)
 {
     struct answer *answer = (struct answer *)ask;
-    struct part *part = &answer->parts[number];
 
-    if (answer->what == KICK)
-        part->kicked = users_kick(home, answer->value, answer->session, dispatch_kick_bye);
-    else
-        users_each(home, list_session, part);
+    answer->kicked[number] = users_kick(home, answer->value, answer->session, dispatch_kick_bye);
 }
 
-/* --- life --- */
-
-static void on_asked(struct ask *ask)
+static void on_kicked(struct ask *ask)
 {
     struct answer *answer = (struct answer *)ask;
     size_t kicked = 0;
 
-    for (size_t i = 0; i < answer->part_count; i++)
-        kicked += answer->parts[i].kicked;
-    if (answer->what == KICK)
-        add_item(&answer->parts[0], json_pack("{s:I}", "sessions", (json_int_t)kicked));
-    answer->on_done(answer->owner, answer);
+    for (size_t i = 0; i < answer->worker_count; i++)
+        kicked += answer->kicked[i];
+    add_item(answer, json_pack("{s:I}", "sessions", (json_int_t)kicked));
+    finish(answer);
 }
 
-static bool open_parts(struct answer *answer, size_t count, size_t bytes_max)
+/* --- life --- */
+
+static bool start(struct answer *answer, struct control *control)
 {
-    answer->parts = mem_array(count, sizeof *answer->parts);
-    answer->part_count = count;
-    answer->part_bytes_max = bytes_max / count;
-    for (size_t i = 0; answer->parts != NULL && i < count; i++)
-        answer->parts[i].answer = answer;
-    return answer->parts != NULL;
+    if (answer->what == WHO) {
+        answer->census =
+            (struct census){.wants = is_wanted, .on_sessions = list_sessions, .on_done = on_listed};
+        return census_begin(&answer->census, control);
+    }
+    answer->worker_count = workers_count(control->workers);
+    answer->kicked = mem_array(answer->worker_count, sizeof *answer->kicked);
+    answer->ask = (struct ask){.visit = kick, .on_done = on_kicked};
+    return answer->kicked != NULL && ask_workers(&answer->ask, control->workers, &control->inbox);
 }
 
 struct answer *answer_start(struct control *control, const json_t *question, const char *id,
@@ -240,13 +249,12 @@ struct answer *answer_start(struct control *control, const json_t *question, con
         err_set(err, ERR_INTERNAL, "out of memory, or the process ends");
         return NULL;
     }
-    answer->ask = (struct ask){.visit = visit, .on_done = on_asked};
     answer->id = id;
     answer->on_done = on_done;
     answer->owner = owner;
+    answer->bytes_max = bytes_max;
     if (read_question(answer, question, err)) {
-        if (open_parts(answer, workers_count(control->workers), bytes_max) &&
-            ask_workers(&answer->ask, control->workers, &control->inbox))
+        if (start(answer, control))
             return answer;
         err_set(err, ERR_INTERNAL, "out of memory");
     }

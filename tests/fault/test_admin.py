@@ -360,7 +360,7 @@ def test_whom_the_mode_lets_in_may_do_all(begin, program):
 def test_readers_look_and_change_nothing(begin, program):
     proxy = begin("mode = 0666 group = games readers = users")
     reader, operator = as_nobody("users"), as_nobody("users", "games")
-    for words in ["status"], ["metrics"], ["log", "level"], ["config", "show"]:
+    for words in ["status"], ["metrics"], ["log", "level"], ["config", "show"], ["sessions"], ["users"], ["pool"]:
         done(proxy, *words, program=program, **reader)
     for words in ["cache", "flush"], ["log", "level", "debug"]:
         result = ctl(proxy, *words, program=program, **reader)

@@ -24,6 +24,9 @@ STORY = [
     ("handover", None, ["finish"]),  # imapmux --take-over asks for it; tests/fault/test_upgrade.py
     ("proxies", [], None),
     ("who", ["dora"], ["nowhere", "--by", "shard"]),
+    ("sessions", ["--sort", "idle", "--phase", "relay"], ["--shard", "nowhere"]),
+    ("users", [], ["--limit", "none"]),
+    ("pool", ["--by", "worker"], ["--by", "day"]),
     ("kick", ["dora"], ["nobody"]),
     ("route", ["ann"], ["nobody"]),
     ("explain", ["ann"], ["@"]),

@@ -120,10 +120,10 @@ static void fake_close(void *state)
     ((struct fake *)state)->closed++;
 }
 
-const struct auth_source auth_source_passwd = {"passwd", first_open, fake_verify, fake_cancel,
-                                               fake_close};
-const struct auth_source auth_source_ldap = {"ldap", second_open, fake_verify, fake_cancel,
-                                             fake_close};
+const struct auth_source auth_source_passwd = {"passwd",    first_open, fake_verify,
+                                               fake_cancel, fake_close, NULL};
+const struct auth_source auth_source_ldap = {"ldap",      second_open, fake_verify,
+                                             fake_cancel, fake_close,  NULL};
 
 static char first_name[] = "passwd", second_name[] = "ldap", third_name[] = "nobody";
 
