@@ -8,11 +8,12 @@
 #include "proxy/ask.h"
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
+#include "proxy/base/process_metrics.h"
 #include "proxy/control.h"
 #include "proxy/fleet.h"
 #include "proxy/net/redis_link.h"
+#include "proxy/net/tls.h"
 
-#include <dirent.h>
 #include <stdio.h>
 #include <sys/resource.h>
 #include <time.h>
@@ -103,27 +104,15 @@ static bool add_process(json_t *status, const struct control *control)
            set(status, "max_sessions", number((uint64_t)conf->process.max_sessions));
 }
 
-/* How many are open; null when that cannot be seen. */
-static json_t *count_descriptors(void)
-{
-    DIR *folder = opendir("/proc/self/fd");
-    uint64_t count = 0;
-
-    if (folder == NULL)
-        return json_null();
-    while (readdir(folder) != NULL)
-        count++;
-    closedir(folder);
-    return number(count - 3); /* "." and "..", and the folder itself */
-}
-
 static json_t *describe_resources(void)
 {
     struct rlimit limit = {0};
     size_t memory = 0;
+    int count = process_count_descriptors();
 
     getrlimit(RLIMIT_NOFILE, &limit);
-    return json_pack("{s:o, s:I, s:o}", "descriptors", count_descriptors(), "max_descriptors",
+    return json_pack("{s:o, s:I, s:o}", "descriptors",
+                     count < 0 ? json_null() : json_integer(count), "max_descriptors",
                      (json_int_t)limit.rlim_cur, "memory_bytes",
                      uv_resident_set_memory(&memory) == 0 ? number(memory) : json_null());
 }
@@ -239,6 +228,24 @@ static json_t *describe_stores(struct control *control)
                      down, "withdrawn", withdrawn);
 }
 
+static json_t *list_certificates(const struct tls *tls)
+{
+    json_t *list = json_array();
+
+    for (size_t i = 0; i < tls_certificate_count(tls); i++) {
+        struct tls_certificate certificate;
+
+        tls_certificate(tls, i, &certificate);
+        json_int_t left = certificate.not_after - (int64_t)time(NULL);
+        json_array_append_new(list,
+                              json_pack("{s:s, s:o, s:o, s:I, s:o}", "title", certificate.title,
+                                        "name", admin_text(certificate.name), "expires",
+                                        describe_time(certificate.not_after), "left_seconds",
+                                        left < 0 ? 0 : left, "file", admin_text(certificate.file)));
+    }
+    return list;
+}
+
 static json_t *describe_fleet(const struct control *control)
 {
     uint64_t proxies = workers_metric(control->workers, offsetof(struct counters, fleet_proxies));
@@ -254,6 +261,7 @@ static bool add_surroundings(json_t *told, const struct status *status)
     bool good = (control->env.redis == NULL || set(told, "redis", describe_redis(status))) &&
                 (json_array_size(servers) == 0 || json_object_set(told, "ldap", servers) == 0) &&
                 set(told, "stores", describe_stores(control)) &&
+                set(told, "certificates", list_certificates(control->tls)) &&
                 set(told, "fleet", describe_fleet(control));
 
     json_decref(servers);

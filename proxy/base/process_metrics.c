@@ -28,8 +28,7 @@ static bool read_memory(unsigned long *size_out, unsigned long *resident_out)
     return good;
 }
 
-/* -1: it is not told. */
-static int count_descriptors(void)
+int process_count_descriptors(void)
 {
     DIR *folder = opendir("/proc/self/fd");
     int count = -2; /* not the folder's own; "." and ".." are two more */
@@ -53,7 +52,7 @@ void process_metrics_print(FILE *out, time_t started_at)
     unsigned long size, resident;
     struct rusage usage;
     struct rlimit descriptors;
-    int count = count_descriptors();
+    int count = process_count_descriptors();
 
     fputs("# HELP imapmux_build_info Which version runs.\n# TYPE imapmux_build_info gauge\n"
           "imapmux_build_info{version=\"" IMAPMUX_VERSION "\"} 1\n",

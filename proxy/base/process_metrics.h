@@ -11,4 +11,7 @@
 /* Reads /proc/self/statm and lists /proc/self/fd. */
 void process_metrics_print(FILE *out, time_t started_at);
 
+/* How many descriptors are open; -1: it is not told. */
+int process_count_descriptors(void);
+
 #endif

@@ -284,6 +284,8 @@ static void on_command_reply(redisAsyncContext *context, void *reply, void *data
     } else if (reply != NULL && is_unknown_script(command, reply)) {
         teach(command);
     } else if (reply != NULL) {
+        histogram_add(&link->env->counters->redis_seconds,
+                      uv_now(link->env->loop) - command->sent_at_ms);
         command_answer(command, reply, NULL);
     } else {
         command_lost(command);

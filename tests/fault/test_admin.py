@@ -128,6 +128,8 @@ def test_status(proxy):
     assert 0 <= time.time() - read < 600
     assert [row["state"] for row in status["worker_threads"]] == ["well"] * 2
     assert sum(row["relayed"] for row in status["worker_threads"]) == 1 and status["logins"]["ok"] >= 1
+    certificate, = status["certificates"]
+    assert certificate["name"] == "localhost" and 3600 < certificate["left_seconds"] and certificate["file"].endswith("server.crt")
     resources = status["resources"]
     assert 10 < resources["descriptors"] < 200 < resources["max_descriptors"] and resources["memory_bytes"] > 1 << 20
     assert re.search(r"^uptime +(\d+m )?\d+s$", table, re.M) and re.search(r"^  memory +\d+\.\d MiB$", table, re.M)
