@@ -90,6 +90,9 @@ $B/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
+# The compiler does not see what the assembler includes.
+$B/obj/proxy/http/assets.o: proxy/http/page.html proxy/http/page.css proxy/http/page.js
+
 $B/tests/unit/%: tests/unit/%.c $(ARCHIVES)
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $< $(ARCHIVES) $(LIBS) -lcmocka

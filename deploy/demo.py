@@ -33,6 +33,7 @@ ldap {{ uri = {{"{ldap}"}} base = "ou=people,dc=example,dc=org" filter = "(uid=%
 route {{ sources = {{redis}} }}
 redis {{ address = "{redis}" }}
 admin {{ socket = "admin.sock" }}
+http {{ address = "127.0.0.1:{http}" }}
 shard blue  {{ address = {{"{blue}"}}  tls = none }}
 shard green {{ address = {{"{green}"}} tls = none }}
 """
@@ -122,12 +123,12 @@ class Stage:
                        for name in ("blue", "green")}
         for name in (ANN, BEN):
             self._deliver(name)
-        self.imap, self.imaps = servers.free_port(), servers.free_port()
-        configuration = PROXY_CONF.format(chain=self.chain, key=key, imap=self.imap, imaps=self.imaps,
+        self.imap, self.imaps, self.http = (servers.free_port() for _ in range(3))
+        configuration = PROXY_CONF.format(chain=self.chain, key=key, imap=self.imap, imaps=self.imaps, http=self.http,
                                           ldap=self.slapd.uri, redis=self.redis.address,
                                           blue=self.stores["blue"].address, green=self.stores["green"].address)
         self.proxy = start(servers.Imapmux(folder / "imapmux", configuration=configuration,
-                                           ports=[self.imap, self.imaps]))
+                                           ports=[self.imap, self.imaps, self.http]))
 
     def _deliver(self, name):
         with Wire(servers.HOST, self.stores[SHARDS[name]].port) as wire:
@@ -226,6 +227,7 @@ def print_addresses(printer, stage):
     printer.title("To try by hand (any of the names, one password)")
     print(f"""\
   imapmux    imaps://{servers.HOST}:{stage.imaps}   imap://{servers.HOST}:{stage.imap} (STARTTLS)
+  status     http://{servers.HOST}:{stage.http}/   (also /metrics, /healthz, /readyz)
   stores     blue {stage.stores['blue'].address}   green {stage.stores['green'].address}
   directory  {stage.slapd.uri}   redis {stage.redis.address}
   names      {' '.join(NAMES)}

@@ -1,9 +1,11 @@
 /*
  * What the process shows over HTTP to whoever looks after it. On the control thread.
  *
- *     /metrics   all metrics, for Prometheus
- *     /healthz   does this process live? Else it should be started anew
- *     /readyz    should it get new clients? Else a load balancer should choose another one
+ *     /              the status page, for people
+ *     /status.json   what it shows of now, /history.json of the last hour and the last day
+ *     /metrics       all metrics, for Prometheus
+ *     /healthz       does this process live? Else it should be started anew
+ *     /readyz        should it get new clients? Else a load balancer should choose another one
  */
 #ifndef IMAPMUX_HTTP_SITE_H
 #define IMAPMUX_HTTP_SITE_H
