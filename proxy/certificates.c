@@ -252,3 +252,25 @@ static void on_looked(uv_work_t *work, int status)
     if (certificates->closing)
         free_when_done(certificates);
 }
+
+void certificates_print_metrics(const struct control *control, FILE *out)
+{
+    static const char name[] = "imapmux_certificate_expiry_seconds";
+    size_t count = control->tls == NULL ? 0 : tls_certificate_count(control->tls);
+
+    if (count > 0)
+        fprintf(out,
+                "# HELP %s When a certificate for clients expires, in unix seconds.\n"
+                "# TYPE %s gauge\n",
+                name, name);
+    for (size_t i = 0; i < count; i++) {
+        struct tls_certificate certificate;
+
+        tls_certificate(control->tls, i, &certificate);
+        fprintf(out, "%s{certificate=\"", name);
+        metrics_print_label(out, certificate.title);
+        fputs("\",name=\"", out);
+        metrics_print_label(out, certificate.name);
+        fprintf(out, "\"} %lld\n", (long long)certificate.not_after);
+    }
+}

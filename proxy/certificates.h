@@ -31,4 +31,7 @@ void certificates_close(struct certificates **certificates);
  */
 bool certificates_use(struct certificates *certificates, const struct tls *tls, struct err *err);
 
+/* When each of them expires, as Prometheus reads it. */
+void certificates_print_metrics(const struct control *control, FILE *out);
+
 #endif

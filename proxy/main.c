@@ -106,6 +106,14 @@ static void tell_held(void *owner, const char *user, uint64_t epoch)
     fleet_tell_held(&process->control, user, epoch);
 }
 
+/* The control thread. */
+static void print_metrics(void *owner, FILE *out)
+{
+    struct process *process = owner;
+
+    certificates_print_metrics(&process->control, out);
+}
+
 static void teach(void *owner, struct workers *workers)
 {
     struct process *process = owner;
@@ -287,6 +295,7 @@ static bool start_workers(struct process *process, const struct tls *tls, struct
                                       .on_open = teach,
                                       .on_idle = tell_idle,
                                       .on_held = tell_held,
+                                      .print_metrics = print_metrics,
                                       .owner = process};
 
     control->workers = workers_start(control->env.conf, tls, control->listeners, &view, err);

@@ -585,9 +585,12 @@ struct exposition {
 static void print_all(FILE *out, const void *what)
 {
     const struct exposition *all = what;
+    const struct workers_view *view = &all->workers->view;
 
     metrics_print(out, &all->sum);
     store_metrics_print(out, all->workers->stores, all->workers->conf->shard_count);
+    if (view->print_metrics != NULL)
+        view->print_metrics(view->owner, out);
     process_metrics_print(out, all->workers->started_at);
 }
 

@@ -27,6 +27,8 @@ struct workers_view {
     void (*on_idle)(void *owner);
     /* From a worker's thread: see home->on_held. */
     void (*on_held)(void *owner, const char *user, uint64_t epoch);
+    /* Metrics of others than workers, to be printed with theirs. May be NULL. */
+    void (*print_metrics)(void *owner, FILE *out);
     void *owner;
 };
 

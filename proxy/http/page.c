@@ -116,11 +116,22 @@ static void print_head(FILE *out, const json_t *row)
     fputs("</tr></thead>", out);
 }
 
-/* Objects with the same members. */
-static void print_list(FILE *out, const json_t *list)
+static void print_cells(FILE *out, const json_t *row)
 {
     const char *name;
-    json_t *row, *value;
+    json_t *value;
+
+    json_object_foreach ((json_t *)row, name, value) {
+        fputs("<td>", out);
+        print_value(out, name, value);
+        fputs("</td>", out);
+    }
+}
+
+/* Objects with the same members. A list within has no head of its own. */
+static void print_list(FILE *out, const json_t *list, bool has_head)
+{
+    json_t *row;
     size_t i;
 
     if (json_array_size(list) == 0) {
@@ -128,15 +139,12 @@ static void print_list(FILE *out, const json_t *list)
         return;
     }
     fputs("<table>", out);
-    print_head(out, json_array_get(list, 0));
+    if (has_head)
+        print_head(out, json_array_get(list, 0));
     json_array_foreach(list, i, row)
     {
         fputs("<tr>", out);
-        json_object_foreach (row, name, value) {
-            fputs("<td>", out);
-            print_value(out, name, value);
-            fputs("</td>", out);
-        }
+        print_cells(out, row);
         fputs("</tr>", out);
     }
     fputs("</table>", out);
@@ -147,7 +155,7 @@ static void print_value(FILE *out, const char *name, const json_t *value)
     if (json_is_object(value))
         print_object(out, value);
     else if (json_is_array(value))
-        print_list(out, value);
+        print_list(out, value, strcmp(name, "addresses") != 0);
     else if (json_is_string(value))
         print_text(out, json_string_value(value));
     else if (json_is_integer(value) && is_moment(name) && json_integer_value(value) > 1000000000)

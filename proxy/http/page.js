@@ -5,7 +5,7 @@
  * but these two.
  */
 (() => {
-  const STATUS_MS = 3000, HISTORY_MS = 15000, PATIENCE_MS = 5000, PLOT_HEIGHT = 150, PAST_WIDTH = 150, PAST_HEIGHT = 30;
+  const STATUS_MS = 2000, HISTORY_MS = 15000, PATIENCE_MS = 4000, PLOT_HEIGHT = 150, PAST_WIDTH = 150, PAST_HEIGHT = 30;
   const MINUTE = 60, HOUR = 60 * MINUTE, DAY = 24 * HOUR;
   const RANGES = {  // spans: the first one that is long enough for what there is
     hour: {name: "last hour", spans: [10 * MINUTE, 20 * MINUTE, HOUR]},
@@ -47,10 +47,11 @@
       minutes > 0 ? `${minutes} min` : `${Math.max(0, Math.floor(seconds))} s`;
   };
   const clock = (date, options) => date.toLocaleTimeString("en-GB", {hour: "2-digit", minute: "2-digit", ...options});
+  const dayOf = (date, options) => date.toLocaleDateString("en-GB", {day: "numeric", month: "short", ...options});
   const exactly = date => clock(date, {second: "2-digit"});
   const moment = unix => {
     const date = new Date(unix * 1000), today = date.toDateString() === new Date().toDateString();
-    return today ? clock(date) : `${date.toLocaleDateString("en-GB", {day: "numeric", month: "short"})} ${clock(date)}`;
+    return today ? clock(date) : `${dayOf(date)} ${clock(date)}`;
   };
 
   // --- elements
@@ -234,10 +235,11 @@
   const known = values => values.filter(value => value !== null);
 
   const describe = (chart, data) => chart.series.map(([name, label]) => {
-    const values = known(data[name]);
-    return values.length === 0 ? `${label}: nothing in the ${RANGES[range].name}` :
-      `${label}: now ${or(chart.format, data[name][data[name].length - 1])}, ` +
-      `between ${chart.format(Math.min(...values))} and ${chart.format(Math.max(...values))} in the ${RANGES[range].name}`;
+    const values = known(data[name]), when = `in the ${RANGES[range].name}`;
+    if (values.length === 0)
+      return `${label}: nothing ${when}`;
+    const [now, least, most] = [data[name][data[name].length - 1], Math.min(...values), Math.max(...values)];
+    return `${label}: now ${or(chart.format, now)}, between ${chart.format(least)} and ${chart.format(most)} ${when}`;
   }).join("; ");
 
   const makeChart = (chart, index) => {
@@ -281,7 +283,8 @@
     if (!data || width === 0 || data.at.length === 0)
       return;
     const most = chart.most || Math.max(0, ...valuesOf(chart, data).flatMap(known));
-    const marks = chart.most ? [0, 0.5, 1] : steps(most > 0 ? most : 1, chart.least || 0), top = marks[marks.length - 1];
+    const marks = chart.most ? [0, 0.5, 1] : steps(most > 0 ? most : 1, chart.least || 0);
+    const top = marks[marks.length - 1];
     const letters = Math.max(...marks.map(mark => chart.format(mark).length));
     const box = {left: 12 + 6.2 * letters, right: width - 6, top: 8, bottom: PLOT_HEIGHT - 22};
     const x = xScale(data, box.left, box.right), y = value => box.bottom - value / top * (box.bottom - box.top);
@@ -347,8 +350,7 @@
   const expiry = ({name, not_after}) => {
     const days = daysIn(not_after - Date.now() / 1000);
     const level = days < 0 ? "critical" : days < 14 ? "warning" : "well";
-    const date = new Date(not_after * 1000).toLocaleDateString("en-GB", {day: "numeric", month: "short", year: "numeric"});
-    return [twoLines(name, `until ${date}`),
+    return [twoLines(name, `until ${dayOf(new Date(not_after * 1000), {year: "numeric"})}`),
       html("span", {class: `state ${level}`}, icon(level), days < 0 ? "expired" : `${whole.format(days)} days`)];
   };
 
@@ -390,7 +392,8 @@
     showTiles(status);
     showShards(status);
     showCards(status);
-    show(byId("meta"), `version ${process.version} · up ${duration(process.uptime_seconds)} · as of ${exactly(lastAnswer)}`);
+    show(byId("meta"),
+      `version ${process.version} · up ${duration(process.uptime_seconds)} · as of ${exactly(lastAnswer)}`);
   };
 
   const showStale = failed => {
@@ -404,7 +407,7 @@
     if (document.hidden)
       return;
     try {
-      const historyDue = Date.now() - historyAt >= HISTORY_MS;
+      const historyDue = Date.now() - historyAt >= HISTORY_MS || history.hour.at.length === 0;
       [status, history] = await Promise.all([ask("/status.json"), historyDue ? ask("/history.json") : history]);
       lastAnswer = new Date();
       byId("plain").hidden = true;

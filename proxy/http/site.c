@@ -17,7 +17,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { PAGE_COUNT = 6 };
+enum { PAGE_COUNT = 6, START_MS = 100 };
 
 struct site {
     struct control *control;
@@ -27,6 +27,7 @@ struct site {
     struct trend *trend;
     struct neighbours neighbours;
     uv_timer_t look; /* at the process, for the trend */
+    uint64_t looked_ms;
 };
 
 /* --- the pages --- */
@@ -111,6 +112,13 @@ static void list_pages(struct site *site)
 
 /* --- the history --- */
 
+/* Now, or between this look and the one before. */
+static bool was_down(const struct site *site, const struct store *store)
+{
+    return store_refuses(store) ||
+           (site->looked_ms != 0 && atomic_load(&store->changed_ms) > site->looked_ms);
+}
+
 static void on_look(uv_timer_t *timer)
 {
     struct site *site = timer->data;
@@ -119,17 +127,22 @@ static void on_look(uv_timer_t *timer)
     struct trend_shard shards[TREND_SHARDS];
     struct counters sum;
 
-    if (!control->serving || !workers_sum_metrics(control->workers, &sum))
+    if (!control->serving) {
+        uv_timer_start(timer, on_look, START_MS, TREND_EACH_MS); /* the first look is the start */
+        return;
+    }
+    if (!workers_sum_metrics(control->workers, &sum))
         return;
     count = count < TREND_SHARDS ? count : TREND_SHARDS;
     for (size_t i = 0; i < count; i++) {
         const struct store *store = &workers_stores(control->workers)[i];
 
-        shards[i] = (struct trend_shard){atomic_load(&store->sessions), store_refuses(store)};
+        shards[i] = (struct trend_shard){atomic_load(&store->sessions), was_down(site, store)};
     }
+    site->looked_ms = uv_hrtime() / 1000000;
     trend_add(site->trend,
               &(struct trend_look){.at = (int64_t)time(NULL),
-                                   .clock_ms = uv_hrtime() / 1000000,
+                                   .clock_ms = site->looked_ms,
                                    .sessions = (uint32_t)workers_session_count(control->workers),
                                    .sum = &sum,
                                    .shards = shards,

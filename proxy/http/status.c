@@ -212,12 +212,12 @@ json_t *status_describe(const struct status_view *view)
 
     if (!workers_sum_metrics(control->workers, &sum))
         return NULL;
-    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "process",
-                     describe_process(control), "problems", problems_list(view, &sum), "sessions",
-                     describe_sessions(control), "lately", describe_lately(view->trend), "shards",
-                     describe_shards(control), "connections", describe_connections(&sum), "redis",
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "problems",
+                     problems_list(view, &sum), "shards", describe_shards(control), "sessions",
+                     describe_sessions(control), "lately", describe_lately(view->trend),
+                     "connections", describe_connections(&sum), "redis",
                      describe_redis(control, &sum), "directory", describe_directory(control, &sum),
                      "certificates", describe_certificates(control), "proxies",
                      view->proxies == NULL ? json_array() : json_deep_copy(view->proxies), "totals",
-                     describe_totals(&sum));
+                     describe_totals(&sum), "process", describe_process(control));
 }
