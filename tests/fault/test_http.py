@@ -131,6 +131,7 @@ def test_health_and_readiness(site):
     assert site.json("/healthz") == (200, {"healthy": True, "reason": "all threads answer"})
     status, body = site.json("/readyz")
     assert status == 200 and body["ready"] and body["also"]["stores_down"] == 0
+    assert site.samples()["imapmux_ready"] == 1
 
 
 class FrozenThread:
@@ -181,6 +182,7 @@ def test_a_process_that_stops_is_not_ready(start, store):
         site.proxy.wait_for_event("stopping")
         status, body = site.json("/readyz")
         assert (status, body["ready"], body["reason"]) == (503, False, "it stops")
+        assert site.samples()["imapmux_ready"] == 0
         assert site.json("/healthz")[0] == 200  # it is not to be killed for that
     site.proxy.process.wait(PATIENCE_SECONDS)
 
