@@ -230,11 +230,14 @@ install: all ## Install under PREFIX, with DESTDIR before it; systemd units in U
 	test -z "$(UNITDIR)" || sed -i 's|/usr/\(s\?bin\)/|$(PREFIX)/\1/|; s|/etc/imapmux|$(SYSCONF)|' $(DESTDIR)$(UNITDIR)/imapmux.service
 
 deb: ## Build the Debian package in build/deb, and let lintian look at it
-	deploy/make-deb $(VERSION) $B/deb
+	deploy/make-deb $B/deb
 	lintian --allow-root --fail-on error,warning --tag-display-limit 0 $B/deb/imapmux_$(VERSION)_*.changes
 
 deb-test: deb $B/bench/store ## Install, try, upgrade and purge the package in an empty Debian, which is kept in DEB_CACHE (as root)
 	$(PYTEST) tests/deploy/in_chroot.py
+
+container-test: deb ## Carry out the Containerfile in the same empty Debian (as root, with the net): no engine is needed
+	$(PYTEST) tests/deploy/in_container.py
 
 clean: ## Remove the build folders
 	rm -rf build build-asan build-tsan build-fuzz
@@ -246,5 +249,5 @@ comma := ,
 -include $(shell find $B -name '*.d' 2>/dev/null)
 
 .PHONY: all deps cyrus demo test test-faults-a-h test-faults-i-z test-threads test-moves test-others asan tsan unit-tests fuzz fuzz-run fuzz-merge fuzz-merge-run bench bench-tools \
-        bench-deps bench-quick soak lint layers install deb deb-test clean help
+        bench-deps bench-quick soak lint layers install deb deb-test container-test clean help
 .SECONDARY:
