@@ -7,6 +7,7 @@
 #include "auth/username.h"
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
+#include "proxy/traces.h"
 #include "proxy/users.h"
 
 #include <assert.h>
@@ -279,9 +280,11 @@ static enum phase_id refuse(struct session *s, const struct err *err)
     counter_add(&s->home->env.counters->logins_refused, 1);
     counter_add(&s->home->env.counters->logins_unavailable, ours);
     entry_log(s, ours ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO, "login refused", err);
-    if (s->phase >= P_VERIFY && s->entry->user[0] != '\0') /* it is at the user's home */
+    if (s->phase >= P_VERIFY && s->entry->user[0] != '\0') { /* it is at the user's home */
         history_refused(s->home->history, s->entry->user, &s->peer,
                         s->shard == NULL ? NULL : s->shard->title, err);
+        traces_note(s, s->entry->user, "login refused: %s, %s", err_name(err->kind), err->text);
+    }
     s->shard = NULL;
     users_leave(s);
     admission_leave(s->home->admission, &s->place);
@@ -330,7 +333,10 @@ static void on_verified(struct auth_request *request, const struct auth_identity
 enum phase_id entry_enter_verify(struct session *s)
 {
     struct auth_request *verify = &s->entry->verify;
+    char peer[ADDRESS_TEXT_MAX];
 
+    address_text(&s->peer, peer);
+    traces_note(s, s->entry->user, "logs in by %s, from %s", s->method, peer);
     verify->proof = s->entry->login.who.proof;
     verify->user = s->entry->user;
     verify->login_as = s->entry->login_as;

@@ -16,6 +16,7 @@ struct inquiry;
 struct phase;
 struct phase_walk;
 struct session;
+struct traces;
 struct users;
 
 /* All of it outlives the session, and is used on the worker's thread only. */
@@ -39,6 +40,7 @@ struct home {
     struct session *sessions;  /* list of those at home here */
     struct phase_walk *walks;  /* along that list, which go on later */
     struct inquiry *inquiries; /* list of those that are here */
+    struct traces *traces;     /* who is listened to */
     struct users *users;       /* the same by name, once they are verified */
     bool stopping;
     uint64_t drained_ms; /* by then all are to have been let go, of uv_now; 0: they may stay */

@@ -56,14 +56,28 @@ static bool end(struct relay *r, enum relay_end why)
     return false;
 }
 
+/* Whoever listens hears of it. */
+static void tell(const struct relay *r, enum relay_way way, const struct scan *at,
+                 struct span bytes)
+{
+    if (r->on_passed != NULL)
+        r->on_passed(r->tap, way, at, bytes);
+}
+
 /* --- lines of our own --- */
+
+static bool say(struct relay *r, struct span line)
+{
+    tell(r, RELAY_OWN, NULL, line);
+    return conn_write(r->client, line);
+}
 
 /* At once at a response boundary, else as soon as there is one. */
 static bool flush_own(struct relay *r)
 {
     if (buf_len(&r->own) == 0 || !dialog_server_at_line_start(&r->dialog))
         return true;
-    if (!conn_write(r->client, buf_span(&r->own)))
+    if (!say(r, buf_span(&r->own)))
         return end(r, RELAY_CLIENT_BROKEN);
     buf_release(&r->own);
     return true;
@@ -103,10 +117,12 @@ static void leave_backend(struct relay *r, enum relay_end why, const char *bye)
         r->on_linger(r->owner);
         return;
     }
-    if (buf_len(&r->backend_held) > 0)
+    if (buf_len(&r->backend_held) > 0) {
+        tell(r, RELAY_FROM_STORE, &r->dialog.server, buf_span(&r->backend_held));
         conn_write(r->client, buf_span(&r->backend_held));
-    else if (bye != NULL && dialog_server_at_line_start(&r->dialog))
-        conn_write(r->client, span_of(bye));
+    } else if (bye != NULL && dialog_server_at_line_start(&r->dialog)) {
+        say(r, span_of(bye));
+    }
     buf_release(&r->backend_held);
     buf_release(&r->client_held);
     conn_finish(r->client);
@@ -203,7 +219,7 @@ static bool finish_logout(struct relay *r)
     if (buf_len(&r->logout) == 0 || dialog_open_count(&r->dialog) > 0 ||
         !dialog_server_at_line_start(&r->dialog))
         return true;
-    conn_write(r->client, buf_span(&r->logout));
+    say(r, buf_span(&r->logout));
     buf_release(&r->logout);
     return end(r, RELAY_LOGOUT);
 }
@@ -220,7 +236,7 @@ bool relay_say_still_here(struct relay *relay)
 {
     if (!dialog_client_idles(&relay->dialog) || !at_rest(relay) || relay->backend_left)
         return false;
-    conn_write(relay->client, span_of("* OK Still here\r\n")); /* a failure is met on reading */
+    say(relay, span_of("* OK Still here\r\n")); /* a failure is met on reading */
     return true;
 }
 
@@ -236,7 +252,7 @@ static bool end_if_asked(struct relay *r)
         leave_backend(r, RELAY_ASKED, NULL);
         return false;
     }
-    conn_write(r->client, span_of(r->bye)); /* a failure is met on reading */
+    say(r, span_of(r->bye)); /* a failure is met on reading */
     return end(r, RELAY_ASKED);
 }
 
@@ -250,7 +266,7 @@ void relay_end_politely(struct relay *relay, const char *bye)
 void relay_interject(struct relay *relay, const char *bye)
 {
     if (!relay->client_left && !relay->backend_left && dialog_server_at_line_start(&relay->dialog))
-        conn_write(relay->client, span_of(bye));
+        say(relay, span_of(bye));
 }
 
 bool relay_has_left_store(const struct relay *relay)
@@ -264,6 +280,7 @@ bool relay_has_left_store(const struct relay *relay)
 static bool pass_from_client(struct relay *r, struct span in)
 {
     while (in.len > 0) {
+        const struct scan before = r->dialog.client;
         struct dialog_step step;
 
         dialog_client(&r->dialog, in, &step);
@@ -271,6 +288,7 @@ static bool pass_from_client(struct relay *r, struct span in)
         case DIALOG_PASS:
             r->bytes_from_client += step.len;
             counter_add(&r->env->counters->bytes_from_clients, step.len);
+            tell(r, RELAY_FROM_CLIENT, &before, (struct span){in.ptr, step.len});
             conn_write(r->backend,
                        (struct span){in.ptr, step.len}); /* a failure is met on reading */
             break;
@@ -422,15 +440,18 @@ static bool hear_farewell(struct relay *r, struct span in)
 static bool pass_from_backend(struct relay *r, struct span in)
 {
     while (in.len > 0) {
+        const struct scan before = r->dialog.server;
         struct dialog_step step;
 
         dialog_server(&r->dialog, in, &step);
         switch (step.action) {
         case DIALOG_PASS:
+            tell(r, RELAY_FROM_STORE, &before, (struct span){in.ptr, step.len});
             if (!conn_write(r->client, (struct span){in.ptr, step.len}))
                 return end(r, RELAY_CLIENT_BROKEN);
             break;
         case DIALOG_REWRITE:
+            tell(r, RELAY_FROM_STORE, &before, (struct span){in.ptr, step.len});
             if (!rewrite(r, in, &step))
                 return false;
             break;

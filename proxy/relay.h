@@ -24,6 +24,9 @@ enum relay_end {
     RELAY_STRANDED  /* the store has left a client that was at rest, and has not been told */
 };
 
+/* What passes: from one side to the other, or a line of ours to the client. */
+enum relay_way { RELAY_FROM_CLIENT, RELAY_FROM_STORE, RELAY_OWN };
+
 struct relay {
     /* Set by the owner before relay_start. */
     const struct env *env;
@@ -37,6 +40,12 @@ struct relay {
     void (*on_linger)(void *owner);
     void (*on_end)(void *owner); /* all is done, `why` is set; may free the relay */
     void *owner;
+    /*
+     * NULL, or set whenever nothing runs: hears all that passes. `at` is how the scanner of that
+     * side stood before these bytes; NULL for lines of ours.
+     */
+    void (*on_passed)(void *tap, enum relay_way way, const struct scan *at, struct span bytes);
+    void *tap;
 
     /* For the log. */
     uint64_t bytes_from_client, bytes_to_client;

@@ -6,8 +6,9 @@
 
 #include "proxy/base/mem.h"
 #include "proxy/entry.h"
-#include "routing/freshness.h"
+#include "proxy/traces.h"
 #include "proxy/users.h"
+#include "routing/freshness.h"
 
 /* --- relay --- */
 
@@ -47,6 +48,7 @@ void relaying_end(struct session *s)
 
     if ((end == LEASE_CLEAN || end == LEASE_CLEAN_SELECTED) && users_keeps_nothing(s))
         end = LEASE_DONE;
+    traces_detach(s);
     if (s->relaying)
         relay_release(&s->relay);
     s->relaying = false;
@@ -143,6 +145,8 @@ enum phase_id relaying_enter(struct session *s)
     counter_add(&counters->logins_ok, 1);
     histogram_add(&counters->login_seconds, uv_hrtime() / 1000000 - s->entry->identified_ms);
     entry_log(s, LOG_LEVEL_INFO, "login ok", NULL);
+    traces_note(s, users_name(s->user), "is logged in at %s, by a connection that was %s",
+                s->shard->title, entry_lease_kinds[s->lease_kind]);
     relay->env = &s->home->env;
     relay->client = s->client;
     relay->backend = backend_conn(backend);
@@ -153,6 +157,7 @@ enum phase_id relaying_enter(struct session *s)
     relay->on_end = on_relay_end;
     relay->owner = s;
     s->relaying = s->relayed = true;
+    traces_attach(s);
 
     conn_end_secrecy(s->client);
 

@@ -5,6 +5,7 @@
 #include "proxy/base/mem.h"
 #include "proxy/entry.h"
 #include "proxy/relaying.h"
+#include "proxy/traces.h"
 #include "proxy/users.h"
 
 #include <stdatomic.h>
@@ -176,6 +177,8 @@ static enum phase_id enter_gone(struct session *s)
 {
     log_end(s);
     remember_end(s);
+    if (s->user != NULL)
+        traces_note(s, users_name(s->user), "session ends: %s", s->reason == NULL ? "" : s->reason);
     counter_add(&s->home->env.counters->sessions_closed, 1);
     if (s->entry != NULL) {
         auth_cancel(&s->entry->verify);

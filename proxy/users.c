@@ -438,6 +438,15 @@ void users_each(struct home *home, void (*visit)(void *owner, const struct users
     }
 }
 
+void users_each_of(struct home *home, const char *name,
+                   void (*visit)(void *owner, struct session *s), void *owner)
+{
+    const struct user *user = find(home->users, name);
+
+    for (struct session *s = user == NULL ? NULL : user->sessions; s != NULL; s = s->user_next)
+        visit(owner, s);
+}
+
 void users_held_each(struct home *home,
                      void (*visit)(void *owner, const char *user, uint64_t epoch), void *owner)
 {

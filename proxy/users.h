@@ -111,6 +111,10 @@ struct users_session {
 void users_each(struct home *home, void (*visit)(void *owner, const struct users_session *session),
                 void *owner);
 
+/* The sessions of one user; `visit` changes nothing of what is here. */
+void users_each_of(struct home *home, const char *user,
+                   void (*visit)(void *owner, struct session *s), void *owner);
+
 /* Those who are held; `visit` may release the user it is told of. */
 void users_held_each(struct home *home,
                      void (*visit)(void *owner, const char *user, uint64_t epoch), void *owner);

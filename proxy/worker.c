@@ -11,6 +11,7 @@
 #include "proxy/relay.h"
 #include "proxy/session.h"
 #include "proxy/store_metrics.h"
+#include "proxy/traces.h"
 #include "proxy/users.h"
 
 #include <assert.h>
@@ -305,7 +306,8 @@ static bool open_worker(struct worker *w, struct workers *all, size_t worker_cou
     home->on_held = on_held;
     home->users = users_open(home);
     home->history = history_open();
-    if (home->users == NULL || home->history == NULL)
+    home->traces = traces_open(home);
+    if (home->users == NULL || home->history == NULL || home->traces == NULL)
         return err_set(err, ERR_INTERNAL, "no memory for a worker");
     home->pool = pool_open(&home->env, tls, all->stores, (size_t)(w - all->list), worker_count);
     if (home->pool == NULL)
@@ -341,6 +343,7 @@ static void close_worker(struct worker *w)
         sessions_cut_off(&w->home);
         users_close(&w->home.users);
         history_close(&w->home.history);
+        traces_close(&w->home.traces);
         pool_close(&w->home.pool);
         admission_close(&w->home.admission);
         registry_close(&w->home.registry);

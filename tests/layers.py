@@ -28,6 +28,7 @@ ROWS = [
     ["proxy/home"],
     ["proxy/phase"],
     ["proxy/users"],
+    ["proxy/traces"],
     ["proxy/inquiry"],
     ["proxy/entry"],
     ["proxy/relaying"],

@@ -7,10 +7,11 @@
 #include "proxy/control.h"
 #include "proxy/fleet.h"
 #include "proxy/fleet/roster.h"
+#include "proxy/traces.h"
 
 enum { QUEUE_MAX = 256 * 1024 /* of items that the client has not taken; then it is waited for */ };
 
-/* --- who --- */
+/* --- who, trace --- */
 
 struct who {
     struct fleet_question question; /* first member */
@@ -119,16 +120,13 @@ static bool read_who(struct admin_call *call, json_t **question_out)
     return false;
 }
 
-void run_who(struct admin_call *call)
+/* Asks all, and lists what they say. Takes over the question; NULL: there was no memory for it. */
+static void list(struct admin_call *call, json_t *question)
 {
     struct control *control = call->context;
-    json_t *question;
-    struct who *who;
+    struct who *who = question == NULL ? NULL : mem_new(sizeof *who);
     struct err err = {0};
 
-    if (!read_who(call, &question))
-        return;
-    who = question == NULL ? NULL : mem_new(sizeof *who);
     if (who == NULL) {
         json_decref(question);
         admin_answer(call, NULL);
@@ -148,6 +146,31 @@ void run_who(struct admin_call *call)
         free_who(who);
     }
     json_decref(question);
+}
+
+void run_who(struct admin_call *call)
+{
+    json_t *question;
+
+    if (read_who(call, &question))
+        list(call, question);
+}
+
+void run_trace_fetch(struct admin_call *call)
+{
+    const struct control *control = call->context;
+    const char *id = admin_argument(call, "trace");
+    char user[USERNAME_MAX + 1];
+
+    if (!username_normalise(&control->env.conf->username, span_of(admin_argument(call, "user")),
+                            user))
+        admin_refuse(call, "this cannot be the name of a user");
+    else if (strlen(id) > TRACES_ID_MAX)
+        admin_refuse(call, "\"trace\" is too long");
+    else
+        list(call, json_pack("{s:s, s:s, s:s, s:b, s:b}", "what", "trace", "user", user, "trace",
+                             id, "bodies", admin_argument(call, "bodies") != NULL, "end",
+                             admin_argument(call, "end") != NULL));
 }
 
 /* --- kick --- */

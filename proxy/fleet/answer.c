@@ -6,11 +6,13 @@
 #include "proxy/base/mem.h"
 #include "proxy/census.h"
 #include "proxy/fleet/dispatch.h"
+#include "proxy/json_text.h"
+#include "proxy/traces.h"
 #include "proxy/users.h"
 
 #include <stdio.h>
 
-enum what { WHO, KICK };
+enum what { WHO, KICK, TRACE };
 enum by { BY_NOTHING, BY_USER, BY_ADDRESS, BY_SHARD };
 
 struct piece {
@@ -19,14 +21,15 @@ struct piece {
 };
 
 struct answer {
-    struct ask ask;       /* kick */
+    struct ask ask;       /* kick, trace */
     struct census census; /* who */
     const char *id;
     void (*on_done)(void *owner, struct answer *answer);
     void *owner;
     enum what what;
     enum by by;
-    char *value, *session; /* kick: one of them is NULL */
+    char *value, *session; /* kick: one of them is NULL; trace: its id is the session */
+    bool shows_bodies, ends;
     struct network network;
     size_t *kicked; /* by each worker */
     size_t worker_count;
@@ -75,6 +78,16 @@ static bool read_question(struct answer *answer, const json_t *question, struct 
         answer->session = copy_of(question, "session");
         return (answer->value == NULL) != (answer->session == NULL) ||
                err_set(err, ERR_PEER, "neither a user nor a session, or both");
+    }
+    if (what != NULL && strcmp(what, "trace") == 0) {
+        answer->what = TRACE;
+        answer->value = copy_of(question, "user");
+        answer->session = copy_of(question, "trace");
+        answer->shows_bodies = json_is_true(json_object_get(question, "bodies"));
+        answer->ends = json_is_true(json_object_get(question, "end"));
+        return (answer->value != NULL && answer->session != NULL &&
+                strlen(answer->session) <= TRACES_ID_MAX) ||
+               err_set(err, ERR_PEER, "a trace of nobody");
     }
     return err_set(err, ERR_PEER, "a question that is not known");
 }
@@ -224,6 +237,56 @@ static void on_kicked(struct ask *ask)
     finish(answer);
 }
 
+/* --- trace: on the thread of the user's worker, as the only one that has something to add --- */
+
+static json_t *line_item(const struct answer *answer, const struct traces_line *line)
+{
+    return json_pack("{s:I, s:s, s:s, s:s, s:o}", "at_ms", (json_int_t)line->at_ms, "proxy",
+                     answer->id, "session", line->session, "from", line->from, "text",
+                     json_text(line->text));
+}
+
+static bool take_line(void *owner, const struct traces_line *line)
+{
+    struct answer *answer = owner;
+    json_t *item = line_item(answer, line);
+    size_t size = item == NULL ? 0 : json_dumpb(item, NULL, 0, JSON_COMPACT);
+
+    if (size == 0 || answer->bytes + size > answer->bytes_max) {
+        json_decref(item);
+        return false;
+    }
+    add_item(answer, item);
+    return true;
+}
+
+static void fetch_trace(struct ask *ask, struct home *home, size_t number)
+{
+    struct answer *answer = (struct answer *)ask;
+    uint64_t lost;
+
+    (void)number;
+    if (home->home_of(home, answer->value) != home)
+        return;
+
+    enum traces_answer told = traces_fetch(home->traces, answer->value, answer->session,
+                                           answer->shows_bodies, take_line, answer, &lost);
+
+    if (told != TRACES_TOLD)
+        add_item(answer, json_pack("{s:s, s:s}", "proxy", answer->id, "refused",
+                                   told == TRACES_OTHER ? "somebody else traces this user"
+                                                        : "too many traces, or out of memory"));
+    else if (lost > 0)
+        add_item(answer, json_pack("{s:s, s:I}", "proxy", answer->id, "lost", (json_int_t)lost));
+    if (answer->ends)
+        traces_end(home->traces, answer->value, answer->session);
+}
+
+static void on_fetched(struct ask *ask)
+{
+    finish((struct answer *)ask);
+}
+
 /* --- life --- */
 
 static bool start(struct answer *answer, struct control *control)
@@ -232,6 +295,10 @@ static bool start(struct answer *answer, struct control *control)
         answer->census =
             (struct census){.wants = is_wanted, .on_sessions = list_sessions, .on_done = on_listed};
         return census_begin(&answer->census, control);
+    }
+    if (answer->what == TRACE) {
+        answer->ask = (struct ask){.visit = fetch_trace, .on_done = on_fetched};
+        return ask_workers(&answer->ask, control->workers, &control->inbox);
     }
     answer->worker_count = workers_count(control->workers);
     answer->kicked = mem_array(answer->worker_count, sizeof *answer->kicked);

@@ -5,6 +5,9 @@
  *     {"what":"who", "by":"user"|"address"|"shard", "value":...}     items: sessions; without
  *                                                                    `by`: all of them
  *     {"what":"kick", "user":... or "session":...}                   one item: {"sessions":N}
+ *     {"what":"trace", "user":..., "trace":id, "bodies":bool, "end":bool}
+ *                                                                    items: lines since the last
+ *                                                                    time; see proxy/traces.h
  */
 #ifndef IMAPMUX_FLEET_ANSWER_H
 #define IMAPMUX_FLEET_ANSWER_H
