@@ -104,7 +104,7 @@ def in_folder(text, files):
              (r"\w*_crl_file", files["CRL"]), (r"\w*password_file", files["FOLDER"] + "/secret")]
     for names, path in kinds:
         text = re.sub(rf'\b({names}) = "/[^"]*"', rf'\1 = "{path}"', text)
-    text = text.replace('group = "mailadmin"', 'group = "mail"')
+    text = text.replace('group = "mailadmin"', 'group = "mail"').replace('user = "imapmux"', 'user = "nobody"')
     return re.sub(r'"/(?:etc/imapmux|var/lib|run)/(?:[^"]*/)?([^"/]+)"', rf'"{files["FOLDER"]}/\1"', text)
 
 
