@@ -349,6 +349,15 @@ static bool open_stores(struct control *control, struct err *err)
     return control->health != NULL;
 }
 
+/* From here on nothing needs root. Threads have the limits of whoever starts them: none before. */
+static bool enter_sandbox(struct process *process, struct err *err)
+{
+    const struct conf *conf = process->control.env.conf;
+
+    return privileges_drop(conf, err) && sandbox_enter(conf, err) &&
+           log_start(&process->counters.log_lost, err);
+}
+
 /* Administration is there from before the first client until after the last one. */
 static bool serve(struct process *process, const struct conf *conf, const struct tls *tls,
                   struct err *err)
@@ -359,10 +368,9 @@ static bool serve(struct process *process, const struct conf *conf, const struct
         return false;
     control->certificates = certificates_open(control, tls, err);
     if (control->certificates != NULL && open_listeners(process, err) &&
-        privileges_drop(conf, err) && sandbox_enter(conf, err) &&
-        log_start(&process->counters.log_lost, err) && open_redis(control, err) &&
-        open_fleet(process, err) && open_admin(process, err) && take_release(process, err) &&
-        open_site(process, err) && start_workers(process, tls, err) && open_router(control, err) &&
+        enter_sandbox(process, err) && open_redis(control, err) && open_fleet(process, err) &&
+        open_admin(process, err) && take_release(process, err) && open_site(process, err) &&
+        start_workers(process, tls, err) && open_router(control, err) &&
         open_stores(control, err) && fleet_serve(control->fleet, err) && take_place(process, err)) {
         control->serving = true;
         log_event(LOG_LEVEL_INFO, "ready", "imapmux " IMAPMUX_VERSION);

@@ -73,7 +73,7 @@ def assert_unprivileged(process, uid, gid, groups):
         assert seen["Uid"] == [str(uid)] * 4 and seen["Gid"] == [str(gid)] * 4
         assert sorted(map(int, seen["Groups"])) == sorted(groups)
         assert all(int(seen[name][0], 16) == 0 for name in ("CapInh", "CapPrm", "CapEff", "CapAmb"))
-        assert seen["NoNewPrivs"] == ["1"]
+        assert seen["NoNewPrivs"] == ["1"] and seen["CapBnd"] == status(process.pid)["CapBnd"]
     return status(process.pid)
 
 

@@ -19,7 +19,7 @@ import pytest
 import servers
 from authority import Authority
 from host import Host, over_tls
-from intruder import Killed, intruder_in, needs_root, threads
+from intruder import Intruder, Killed, hanging, intruder_in, needs_root, threads
 from issuer import Issuer
 from stage import CAPABILITIES, PASSWORD, Proxy, Store, password_line, shard
 
@@ -216,6 +216,13 @@ def test_what_is_not_to_be_had(site):
         for name in ("clone3", "io_uring_setup", "keyctl", "setuid", "capset", "vmsplice", "mkdir"):
             assert call(name) == "ENOSYS", name
     site.logs_in("ann")
+
+
+@needs_root
+def test_no_thread_is_without(site):
+    for thread in threads(site.proxy.process):
+        with hanging(thread):
+            assert Intruder(thread).call("open", "/boot", os.O_RDONLY) == "EACCES"
 
 
 @needs_root
