@@ -19,6 +19,7 @@ struct ending;
 struct fleet;
 struct handover;
 struct health;
+struct launcher;
 struct listeners;
 struct orders;
 struct pulse;
@@ -42,6 +43,7 @@ struct control {
     uint64_t started_ms; /* of the loop's clock */
     struct ending *ending;
     struct admin *admin;       /* NULL without a socket */
+    struct launcher *launcher; /* NULL: no new process can be started */
     struct handover *handover; /* another process is about to take the place of this one */
     /* Main's part of a hand-over: gives up what only one process can have, or has it back. */
     void (*give_up)(struct control *control, bool back);

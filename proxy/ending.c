@@ -5,6 +5,7 @@
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
 #include "proxy/base/notify.h"
+#include "proxy/launcher.h"
 #include "proxy/listeners.h"
 #include "proxy/users.h"
 
@@ -19,9 +20,18 @@ struct ending {
 
 /* --- life --- */
 
+static void tell_idle(void *owner)
+{
+    ending_tell_idle(owner);
+}
+
+/* Whoever has asked for a new process is still to hear of it. */
 static void on_idle(uv_async_t *async)
 {
-    uv_stop(async->loop);
+    struct ending *ending = async->data;
+
+    if (!launcher_wait(ending->control->launcher, tell_idle, ending))
+        uv_stop(async->loop);
 }
 
 struct ending *ending_open(struct control *control, struct err *err)

@@ -10,6 +10,7 @@
 #include "proxy/fleet.h"
 #include "proxy/http/site.h"
 #include "proxy/inherited.h"
+#include "proxy/launcher.h"
 #include "proxy/listeners.h"
 #include "proxy/net/redis_link.h"
 #include "proxy/net/tls.h"
@@ -35,7 +36,7 @@ struct process {
     uv_loop_t loop;
     struct turn turn;
     struct counters counters;
-    uv_signal_t terminate, interrupt;
+    uv_signal_t terminate, interrupt, upgrade;
     uv_timer_t metrics;
     struct watchdog watchdog;
     struct site *site;
@@ -61,7 +62,8 @@ static const char usage[] =
     "  -h, --help            print this help\n"
     "\n"
     "SIGTERM and SIGINT end the process in order: clients are told BYE; a second one ends it at "
-    "once.\n";
+    "once.\n"
+    "SIGUSR2 starts the binary anew with --take-over, as imapmuxctl upgrade does.\n";
 
 /* --- the control loop --- */
 
@@ -82,8 +84,10 @@ static void end_control(struct process *process)
     redis_link_close(&process->control.env.redis);
     uv_close((uv_handle_t *)&process->terminate, NULL);
     uv_close((uv_handle_t *)&process->interrupt, NULL);
+    uv_close((uv_handle_t *)&process->upgrade, NULL);
     uv_close((uv_handle_t *)&process->metrics, NULL);
     ending_close(&process->control.ending);
+    launcher_close(&process->control.launcher);
     uv_run(&process->loop, UV_RUN_DEFAULT);
     turn_release(&process->turn);
     uv_run(&process->loop, UV_RUN_DEFAULT);
@@ -128,6 +132,18 @@ static void on_signal(uv_signal_t *handle, int signum)
 
     snprintf(why, sizeof why, "on signal %d", signum);
     ending_stop(process->control.ending, why);
+}
+
+static void on_upgrade(uv_signal_t *handle, int signum)
+{
+    struct process *process = handle->data;
+    struct err err = {0};
+
+    (void)signum;
+    if (process->control.stopping)
+        err_set(&err, ERR_CONFIG, "the process is stopping");
+    if (err.kind != ERR_NONE || !launcher_launch(process->control.launcher, NULL, NULL, &err))
+        log_event(LOG_LEVEL_ERROR, "upgrade failed", "%s", err.text);
 }
 
 /* Now and at each interval; what goes wrong is logged once, until it goes well again. */
@@ -184,6 +200,10 @@ static bool open_control(struct process *process, const struct conf *conf, struc
     process->terminate.data = process->interrupt.data = process;
     uv_signal_start(&process->terminate, on_signal, SIGTERM);
     uv_signal_start(&process->interrupt, on_signal, SIGINT);
+    uv_signal_init(&process->loop, &process->upgrade);
+    process->upgrade.data = process;
+    uv_signal_start(&process->upgrade, on_upgrade, SIGUSR2);
+    launcher_listen(control->launcher, &control->env);
     return true;
 }
 
@@ -284,6 +304,7 @@ static bool take_place(struct process *process, struct err *err)
     }
     workers_accept(control->workers);
     takeover_close(&process->takeover);
+    launcher_report_ready();
     return true;
 }
 
@@ -395,10 +416,15 @@ static bool serve(struct process *process, const struct conf *conf, const struct
 
 /* --- the command line --- */
 
-static int run(const char *path, bool only_check, const char *take_over)
+static int run(const char *path, bool only_check, const char *take_over, char **argv)
 {
     struct err err = {0};
     struct process process = {.take_over = take_over};
+
+    launcher_take_report();
+    if (!only_check)
+        process.control.launcher = launcher_fork(argv);
+
     struct conf *conf = conf_open(path, &err);
 
     if (conf != NULL)
@@ -415,6 +441,7 @@ static int run(const char *path, bool only_check, const char *take_over)
         /* A directory that hangs may keep threads waiting; names and hashes need some, too. */
         setenv("UV_THREADPOOL_SIZE", "32", 0);
         privileges_raise_descriptors(conf, workers_wanted(conf));
+        launcher_settle(process.control.launcher, conf->admin.socket);
         if (take_over != NULL && *take_over == '\0')
             process.take_over = conf->admin.socket;
         if (realpath(path, process.control.conf_path) == NULL)
@@ -424,6 +451,8 @@ static int run(const char *path, bool only_check, const char *take_over)
     }
     if (!good)
         fprintf(stderr, "imapmux: %s\n", err.text);
+    launcher_report_failure(err.text); /* unless it was ready */
+    launcher_close(&process.control.launcher);
     tls_release(&tls);
     conf_close(&conf);
     return good ? EXIT_SUCCESS : EXIT_FAILURE;
@@ -477,5 +506,5 @@ int main(int argc, char **argv)
         fprintf(stderr, "imapmux: unexpected argument \"%s\"\n%s", argv[optind], usage);
         return 2;
     }
-    return run(path, only_check, take_over);
+    return run(path, only_check, take_over, argv);
 }

@@ -33,7 +33,7 @@ ROWS = [
     ["proxy/entry"],
     ["proxy/relaying"],
     ["proxy/session"],
-    ["proxy/inherited"],
+    ["proxy/inherited", "proxy/launcher"],
     ["proxy/listeners", "proxy/takeover"],
     ["proxy/worker"],
     ["proxy/expiry", "proxy/ticket_ring"],

@@ -21,6 +21,7 @@ STORY = [
     ("cache flush", ["ann"], ["@"]),
     ("drain", None, ["soon"]),  # for then it is gone; tests/fault/test_drain.py
     ("config show", ["shard"], ["sing"]),
+    ("upgrade", None, ["now"]),  # for then another process is there; tests/fault/test_upgrade.py
     ("handover", None, ["finish"]),  # imapmux --take-over asks for it; tests/fault/test_upgrade.py
     ("proxies", [], None),
     ("who", ["dora"], ["nowhere", "--by", "shard"]),

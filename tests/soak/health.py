@@ -23,8 +23,8 @@ LABEL = re.compile(r"\{.*\}")
 GOOD_ENDS = {"logout", "closed by client", "connection to client broke", "ended by the proxy", "shutdown"}
 EXCUSED_ENDS = {"closed by store": "bye", "connection to store broke": "cut"}
 BAD_ENDS_BEFORE_LOGIN = {"out of memory", "out of descriptors", "no memory for TLS", "TLS time-out", "time-out"}
-GOOD_EVENTS = {"privileges", "sandbox", "ready", "hand-over", "draining", "stopping", "stopped", "redis connected",
-               "proxy known", "login ok", "repeated"}
+GOOD_EVENTS = {"privileges", "sandbox", "ready", "hand-over", "upgrade", "draining", "stopping", "stopped",
+                "redis connected", "proxy known", "login ok", "repeated"}
 
 
 class Memory(threading.Thread):
