@@ -250,7 +250,8 @@ static enum MHD_Result on_request(void *owner, struct MHD_Connection *connection
 
 /* --- life --- */
 
-static void on_message(void *owner, const char *format, va_list values)
+__attribute__((format(printf, 2, 0))) static void on_message(void *owner, const char *format,
+                                                             va_list values)
 {
     char text[256];
 
