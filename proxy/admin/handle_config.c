@@ -16,7 +16,7 @@ void run_config_show(struct admin_call *call)
         admin_refuse(call, "there is no section \"%.60s\"", section);
     } else {
         if (out != NULL)
-            conf_print(out, control->env.conf, section, admin_argument(call, "all") != NULL);
+            conf_print(out, control->env.conf, section, admin_argument(call, "defaults") != NULL);
         bool good = out != NULL && fflush(out) == 0;
         admin_answer(call, good ? admin_text(text) : NULL);
     }

@@ -68,6 +68,14 @@ static int connect_to(const char *path, struct answer *answer)
     return -1;
 }
 
+static long peer_of(int fd)
+{
+    struct ucred peer = {0};
+    socklen_t size = sizeof peer;
+
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 ? (long)peer.pid : 0;
+}
+
 /* Who is turned away may be so before all is written; the answer tells, and the result does not. */
 static void send_request(const struct exchange *exchange, int fd)
 {
@@ -195,6 +203,7 @@ static void attempt(const struct exchange *exchange, struct answer *answer_out)
     int fd = connect_to(exchange->socket, answer_out);
     if (fd < 0)
         return;
+    answer_out->pid = peer_of(fd);
     send_request(exchange, fd);
     receive(exchange, fd, answer_out);
     close(fd);

@@ -34,6 +34,7 @@ enum answer_kind {
 };
 
 struct answer {
+    long pid; /* of who has answered; 0: nobody, or out of sight */
     enum answer_kind kind;
     json_t *items;  /* an array: the pieces, in order, also of what was refused in the end */
     json_t *result; /* of DONE */

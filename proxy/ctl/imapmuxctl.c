@@ -1,6 +1,7 @@
 /* Owns the program imapmuxctl: its command line. */
 #include "proxy/ctl/amount.h"
 #include "proxy/ctl/tool.h"
+#include "proxy/ctl/tool_all.h"
 #include "proxy/ctl/usage.h"
 
 #include <getopt.h>
@@ -24,6 +25,7 @@ enum {
 static const struct option global_options[] = {
     {"socket", required_argument, NULL, 's'},
     {"timeout", required_argument, NULL, OPT_TIMEOUT},
+    {"all", no_argument, NULL, 'a'},
     {"json", no_argument, NULL, 'j'},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
@@ -63,6 +65,9 @@ static bool take_option(struct invocation *call, int option)
     case 's':
         call->tool.socket = optarg;
         return true;
+    case 'a':
+        call->tool.all = true;
+        return true;
     case 'j':
         call->tool.json = true;
         return true;
@@ -93,7 +98,7 @@ static bool read_options(struct invocation *call, int argc, char **argv)
     static const struct ctl_argument none[1];
     const struct ctl_command *command = call->request.command;
     const struct ctl_argument *rows = command == NULL ? none : command->arguments;
-    const char *letters = command == NULL ? "+s:jhV" : "s:jhV";
+    const char *letters = command == NULL ? "+s:ajhV" : "s:ajhV";
     struct option options[GLOBAL_OPTIONS + CTL_ARGUMENTS_MAX + 1] = {0};
     bool ok = true;
     int count = 0;
@@ -204,6 +209,8 @@ static enum ctl_status run(struct invocation *call, int argc, char **argv, char 
     argv[count - 1] = program; /* getopt's messages begin with it */
     if (!read_arguments(call, argc - count + 1, argv + count - 1))
         return CTL_WRONG_USAGE;
+    if (!call->help && call->tool.all)
+        return tool_all(&call->tool, &call->request);
     if (!call->help)
         return tool_run(&call->tool, &call->request);
     usage_print_command(stdout, call->request.command);

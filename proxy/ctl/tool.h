@@ -15,6 +15,7 @@ enum ctl_status { CTL_DONE = 0, CTL_FAILED = 1, CTL_WRONG_USAGE = 2, CTL_NO_CONN
 struct tool {
     const char *socket;
     bool json;           /* results are for programs */
+    bool all;            /* each process of this host is asked */
     uint64_t timeout_ms; /* how long imapmux may say nothing; 0: not told */
 };
 

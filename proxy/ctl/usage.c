@@ -4,7 +4,7 @@
 #include <ctype.h>
 
 static const char head[] =
-    "Usage: imapmuxctl [-s SOCKET] [-j] [--timeout TIME] COMMAND [ARGUMENT...]\n"
+    "Usage: imapmuxctl [-s SOCKET] [-a] [-j] [--timeout TIME] COMMAND [ARGUMENT...]\n"
     "       imapmuxctl help [COMMAND]\n"
     "       imapmuxctl --print-completion | --version | --help\n"
     "\n"
@@ -19,6 +19,8 @@ static const char tail[] =
     "                          environment's IMAPMUX_SOCKET, else " CTL_SOCKET ")\n"
     "      --timeout TIME      give up when imapmux says nothing for so long (default: 30s for\n"
     "                          commands that only look, for others none)\n"
+    "  -a, --all               ask each process of this host: after an upgrade those that still\n"
+    "                          have sessions, too; what they say comes with their numbers\n"
     "  -j, --json              print results as JSON, one in a line\n"
     "  -h, --help              print this help, or that of the command\n"
     "  -V, --version           print the version of imapmuxctl\n"
@@ -189,7 +191,7 @@ static void print_case(FILE *out, const struct ctl_command *like, size_t len)
 {
     fprintf(out, "        \"%.*s\") next=\"", (int)len, like->name);
     print_next_words(out, like, len);
-    fputs(len == 0 ? " help --json --socket --timeout --help\" ;;\n" : "\" ;;\n", out);
+    fputs(len == 0 ? " help --all --json --socket --timeout --help\" ;;\n" : "\" ;;\n", out);
 }
 
 static void print_argument_case(FILE *out, const struct ctl_command *command)

@@ -181,7 +181,7 @@ def test_config_show(proxy, folder):
     (folder / "shown.conf").write_text(shown)
     checked = subprocess.run([proxy.binary, "-t", "-c", folder / "shown.conf"], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
-    assert done(proxy, "config", "show", "session", "--all").startswith("session {\n    idle_timeout = 35m\n")
+    assert done(proxy, "config", "show", "session", "--defaults").startswith("session {\n    idle_timeout = 35m\n")
 
 
 def test_log_level(proxy):
@@ -264,7 +264,7 @@ def test_help(proxy):
 
 
 @pytest.mark.parametrize("typed,offered", [
-    ([""], {name.split()[0] for name in COMMANDS} | {"help", "--json", "--socket", "--timeout", "--help"}),
+    ([""], {name.split()[0] for name in COMMANDS} | {"help", "--all", "--json", "--socket", "--timeout", "--help"}),
     (["st"], {"status"}), (["cache", ""], {"flush"}), (["-s", "some/path", "--json", "log", ""], {"level"}),
     (["log", "level", ""], {"--level", "error", "warning", "info", "debug"}), (["help", "cache", ""], {"flush"}),
     (["version", ""], set()), (["cache", "flush", "--"], {"--user"}), (["export", ""], {"--shard", "--csv"}),
