@@ -74,7 +74,9 @@ static void judge_process(json_t *list, const struct control *control, const str
     int64_t most = control->env.conf->process.max_sessions;
 
     if (control->stopping)
-        add(list, notice, 0, json_string("This proxy stops: it takes no new clients"));
+        add(list, notice, 0,
+            json_sprintf("This proxy %s: it takes no new clients",
+                         control->draining ? "drains" : "stops"));
     else if (obstacle != NULL)
         add(list, critical, 0, json_sprintf("This proxy is not ready: %s", obstacle));
     if ((int64_t)sessions >= most)

@@ -194,9 +194,11 @@ static json_t *describe_process(const struct control *control)
     uv_os_gethostname(host, &size);
     return json_pack("{s:s, s:o, s:i, s:s, s:o, s:o, s:I}", "version", IMAPMUX_VERSION, "host",
                      json_text(host), "pid", (int)getpid(), "state",
-                     control->stopping ? "stopping" : "running", "uptime_seconds", number(uptime),
-                     "workers", number(workers_count(control->workers)), "now",
-                     (json_int_t)time(NULL));
+                     control->draining   ? "draining"
+                     : control->stopping ? "stopping"
+                                         : "running",
+                     "uptime_seconds", number(uptime), "workers",
+                     number(workers_count(control->workers)), "now", (json_int_t)time(NULL));
 }
 
 static json_t *describe_sessions(const struct control *control)

@@ -29,7 +29,7 @@ unsigned verdict_health(const struct control *control, FILE *out)
 const char *verdict_obstacle(const struct control *control)
 {
     if (control->stopping)
-        return "it stops";
+        return control->draining ? "it drains" : "it stops";
     if (!control->serving)
         return "it starts";
     if (!pulse_is_well(control->pulse))
