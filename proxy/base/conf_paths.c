@@ -25,12 +25,12 @@ bool conf_note_file(struct conf_reader *reader, const char *path)
 static bool visit_section(const struct conf *conf, const struct conf_section *section,
                           bool (*visit)(void *owner, const struct conf_place *place), void *owner)
 {
-    const char *values = (const char *)conf + section->offset;
+    const char *field = (const char *)conf + section->offset, *values = field;
     size_t count = 1;
 
     if (section->many) {
         memcpy(&count, (const char *)conf + section->count_offset, sizeof count);
-        memcpy(&values, values, sizeof values);
+        memcpy(&values, field, sizeof values);
     }
     for (size_t i = 0; i < count; i++) {
         for (const struct conf_row *row = section->rows(); row->name != NULL; row++) {
