@@ -21,7 +21,7 @@
 #include <unistd.h>
 
 enum {
-    BACKLOG_MAX = 4 * 1024 * 1024, /* bytes: some ten thousand lines */
+    BACKLOG_MAX = 4 * 1024 * 1024, /* bytes: thousands of lines */
     FIELDS_MAX = 48,               /* of a line for journald */
     STOP_PATIENCE_MS = 2000
 };
