@@ -137,6 +137,12 @@ static void add_rules(struct rules *rules, const struct conf *conf)
         allow(rules, ".", WRITE); /* where the kernel may put one */
 }
 
+#ifdef IMAPMUX_WITHOUT_SANDBOX
+static const bool is_built = false;
+#else
+static const bool is_built = true;
+#endif
+
 /* False without Landlock, with errno set. */
 static bool limit_files(const struct conf *conf, long version, struct err *err)
 {
@@ -158,14 +164,12 @@ static bool limit_files(const struct conf *conf, long version, struct err *err)
 
 bool sandbox_enter(const struct conf *conf, struct err *err)
 {
-#ifdef IMAPMUX_WITHOUT_SANDBOX
-    (void)conf;
-    (void)err;
-    log_event(LOG_LEVEL_INFO, "sandbox", "this build has none");
-    return true;
-#else
     long version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
 
+    if (!is_built) {
+        log_event(LOG_LEVEL_INFO, "sandbox", "this build has none");
+        return true;
+    }
     if (!conf->process.sandbox) {
         log_event(LOG_LEVEL_WARNING, "sandbox", "switched off by process.sandbox");
         return true;
@@ -177,7 +181,6 @@ bool sandbox_enter(const struct conf *conf, struct err *err)
                   "system calls are limited, but files are not: the kernel has no Landlock: %s",
                   strerrordesc_np(errno));
     return err->kind == ERR_NONE && syscall_filter_install(err);
-#endif
 }
 
 /* --- questions --- */
