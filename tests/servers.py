@@ -568,18 +568,17 @@ class Imapmux(Server):
 
     def _read(self, stream):
         """Wakes those who wait for lines; whoever looks at the log takes in himself what has been written."""
-        while True:
-            select.select([stream], [], [])
+        at_end = False
+        while not at_end and not stream.closed:
+            ready, _, _ = select.select([stream], [], [], 1)
             with self._changed:
-                at_end = self._take_in()
+                at_end = bool(ready) and self._take_in()
                 self._changed.notify_all()
-            if at_end:
-                return
 
     def _take_in(self):
         """All that the proxy has written so far, so that what it logged before it answered is there; True at the end."""
         with self._changed:
-            while not self._at_end:
+            while not self._at_end and not self.process.stderr.closed:
                 try:
                     data = os.read(self._stderr, 1 << 16)
                 except BlockingIOError:
