@@ -22,7 +22,7 @@ ALL_CFLAGS  = -std=c11 -D_GNU_SOURCE -DIMAPMUX_VERSION='"$(VERSION)"' -DIMAPMUX_
 ALL_LDFLAGS = -pie -Wl,-z,relro,-z,now $(SANITIZE) $(LDFLAGS)
 PACKAGE_CFLAGS := $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
 LIBS := $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -llber -lpthread -lm
-CTL_LIBS := $(shell pkg-config --libs jansson) -lpthread
+CTL_LIBS := $(shell pkg-config --libs jansson ncurses) -lpthread
 
 # Sanitizers start programs and stop threads to report what they find: their builds have no sandbox (proxy/base/sandbox.c).
 ASAN := CC=clang HARDEN=-O1 SANITIZE="-DIMAPMUX_WITHOUT_SANDBOX -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
@@ -30,7 +30,7 @@ TSAN := CC=clang HARDEN=-O1 SANITIZE="-DIMAPMUX_WITHOUT_SANDBOX -fsanitize=threa
 THREADED_TESTS := test_gate test_inbox test_jwks test_limits test_log test_passwd test_resolve
 
 DEPS := build-essential pkg-config git libuv1-dev libssl-dev libhiredis-dev libldap-dev libconfuse-dev uthash-dev \
-        libcrypt-dev librhonabwy-dev libjansson-dev libcurl4-gnutls-dev libsystemd-dev libseccomp-dev libmicrohttpd-dev libcmocka-dev \
+        libcrypt-dev librhonabwy-dev libjansson-dev libcurl4-gnutls-dev libsystemd-dev libseccomp-dev libmicrohttpd-dev libncurses-dev libcmocka-dev \
         clang clang-format clang-tidy cppcheck libclang-rt-14-dev llvm \
         slapd ldap-utils redis-server dovecot-imapd isync python3 python3-pytest curl openssl ca-certificates mandoc \
         chromium chromium-driver python3-selenium prometheus fail2ban debhelper fakeroot lintian debootstrap \

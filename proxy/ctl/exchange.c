@@ -197,15 +197,28 @@ static void receive(const struct exchange *exchange, int fd, struct answer *answ
     buf_release(&input);
 }
 
-static void attempt(const struct exchange *exchange, struct answer *answer_out)
+int exchange_connect(const char *socket, struct answer *answer_out)
 {
     *answer_out = (struct answer){.items = json_array()};
-    int fd = connect_to(exchange->socket, answer_out);
-    if (fd < 0)
-        return;
+    return connect_to(socket, answer_out);
+}
+
+void exchange_over(int fd, const struct exchange *exchange, struct answer *answer_out)
+{
+    *answer_out = (struct answer){.items = json_array()};
     answer_out->pid = peer_of(fd);
     send_request(exchange, fd);
     receive(exchange, fd, answer_out);
+}
+
+static void attempt(const struct exchange *exchange, struct answer *answer_out)
+{
+    int fd = exchange_connect(exchange->socket, answer_out);
+
+    if (fd < 0)
+        return;
+    answer_release(answer_out);
+    exchange_over(fd, exchange, answer_out);
     close(fd);
 }
 

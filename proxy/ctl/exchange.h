@@ -1,6 +1,6 @@
 /*
- * One request to imapmux, and its answer, over a connection of its own. It blocks; several threads
- * may have one each.
+ * One request to imapmux, and its answer, over a connection of its own or over one that is kept. It
+ * blocks; several threads may have one each.
  */
 #ifndef IMAPMUX_CTL_EXCHANGE_H
 #define IMAPMUX_CTL_EXCHANGE_H
@@ -40,6 +40,14 @@ struct answer {
     json_t *result; /* of DONE */
     char why[512];  /* of all others: a text in UTF-8, as it came; show_text makes it harmless */
 };
+
+/*
+ * The same for several requests over one connection, one after the other: a descriptor, which the
+ * caller closes, or -1 with the reason in the answer. After an answer that is neither DONE, REFUSED
+ * nor AGAIN it is of no use any more.
+ */
+int exchange_connect(const char *socket, struct answer *answer_out);
+void exchange_over(int fd, const struct exchange *exchange, struct answer *answer_out);
 
 /* Fills the answer; answer_release releases it. */
 void exchange(const struct exchange *exchange, struct answer *answer_out);

@@ -27,7 +27,8 @@ void tool_show(const struct tool *tool, const json_t *result)
         return;
     if (!tool->json)
         show_result(stdout, result);
-    else if (json_dumpf(result, stdout, JSON_ENCODE_ANY | JSON_COMPACT) == 0)
+    else if (json_dumpf(result, stdout, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(6)) ==
+             0)
         fputc('\n', stdout);
     fflush(stdout); /* what comes piece by piece is read so, too */
 }

@@ -28,6 +28,7 @@ STORY = [
     ("sessions", ["--sort", "idle", "--phase", "relay"], ["--shard", "nowhere"]),
     ("users", [], ["--limit", "none"]),
     ("pool", ["--by", "worker"], ["--by", "day"]),
+    ("top", ["--count", "1", "--interval", "100ms"], ["--interval", "never"]),
     ("kick", ["dora"], ["nobody"]),
     ("route", ["ann"], ["nobody"]),
     ("explain", ["ann"], ["@"]),
