@@ -223,7 +223,7 @@ install: all ## Install under PREFIX, with DESTDIR before it; systemd units in U
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	$B/imapmuxctl --print-completion >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/imapmuxctl
 	install -D -m 644 docs/imapmux.8 $(DESTDIR)$(PREFIX)/share/man/man8/imapmux.8
-	install -D -m 644 docs/imapmuxctl.8 $(DESTDIR)$(PREFIX)/share/man/man8/imapmuxctl.8
+	install -D -m 644 docs/imapmuxctl.1 $(DESTDIR)$(PREFIX)/share/man/man1/imapmuxctl.1
 	install -D -m 644 docs/proxy.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5/proxy.conf.5
 	install -D -m 640 proxy.conf $(DESTDIR)$(SYSCONF)/proxy.conf.sample
 	test -z "$(UNITDIR)" || install -D -m 644 -t $(DESTDIR)$(UNITDIR) deploy/systemd/imapmux.service deploy/systemd/imapmux.socket

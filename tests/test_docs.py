@@ -110,15 +110,30 @@ def test_a_user_of_redis_may_do_all_that_is_asked_of_it():
     assert len(used) > 15 and used - rights == set()
 
 
-def test_commands_are_explained():
-    commands = re.findall(r'^    X\(\w+, "([^"]+)"', (TOP / "proxy/ctl/commands.def").read_text(), re.MULTILINE)
-    page = (TOP / "docs/imapmuxctl.8").read_text()
-    assert len(commands) >= 5 and commands == list(dict.fromkeys(commands))
-    explained = re.findall(r"^\.It Ic (\w+(?: [a-z]\w*)*)(?: Op| Ar| Cm|$)", page, re.MULTILINE)
-    assert explained == sorted(commands)
+def print_man(template):
+    return subprocess.run([IMAPMUX.with_name("imapmuxctl"), "--print-man"], input=template, capture_output=True, text=True,
+                          timeout=30)
 
 
-@pytest.mark.parametrize("page", ["imapmux.8", "imapmuxctl.8", "proxy.conf.5"])
+def test_manual_of_the_tool_is_what_the_program_prints():
+    template = (TOP / "docs/imapmuxctl.1.in").read_text()
+    printed = print_man(template)
+    assert (printed.returncode, printed.stderr) == (0, "")
+    assert (TOP / "docs/imapmuxctl.1").read_text() == printed.stdout, \
+        "run: build/imapmuxctl --print-man <docs/imapmuxctl.1.in >docs/imapmuxctl.1"
+    commands = re.findall(r"^@command (.*)$", template, re.MULTILINE)
+    assert len(commands) > 40 and commands == sorted(commands)
+
+
+@pytest.mark.parametrize("old, new, reason", [("@command who\n", "", '"who" is left out'),
+                                              ("@command who\n", "@command when\n", '"@command when" is no command'),
+                                              ("@command who\n", "@command who\n@command who\n", "or there twice")])
+def test_a_template_that_does_not_fit(old, new, reason):
+    printed = print_man((TOP / "docs/imapmuxctl.1.in").read_text().replace(old, new))
+    assert printed.returncode == 1 and reason in printed.stderr
+
+
+@pytest.mark.parametrize("page", ["imapmux.8", "imapmuxctl.1", "proxy.conf.5"])
 def test_man_pages(page):
     assert shutil.which("mandoc"), "make deps installs it"
     checked = subprocess.run(["mandoc", "-T", "lint", "-W", "warning", TOP / "docs" / page], capture_output=True, text=True)

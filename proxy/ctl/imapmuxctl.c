@@ -1,5 +1,6 @@
 /* Owns the program imapmuxctl: its command line. */
 #include "proxy/ctl/amount.h"
+#include "proxy/ctl/manual.h"
 #include "proxy/ctl/tool.h"
 #include "proxy/ctl/tool_all.h"
 #include "proxy/ctl/usage.h"
@@ -19,6 +20,7 @@ struct invocation {
 enum {
     OPT_COMPLETION = 256,
     OPT_TIMEOUT,
+    OPT_MANUAL,
     OPT_ARGUMENT
 }; /* the command's arguments count from the latter */
 
@@ -30,6 +32,7 @@ static const struct option global_options[] = {
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
     {"print-completion", no_argument, NULL, OPT_COMPLETION},
+    {"print-man", no_argument, NULL, OPT_MANUAL},
     {NULL, 0, NULL, 0},
 };
 enum { GLOBAL_OPTIONS = sizeof global_options / sizeof *global_options - 1 };
@@ -58,6 +61,16 @@ static bool set_argument(struct invocation *call, const struct ctl_argument *row
     return json_object_set_new(call->request.arguments, row->name, value) == 0;
 }
 
+static int print_manual(void)
+{
+    struct err err = {0};
+
+    if (manual_print(stdin, stdout, &err))
+        return CTL_DONE;
+    complain("the template: ", err.text);
+    return CTL_FAILED;
+}
+
 /* False when it is no option; getopt has said so. */
 static bool take_option(struct invocation *call, int option)
 {
@@ -83,6 +96,8 @@ static bool take_option(struct invocation *call, int option)
     case OPT_COMPLETION:
         usage_print_completion(stdout);
         exit(CTL_DONE);
+    case OPT_MANUAL:
+        exit(print_manual());
     default:
         return false;
     }

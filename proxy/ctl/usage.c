@@ -6,7 +6,7 @@
 static const char head[] =
     "Usage: imapmuxctl [-s SOCKET] [-a] [-j] [--timeout TIME] COMMAND [ARGUMENT...]\n"
     "       imapmuxctl help [COMMAND]\n"
-    "       imapmuxctl --print-completion | --version | --help\n"
+    "       imapmuxctl --print-completion | --print-man <TEMPLATE | --version | --help\n"
     "\n"
     "Looks after an imapmux that runs.\n"
     "\n"
@@ -25,6 +25,7 @@ static const char tail[] =
     "  -h, --help              print this help, or that of the command\n"
     "  -V, --version           print the version of imapmuxctl\n"
     "      --print-completion  print a completion for bash\n"
+    "      --print-man         print the manual page, of a template that is read\n"
     "\n"
     "Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 no connection or no\n"
     "answer in time.\n";
