@@ -13,7 +13,9 @@
 #include <stdio.h>
 
 struct auth {
-    const struct env *env;
+    const struct env *env; /* held */
+    size_t active_count;   /* requests under way */
+    bool retired;
     struct throttle *throttle;
     struct shared_throttle *shared; /* NULL where proxies do not share it */
     struct token_verifier *tokens;  /* NULL where none are taken */
@@ -21,6 +23,22 @@ struct auth {
 };
 
 /* --- life --- */
+
+/* False with *err set. */
+static bool open_parts(struct auth *auth, const struct env *env, struct err *err)
+{
+    const struct conf *conf = env->conf;
+
+    auth->env = env_copy(env);
+    if (auth->env == NULL)
+        return err_set(err, ERR_INTERNAL, "auth: no memory");
+    if (conf->throttle.shared && (auth->shared = shared_throttle_open(auth->env, err)) == NULL)
+        return false;
+    if (conf->oauth.keys[0] != '\0' && (auth->tokens = token_open(auth->env, err)) == NULL)
+        return false;
+    auth->chain = chain_open(auth->env, err);
+    return auth->chain != NULL;
+}
 
 struct auth *auth_open(const struct env *env, struct throttle *throttle, struct err *err)
 {
@@ -30,11 +48,8 @@ struct auth *auth_open(const struct env *env, struct throttle *throttle, struct 
         err_set(err, ERR_INTERNAL, "auth: no memory");
         return NULL;
     }
-    auth->env = env;
     auth->throttle = throttle;
-    if ((env->conf->throttle.shared && (auth->shared = shared_throttle_open(env, err)) == NULL) ||
-        (env->conf->oauth.keys[0] != '\0' && (auth->tokens = token_open(env, err)) == NULL) ||
-        (auth->chain = chain_open(env, err)) == NULL)
+    if (!open_parts(auth, env, err))
         auth_close(&auth);
     return auth;
 }
@@ -49,7 +64,29 @@ void auth_close(struct auth **auth)
     chain_close(&a->chain);
     token_close(&a->tokens);
     shared_throttle_close(&a->shared);
+    env_release(&a->env);
     mem_free(a);
+}
+
+void auth_retire(struct auth **auth)
+{
+    struct auth *a = *auth;
+
+    *auth = NULL;
+    a->retired = true;
+    if (a->active_count == 0)
+        auth_close(&a);
+}
+
+void auth_enter(struct auth *auth)
+{
+    auth->active_count++;
+}
+
+void auth_leave(struct auth *auth)
+{
+    if (--auth->active_count == 0 && auth->retired)
+        auth_close(&auth);
 }
 
 void auth_forget(struct auth *auth, const char *user)
@@ -103,6 +140,7 @@ static void end(struct auth_request *request, enum throttle_outcome outcome)
     request->timer = NULL;
     if (timer != NULL)
         uv_close((uv_handle_t *)timer, timer_closed);
+    auth_leave(request->auth);
 }
 
 /*
@@ -335,10 +373,14 @@ static void check_token(struct auth_request *request)
     request->token.token = request->secret;
     request->token.on_answer = on_token;
     request->token.owner = request;
-    if (start_deadline(request))
-        token_verify(request->auth->tokens, &request->token);
-    else
+    if (request->auth->tokens == NULL) { /* they were taken when the connection was greeted */
+        err_set(&request->err, ERR_CREDENTIALS, "token: none is taken any more");
         answer_later(request);
+    } else if (start_deadline(request)) {
+        token_verify(request->auth->tokens, &request->token);
+    } else {
+        answer_later(request);
+    }
 }
 
 void auth_verify(struct auth *auth, struct auth_request *request)
@@ -354,6 +396,7 @@ void auth_verify(struct auth *auth, struct auth_request *request)
     request->claimed[0] = request->who[0] = request->master[0] = '\0';
     request->counted = request->known = false;
     request->active = true;
+    auth_enter(auth);
     switch (request->proof) {
     case AUTH_BY_PASSWORD:
         check_password(request);

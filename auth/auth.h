@@ -56,7 +56,8 @@ struct auth_request {
 };
 
 /*
- * NULL with *err set. `env` and the process's throttle are borrowed until the end of auth_close.
+ * NULL with *err set. `env` is copied, with the configuration as it is; what it points to, and the
+ * process's throttle, are borrowed until the loop has run out after auth_close.
  */
 struct auth *auth_open(const struct env *env, struct throttle *throttle, struct err *err);
 
@@ -80,5 +81,12 @@ struct throttle *auth_throttle(const struct auth *auth);
 
 /* As chain_close. No request may be under way. */
 void auth_close(struct auth **auth);
+
+/* Another one has its place: it is closed once its requests have ended. Nulls the pointer. */
+void auth_retire(struct auth **auth);
+
+/* A request of those that are beside auth_verify begins, and ends: the last that it does. */
+void auth_enter(struct auth *auth);
+void auth_leave(struct auth *auth);
 
 #endif

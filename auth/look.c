@@ -20,6 +20,7 @@ static void end(struct auth_look *look)
     if (look->deadline != NULL)
         uv_close((uv_handle_t *)look->deadline, timer_closed);
     look->deadline = NULL;
+    auth_leave(look->auth);
 }
 
 static void answer(struct turn_task *task)
@@ -75,6 +76,7 @@ void auth_look(struct auth *auth, struct auth_look *look)
                                .source = "",
                                .auth = auth,
                                .active = true};
+    auth_enter(auth);
     memcpy(look->name, look->user, strlen(look->user) + 1); /* normalised: it fits */
     look->deadline = mem_new(sizeof *look->deadline);
     if (look->deadline == NULL) {

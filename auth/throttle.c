@@ -8,7 +8,6 @@
 #include "proxy/base/hash.h"
 #include "proxy/base/keyed_hash.h"
 #include "proxy/base/mem.h"
-#include "proxy/base/networks.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -34,10 +33,10 @@ struct throttle_entry {
 };
 
 struct throttle {
-    const struct conf_throttle *conf;
     struct keyed_hash *hash;
-    struct networks trusted;
     uv_mutex_t lock;
+    struct conf_throttle conf; /* its numbers */
+    struct networks trusted;
     struct throttle_entry *by_key, *resting;
 };
 
@@ -52,7 +51,7 @@ struct throttle *throttle_open(const struct conf_throttle *conf, struct err *err
         err_set(err, ERR_INTERNAL, "throttle: no memory");
         return NULL;
     }
-    throttle->conf = conf;
+    throttle->conf = *conf;
     throttle->hash = keyed_hash_open();
     if (throttle->hash == NULL)
         err_set(err, ERR_INTERNAL, "throttle: no memory or no random octets");
@@ -85,12 +84,25 @@ void throttle_close(struct throttle **throttle)
     mem_free(t);
 }
 
+void throttle_change(struct throttle *throttle, const struct conf_throttle *conf,
+                     struct networks *trusted)
+{
+    struct networks old;
+
+    uv_mutex_lock(&throttle->lock);
+    old = throttle->trusted;
+    throttle->conf = *conf;
+    throttle->trusted = *trusted;
+    uv_mutex_unlock(&throttle->lock);
+    *trusted = old;
+}
+
 /* --- entries --- */
 
 static void make_room(struct throttle *throttle)
 {
     if (throttle->resting != NULL &&
-        HASH_COUNT(throttle->by_key) >= (unsigned)throttle->conf->max_entries)
+        HASH_COUNT(throttle->by_key) >= (unsigned)throttle->conf.max_entries)
         drop(throttle, throttle->resting->prev); /* the head's prev is the tail */
 }
 
@@ -167,12 +179,12 @@ static void forgive(struct throttle_entry *entry, uint64_t forget_ms, uint64_t n
 static uint64_t delay_of(const struct throttle *throttle, struct throttle_entry *entry,
                          uint64_t max_ms, uint64_t now_ms)
 {
-    unsigned free_count = (unsigned)throttle->conf->free_failures;
-    uint64_t delay = throttle->conf->delay;
+    unsigned free_count = (unsigned)throttle->conf.free_failures;
+    uint64_t delay = throttle->conf.delay;
 
     if (entry == NULL)
         return 0;
-    forgive(entry, throttle->conf->forget, now_ms);
+    forgive(entry, throttle->conf.forget, now_ms);
     if (entry->level <= free_count)
         return 0;
     for (unsigned i = free_count + 1; i < entry->level && delay < max_ms; i++)
@@ -216,7 +228,7 @@ static bool begin(struct throttle *throttle, struct throttle_attempt *attempt,
                   const union address *address, const char *user, uint64_t now_ms,
                   uint64_t *delay_ms_out)
 {
-    const struct conf_throttle *conf = throttle->conf;
+    const struct conf_throttle *conf = &throttle->conf;
     struct throttle_entry *from = hold_address(throttle, address);
 
     if (from != NULL && from->under_way > (unsigned)conf->max_parallel) {
@@ -236,15 +248,15 @@ bool throttle_begin(struct throttle *throttle, struct throttle_attempt *attempt,
                     const union address *address, const char *user, const struct secret *password,
                     uint64_t now_ms, uint64_t *delay_ms_out)
 {
-    bool may;
+    bool may = true;
 
     *attempt = (struct throttle_attempt){0};
     *delay_ms_out = 0;
-    if (networks_contain(&throttle->trusted, address))
-        return true;
     uv_mutex_lock(&throttle->lock);
-    attempt->guess = user == NULL ? 0 : guess_of(throttle, user, password);
-    may = begin(throttle, attempt, address, user, now_ms, delay_ms_out);
+    if (!networks_contain(&throttle->trusted, address)) {
+        attempt->guess = user == NULL ? 0 : guess_of(throttle, user, password);
+        may = begin(throttle, attempt, address, user, now_ms, delay_ms_out);
+    }
     uv_mutex_unlock(&throttle->lock);
     return may;
 }
@@ -277,7 +289,7 @@ unsigned throttle_look(struct throttle *throttle, const char *user, uint64_t now
     HASH_FIND_STR(throttle->by_key, key, entry);
     if (entry != NULL)
         copy = (struct throttle_entry){.level = entry->level, .failed_ms = entry->failed_ms};
+    *delay_ms_out = delay_of(throttle, &copy, throttle->conf.max_user_delay, now_ms);
     uv_mutex_unlock(&throttle->lock);
-    *delay_ms_out = delay_of(throttle, &copy, throttle->conf->max_user_delay, now_ms);
     return copy.level;
 }

@@ -9,6 +9,7 @@
 #include "proxy/base/address.h"
 #include "proxy/base/conf.h"
 #include "proxy/base/err.h"
+#include "proxy/base/networks.h"
 #include "proxy/base/secret.h"
 
 struct throttle;
@@ -26,8 +27,15 @@ enum throttle_outcome {
     THROTTLE_UNKNOWN   /* nobody has decided */
 };
 
-/* NULL with *err set. The configuration is borrowed. */
+/* NULL with *err set. */
 struct throttle *throttle_open(const struct conf_throttle *conf, struct err *err);
+
+/*
+ * Other settings count from now on, of which `trusted` (networks_init) are the trusted networks: it
+ * has the old ones afterwards. What has failed is not forgotten.
+ */
+void throttle_change(struct throttle *throttle, const struct conf_throttle *conf,
+                     struct networks *trusted);
 
 /* No attempt may be under way. Nulls the pointer; harmless on NULL. */
 void throttle_close(struct throttle **throttle);

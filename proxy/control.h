@@ -27,7 +27,11 @@ struct router;
 struct tls;
 
 struct control {
-    struct env env;        /* with counters and a connection to Redis of its own */
+    /*
+     * With counters and a connection to Redis of its own. Its configuration, which it holds, its
+     * tls and its router may be others in the next turn of the loop.
+     */
+    struct env env;
     const struct tls *tls; /* held; replaced by certificates_use */
     struct certificates *certificates;
     struct router *router;       /* for administration, which only looks */
@@ -36,7 +40,7 @@ struct control {
     struct listeners *listeners; /* NULL once clients are to come no more */
     struct workers *workers;     /* NULL before they start, and once they have ended */
     struct orders *orders;       /* what operators want of the shards */
-    struct health *health;       /* NULL while health.interval is 0 */
+    struct health *health;       /* checks of the stores; idle while health.interval is 0 */
     const struct pulse *pulse;   /* whether the workers answer; NULL: nobody looks */
     struct inbox inbox;          /* for letters of the workers; open until they have ended */
     char conf_path[PATH_MAX];

@@ -282,10 +282,10 @@ static enum phase_id refuse(struct session *s, const struct err *err)
     entry_log(s, ours ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO, "login refused", err);
     if (s->phase >= P_VERIFY && s->entry->user[0] != '\0') { /* it is at the user's home */
         history_refused(s->home->history, s->entry->user, &s->peer,
-                        s->shard == NULL ? NULL : s->shard->title, err);
+                        s->shard == NULL ? NULL : pool_shard_title(s->home->pool, s->shard), err);
         traces_note(s, s->entry->user, "login refused: %s, %s", err_name(err->kind), err->text);
     }
-    s->shard = NULL;
+    phase_set_shard(s, NULL);
     users_leave(s);
     admission_leave(s->home->admission, &s->place);
     s->entry->held_since_ms = 0;
@@ -399,10 +399,15 @@ static void on_route(struct route_request *request, const struct route *route,
         phase_move(s, P_HELD);
         return;
     }
-    s->shard = conf_find_shard(s->home->env.conf, route->shard); /* the router has checked */
-    assert(s->shard != NULL);
+
+    const struct conf_shard *shard = conf_find_shard(s->home->env.conf, route->shard);
+
+    if (shard == NULL) { /* it was removed while a router was asked: the present one tells */
+        phase_move(s, entry_enter_route(s));
+        return;
+    }
     referral_start(&s->entry->referral, route);
-    s->shard = pool_serving(s->home->pool, s->shard);
+    phase_set_shard(s, pool_serving(s->home->pool, shard));
     snprintf(s->entry->backend_user, sizeof s->entry->backend_user, "%s", route->backend_user);
     phase_move(s, P_LEASE);
 }
@@ -433,13 +438,16 @@ static enum phase_id follow(struct session *s)
     struct entry *entry = s->entry;
     struct err err = {0};
 
-    if (!referral_follow(&entry->referral, s->home->env.conf, s->shard, entry->backend_user,
-                         &entry->lease.referral, &err))
+    const struct conf_shard *to =
+        referral_follow(&entry->referral, s->home->env.conf, s->shard, entry->backend_user,
+                        &entry->lease.referral, &err);
+
+    if (to == NULL)
         return refuse(s, &err);
     counter_add(&s->home->env.counters->referrals_followed, 1);
     log_event(LOG_LEVEL_INFO, "referral", "session %s of %s: shard %s refers to shard %s", s->id,
-              entry->user, s->shard->title, entry->referral.to->title);
-    s->shard = pool_serving(s->home->pool, entry->referral.to);
+              entry->user, s->shard->title, to->title);
+    phase_set_shard(s, pool_serving(s->home->pool, to));
     return entry_enter_lease(s);
 }
 
@@ -451,7 +459,8 @@ static void on_lease(struct lease_request *lease, struct pooled *connection, con
         s->connection = connection;
         s->lease_kind = (uint8_t)pooled_kind(connection);
         s->store = *backend_address(pooled_backend(connection));
-        referral_keep(&s->entry->referral, s->home->corrector, s->entry->user);
+        if (s->home->env.conf->route.keep_referrals)
+            referral_keep(&s->entry->referral, s->home->corrector, s->entry->user);
     }
     phase_move(s, err->kind == ERR_NONE       ? P_RELAY
                   : err->kind == ERR_REFERRAL ? follow(s)
@@ -518,7 +527,7 @@ enum phase_id entry_enter_held(struct session *s)
         conn_write(s->client, span_of(phase_stopping_bye));
         return entry_finish(s, "shutdown");
     }
-    s->shard = NULL;
+    phase_set_shard(s, NULL);
     if (s->entry->held_since_ms == 0)
         s->entry->held_since_ms = uv_now(s->home->env.loop);
 
@@ -558,6 +567,7 @@ void entry_release(struct session *s)
         return;
     admission_await_no_more(s->home->admission, &s->entry->waiting);
     login_release(&s->entry->login);
+    conf_release(&s->entry->conf);
     mem_free(s->entry);
     s->entry = NULL;
 }

@@ -18,7 +18,7 @@ bool gate_init(struct gate *gate, uint32_t limit, uint32_t queue_max, uint64_t r
                           .queue_max = queue_max,
                           .ramp_ms = ramp_ms,
                           .side_count = side_count,
-                          .sides = mem_array(side_count, sizeof(struct gate_side *))};
+                          .sides = mem_array(side_count, sizeof *gate->sides)};
     return gate->sides != NULL;
 }
 
@@ -29,9 +29,17 @@ void gate_release(struct gate *gate)
 
 void gate_join(struct gate *gate, size_t index, struct gate_side *side, uv_async_t *wake)
 {
-    assert(index < gate->side_count && gate->sides[index] == NULL);
+    assert(index < gate->side_count && atomic_load(&gate->sides[index]) == NULL);
     *side = (struct gate_side){.gate = gate, .wake = wake};
-    gate->sides[index] = side;
+    atomic_store(&gate->sides[index], side);
+}
+
+void gate_change(struct gate *gate, uint32_t limit, uint32_t queue_max, uint64_t ramp_ms)
+{
+    atomic_store(&gate->limit, limit);
+    atomic_store(&gate->queue_max, queue_max);
+    atomic_store(&gate->ramp_ms, ramp_ms);
+    gate_call(gate); /* there may be room now for those who wait */
 }
 
 static uint64_t now_ms(void)
@@ -42,19 +50,22 @@ static uint64_t now_ms(void)
 /* The limit of this moment. */
 static uint32_t limit_now(struct gate *gate)
 {
-    uint64_t from = atomic_load(&gate->ramp_from_ms);
+    uint64_t from = atomic_load(&gate->ramp_from_ms), ramp_ms = atomic_load(&gate->ramp_ms);
+    uint32_t limit = atomic_load(&gate->limit);
     uint64_t passed;
 
-    if (from == 0 || gate->ramp_ms == 0)
-        return gate->limit;
+    if (limit == 0)
+        return UINT32_MAX;
+    if (from == 0 || ramp_ms == 0)
+        return limit;
     if (from == GATE_HELD)
         return 1;
     passed = now_ms() - from;
-    if (passed >= gate->ramp_ms) {
+    if (passed >= ramp_ms) {
         atomic_compare_exchange_strong(&gate->ramp_from_ms, &from, 0);
-        return gate->limit;
+        return limit;
     }
-    uint32_t grown = (uint32_t)(gate->limit * passed / gate->ramp_ms);
+    uint32_t grown = (uint32_t)(limit * passed / ramp_ms);
     return grown == 0 ? 1 : grown;
 }
 
@@ -62,7 +73,7 @@ static bool take_place(struct gate *gate)
 {
     uint32_t limit = limit_now(gate), used = atomic_load(&gate->used);
 
-    while (gate->limit == 0 || used < limit)
+    while (used < limit)
         if (atomic_compare_exchange_weak(&gate->used, &used, used + 1))
             return true;
     return false;
@@ -78,7 +89,7 @@ static size_t next_side(struct gate *gate)
 
     for (size_t i = 0; i < gate->side_count; i++) {
         size_t number = (turn + i) % gate->side_count;
-        struct gate_side *side = gate->sides[number];
+        struct gate_side *side = atomic_load(&gate->sides[number]);
 
         if (side != NULL && atomic_load(&side->waiting) > atomic_load(&side->granted))
             return number;
@@ -95,8 +106,11 @@ static void pass_on(struct gate *gate)
         if (number == gate->side_count || !take_place(gate))
             return;
         atomic_store(&gate->turn, (uint32_t)number + 1); /* the next one's turn */
-        atomic_fetch_add(&gate->sides[number]->granted, 1);
-        uv_async_send(gate->sides[number]->wake);
+
+        struct gate_side *side = atomic_load(&gate->sides[number]);
+
+        atomic_fetch_add(&side->granted, 1);
+        uv_async_send(side->wake);
     }
 }
 
@@ -112,7 +126,7 @@ enum gate_answer gate_enter(struct gate_side *side, struct gate_ticket *ticket)
     assert(ticket->side == NULL);
     if (side->first == NULL && take_place(gate))
         return GATE_IN;
-    if (atomic_load(&gate->waiting) >= gate->queue_max)
+    if (atomic_load(&gate->waiting) >= atomic_load(&gate->queue_max))
         return GATE_FULL;
     ticket->side = side;
     ticket->next = NULL;
@@ -178,9 +192,12 @@ bool gate_is_crowded(const struct gate *gate)
 
 void gate_call(struct gate *gate)
 {
-    for (size_t i = 0; i < gate->side_count; i++)
-        if (gate->sides[i] != NULL)
-            uv_async_send(gate->sides[i]->wake);
+    for (size_t i = 0; i < gate->side_count; i++) {
+        struct gate_side *side = atomic_load(&gate->sides[i]);
+
+        if (side != NULL)
+            uv_async_send(side->wake);
+    }
 }
 
 bool gate_hold(struct gate *gate)
@@ -193,5 +210,5 @@ bool gate_start_slowly(struct gate *gate)
     uint64_t held = GATE_HELD;
 
     return atomic_compare_exchange_strong(&gate->ramp_from_ms, &held,
-                                          gate->ramp_ms == 0 ? 0 : now_ms());
+                                          atomic_load(&gate->ramp_ms) == 0 ? 0 : now_ms());
 }

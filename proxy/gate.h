@@ -18,13 +18,13 @@
 struct gate_side;
 
 struct gate {
-    uint32_t limit;     /* places; 0: no limit, only counted */
-    uint32_t queue_max; /* tickets in all lines together */
-    struct gate_side **sides;
+    _Atomic uint32_t limit;     /* places; 0: no limit, only counted */
+    _Atomic uint32_t queue_max; /* tickets in all lines together */
+    struct gate_side *_Atomic *sides;
     size_t side_count;
     _Atomic uint32_t used, waiting, turn;
     _Atomic uint64_t ramp_from_ms; /* 0: no ramp; GATE_HELD */
-    uint64_t ramp_ms;
+    _Atomic uint64_t ramp_ms;
 };
 
 /* One worker's side. Its members are that worker's alone, but for the atomics. */
@@ -50,7 +50,10 @@ bool gate_init(struct gate *gate, uint32_t limit, uint32_t queue_max, uint64_t r
                size_t side_count);
 void gate_release(struct gate *gate);
 
-/* Makes `side` the gate's side number `index`, before any thread runs. */
+/* Other bounds. Who has a place keeps it, and who waits goes on waiting. Any thread. */
+void gate_change(struct gate *gate, uint32_t limit, uint32_t queue_max, uint64_t ramp_ms);
+
+/* Makes `side` the gate's side number `index`, on its thread or before that runs. */
 void gate_join(struct gate *gate, size_t index, struct gate_side *side, uv_async_t *wake);
 
 /*

@@ -40,8 +40,10 @@ struct check {
 struct watch {
     struct health *health;
     struct store *store;
+    const struct conf_shard *shard; /* in force; NULL: it is not watched */
     struct dial dial;
     bool walking;
+    bool is_counted;  /* among those that are down */
     uv_timer_t timer; /* the names are looked up again */
     struct check *checks;
     struct health_state names; /* whether they have any address at all */
@@ -49,15 +51,15 @@ struct watch {
 };
 
 struct health {
-    struct env env; /* the control thread's, but for the counters */
+    struct env env; /* the control thread's, but for the counters; it holds the configuration */
     /* Of the connections that checks make: those of sessions shall not be mixed up with them. */
     struct counters unseen;
     struct counters *counters;
-    const struct conf_health *conf;
-    const struct tls *tls;
+    const struct stores *stores;
+    const struct tls *tls; /* held */
     struct health_rules rules;
-    uv_async_t doubts; /* a worker has met a store that may not be well */
-    struct watch *watches;
+    uv_async_t doubts;                     /* a worker has met a store that may not be well */
+    struct watch *watches[CONF_SHARD_IDS]; /* by shard id */
     size_t count;
     size_t handles_open;
     bool stopped;
@@ -87,51 +89,38 @@ static uint64_t jittered(uint64_t ms)
     return ms - span / 2 + random % (span + 1);
 }
 
-/* --- life --- */
-
-static void open_watch(struct health *health, size_t index, struct store *store)
+static const struct conf_health *settings(const struct health *health)
 {
-    struct watch *watch = &health->watches[index];
-
-    watch->health = health;
-    watch->store = store;
-    uv_timer_init(health->env.loop, &watch->timer);
-    watch->timer.data = watch;
-    health->handles_open++;
-    uv_timer_start(&watch->timer, on_look_up, health->conf->interval * index / health->count, 0);
+    return &health->env.conf->health;
 }
 
-struct health *health_open(const struct env *env, const struct tls *tls, struct store *stores,
-                           struct err *err)
+/* --- life --- */
+
+struct health *health_open(const struct env *env, const struct tls *tls,
+                           const struct stores *stores, struct err *err)
 {
     struct health *health = mem_new(sizeof *health);
-    const struct conf_health *conf = &env->conf->health;
 
-    if (health != NULL)
-        health->watches = mem_array(env->conf->shard_count, sizeof *health->watches);
-    if (health == NULL || health->watches == NULL ||
-        uv_async_init(env->loop, &health->doubts, on_doubt) != 0) {
-        if (health != NULL)
-            mem_free(health->watches);
+    if (health == NULL || uv_async_init(env->loop, &health->doubts, on_doubt) != 0) {
         mem_free(health);
         err_set(err, ERR_INTERNAL, "health checks: no memory or descriptors");
         return NULL;
     }
     health->env = *env;
+    health->env.conf = conf_hold(env->conf);
     health->env.counters = &health->unseen;
     health->counters = env->counters;
-    health->conf = conf;
+    health->stores = stores;
     health->tls = tls_hold(tls);
-    health->rules = (struct health_rules){(uint32_t)conf->fall, (uint32_t)conf->rise,
-                                          conf->interval, conf->max_interval};
     health->doubts.data = health;
     health->handles_open = 1;
-    health->count = env->conf->shard_count;
-    for (size_t i = 0; i < health->count; i++) {
-        open_watch(health, i, &stores[i]);
-        store_watch(&stores[i], &health->doubts);
+    if (health_prepare(health, env->conf)) {
+        health_commit(health, env->conf, tls);
+        return health;
     }
-    return health;
+    health_close(&health);
+    err_set(err, ERR_INTERNAL, "health checks: no memory");
+    return NULL;
 }
 
 void health_use_tls(struct health *health, const struct tls *tls)
@@ -140,8 +129,8 @@ void health_use_tls(struct health *health, const struct tls *tls)
 
     health->tls = tls_hold(tls);
     for (size_t i = 0; i < health->count; i++)
-        for (struct check *check = health->watches[i].checks; check != NULL; check = check->next)
-            check->target.tls = tls_shard_context(tls, health->watches[i].store->shard);
+        for (struct check *check = health->watches[i]->checks; check != NULL; check = check->next)
+            check->target.tls = tls_shard_context(tls, &check->shard);
     tls_release(&old);
 }
 
@@ -150,7 +139,9 @@ static void free_if_last(struct health *health)
     if (--health->handles_open > 0)
         return;
     tls_release(&health->tls);
-    mem_free(health->watches);
+    conf_release(&health->env.conf);
+    for (size_t i = 0; i < CONF_SHARD_IDS; i++)
+        mem_free(health->watches[i]);
     mem_free(health);
 }
 
@@ -176,14 +167,20 @@ static void check_closed(uv_handle_t *handle)
     free_if_last(health);
 }
 
-/* It may have been down: that is forgotten. */
-static void close_check(struct check *check)
+/* What is under way is given up. */
+static void end_check(struct check *check)
 {
-    DL_DELETE(check->watch->checks, check);
     backend_close(&check->backend);
     shared_text_release(&check->target.greeting_capabilities);
     shared_text_release(&check->target.login_capabilities);
     shared_text_release(&check->target.login_text);
+}
+
+/* It may have been down: that is forgotten. */
+static void close_check(struct check *check)
+{
+    DL_DELETE(check->watch->checks, check);
+    end_check(check);
     uv_close((uv_handle_t *)&check->timer, check_closed);
 }
 
@@ -191,7 +188,7 @@ void health_stop(struct health *health)
 {
     health->stopped = true;
     for (size_t i = 0; i < health->count; i++) {
-        struct watch *watch = &health->watches[i];
+        struct watch *watch = health->watches[i];
 
         while (watch->checks != NULL)
             close_check(watch->checks);
@@ -209,7 +206,7 @@ void health_close(struct health **health)
         return;
     health_stop(h);
     for (size_t i = 0; i < h->count; i++)
-        uv_close((uv_handle_t *)&h->watches[i].timer, handle_closed);
+        uv_close((uv_handle_t *)&h->watches[i]->timer, handle_closed);
     uv_close((uv_handle_t *)&h->doubts, doubts_closed);
 }
 
@@ -225,6 +222,12 @@ static bool all_down(const struct watch *watch)
     return true;
 }
 
+static void count_down(struct watch *watch, bool is_down)
+{
+    gauge_add(&watch->health->counters->stores_down, (int)is_down - (int)watch->is_counted);
+    watch->is_counted = is_down;
+}
+
 /*
  * Down is a store of which all addresses are down, but not one that has greeted a login since the
  * check began that tells us so: it may have no room for a check, and still serve.
@@ -238,7 +241,7 @@ static void judge(struct watch *watch, uint64_t started_ms)
         atomic_load(&store->reached_ms) > started_ms)
         return;
     store_found(store, is_down, watch->why);
-    gauge_add(&watch->health->counters->stores_down, (int)is_down - (int)was_down);
+    count_down(watch, is_down);
 }
 
 static void log_address(const struct check *check)
@@ -286,7 +289,7 @@ static void take_result(struct check *check, bool good, const char *why)
 
 static void begin_check(struct check *check)
 {
-    const struct conf_health *conf = check->watch->health->conf;
+    const struct conf_health *conf = settings(check->watch->health);
     bool by_proxy_header = check->shard.client_address == CLIENT_ADDRESS_PROXY;
 
     check->started_ms = now_ms();
@@ -306,7 +309,8 @@ static void on_due(uv_timer_t *timer)
 /* Both steps together have the one time. */
 static void log_in(struct check *check)
 {
-    uint64_t passed = now_ms() - check->started_ms, timeout = check->watch->health->conf->timeout;
+    uint64_t passed = now_ms() - check->started_ms,
+             timeout = settings(check->watch->health)->timeout;
 
     check->logging_in = true;
     check->shard.login_timeout = passed < timeout ? timeout - passed : 1;
@@ -363,7 +367,7 @@ static void set_target(struct check *check)
     struct watch *watch = check->watch;
     struct conf_shard *shard = &check->shard;
 
-    *shard = *watch->store->shard;
+    *shard = *watch->shard;
     shard->address = (struct conf_words){&check->word, 1};
     if (shard->tls_name[0] == '\0')
         shard->tls_name = check->host;
@@ -372,12 +376,12 @@ static void set_target(struct check *check)
     if (shard->probe_user[0] != '\0')
         shard->login = SHARD_LOGIN_PASSWORD;
     check->client = (struct store_client){.user = shard->probe_user,
-                                          .password = &watch->store->shard->probe_password,
+                                          .password = &watch->shard->probe_password,
                                           .session_id = "health",
                                           .proxy_ttl = 1};
     check->target = (struct backend_target){
         .shard = shard,
-        .tls = tls_shard_context(watch->health->tls, watch->store->shard),
+        .tls = tls_shard_context(watch->health->tls, watch->shard),
         .memories = &check->memory,
     };
 }
@@ -476,10 +480,100 @@ static void on_look_up(uv_timer_t *timer)
         check->seen = false;
     watch->walking = true;
     watch->dial = (struct dial){.env = &watch->health->env,
-                                .names = &watch->store->shard->address,
+                                .names = &watch->shard->address,
                                 .on_ready = on_name,
                                 .owner = watch};
     walk(watch);
+}
+
+/* --- another configuration --- */
+
+static void open_watch(struct health *health, struct watch *watch)
+{
+    struct store *store = health->stores->by_id[health->count];
+
+    watch->health = health;
+    watch->store = store;
+    uv_timer_init(health->env.loop, &watch->timer);
+    watch->timer.data = watch;
+    health->handles_open++;
+    health->count++;
+    store_watch(store, &health->doubts);
+}
+
+/* Nothing is known of it any more. */
+static void stop_watch(struct watch *watch)
+{
+    while (watch->checks != NULL) {
+        if (watch->checks->state.is_down)
+            tell_address(watch->checks, false);
+        close_check(watch->checks);
+    }
+    dial_release(&watch->dial);
+    uv_timer_stop(&watch->timer);
+    watch->walking = false;
+    watch->names = (struct health_state){0};
+    watch->why[0] = '\0';
+    count_down(watch, false);
+}
+
+/* One that was under way begins at once; others no later than the new rules want. */
+static void renew_check(struct check *check)
+{
+    const struct health_rules *rules = &check->watch->health->rules;
+    uint64_t pause = check->backend != NULL ? 0 : health_state_pause(&check->state, rules);
+
+    end_check(check);
+    set_target(check);
+    if (!uv_is_active((uv_handle_t *)&check->timer) || uv_timer_get_due_in(&check->timer) > pause)
+        uv_timer_start(&check->timer, on_due, pause, 0);
+}
+
+/* `shard` is of the configuration in force; NULL: it is not to be watched. */
+static void change_watch(struct watch *watch, const struct conf_shard *shard, uint64_t begin_ms)
+{
+    bool is_new = watch->shard == NULL;
+
+    watch->shard = shard;
+    if (shard == NULL) {
+        stop_watch(watch);
+        return;
+    }
+    for (struct check *check = watch->checks; check != NULL; check = check->next)
+        renew_check(check);
+    dial_release(&watch->dial);
+    watch->walking = false;
+    uv_timer_start(&watch->timer, on_look_up, is_new ? begin_ms : 0, 0);
+}
+
+/* What is made for a configuration that does not come into force serves the next one. */
+bool health_prepare(struct health *health, const struct conf *conf)
+{
+    for (size_t id = health->count; id < conf->shard_titles.count; id++)
+        if (health->watches[id] == NULL &&
+            (health->watches[id] = mem_new(sizeof *health->watches[id])) == NULL)
+            return false;
+    return true;
+}
+
+void health_commit(struct health *health, const struct conf *conf, const struct tls *tls)
+{
+    const struct conf *old_conf = health->env.conf;
+    const struct tls *old_tls = health->tls;
+    const struct conf_health *rules = &conf->health;
+    bool is_on = rules->interval > 0;
+
+    health->env.conf = conf_hold(conf);
+    health->tls = tls_hold(tls);
+    health->rules = (struct health_rules){(uint32_t)rules->fall, (uint32_t)rules->rise,
+                                          rules->interval, rules->max_interval};
+    while (health->count < conf->shard_titles.count)
+        open_watch(health, health->watches[health->count]);
+    for (size_t i = 0; i < health->count; i++)
+        change_watch(health->watches[i], is_on ? conf_shard_of(conf, i) : NULL,
+                     rules->interval * i / health->count);
+    conf_release(&old_conf);
+    tls_release(&old_tls);
 }
 
 /* --- what sessions meet --- */
@@ -500,9 +594,9 @@ static void on_doubt(uv_async_t *doubts)
     struct health *health = doubts->data;
 
     for (size_t i = 0; i < health->count && !health->stopped; i++) {
-        struct watch *watch = &health->watches[i];
+        struct watch *watch = health->watches[i];
 
-        if (!atomic_exchange(&watch->store->is_doubted, false))
+        if (!atomic_exchange(&watch->store->is_doubted, false) || watch->shard == NULL)
             continue;
         if (watch->checks == NULL && !watch->walking)
             uv_timer_start(&watch->timer, on_look_up, 0, 0);
@@ -513,11 +607,11 @@ static void on_doubt(uv_async_t *doubts)
 
 /* --- for those who look --- */
 
-void health_each_address(const struct health *health, size_t index,
+void health_each_address(const struct health *health, const struct store *store,
                          void (*visit)(void *owner, const struct health_address *address),
                          void *owner)
 {
-    const struct watch *watch = &health->watches[index];
+    const struct watch *watch = health->watches[store->id];
 
     if (watch->checks == NULL)
         visit(owner, &(struct health_address){NULL, watch->names.is_down, watch->why});

@@ -14,13 +14,21 @@
 struct health;
 
 /*
- * Begins, the shards spread over the first interval. NULL with *err set. All that is given is
- * borrowed: `stores`, which are in use by workers already, until these have ended; the rest until
+ * Begins, the shards spread over the first interval. NULL with *err set. `env` and `stores` are
+ * borrowed: these, which are in use by workers already, until the workers have ended; the rest until
  * the loop has run out after health_close, which comes after the workers' end; `tls` is held.
  */
-struct health *health_open(const struct env *env, const struct tls *tls, struct store *stores,
-                           struct err *err);
+struct health *health_open(const struct env *env, const struct tls *tls,
+                           const struct stores *stores, struct err *err);
 void health_close(struct health **health); /* nulls the pointer; harmless on NULL */
+
+/*
+ * Another configuration, in two steps: what is needed for new shards, false without memory; and,
+ * when it is in force and the stores know it, the checks go by it. What was found of a shard counts
+ * until it is found otherwise; what is under way begins anew.
+ */
+bool health_prepare(struct health *health, const struct conf *conf);
+void health_commit(struct health *health, const struct conf *conf, const struct tls *tls);
 
 /* Checks that begin from now on use these contexts, which are held instead. */
 void health_use_tls(struct health *health, const struct tls *tls);
@@ -29,15 +37,15 @@ void health_use_tls(struct health *health, const struct tls *tls);
 void health_stop(struct health *health);
 
 /*
- * What is known of the addresses of a shard, by its number in the configuration; `why` is "", or
- * why the last check failed. `address` is NULL, once, while its names have none.
+ * What is known of the addresses of a store whose shard is configured; `why` is "", or why the last
+ * check failed. `address` is NULL, once, while its names have none, or it is not checked.
  */
 struct health_address {
     const union address *address;
     bool is_down;
     const char *why;
 };
-void health_each_address(const struct health *health, size_t index,
+void health_each_address(const struct health *health, const struct store *store,
                          void (*visit)(void *owner, const struct health_address *address),
                          void *owner);
 

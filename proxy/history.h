@@ -20,7 +20,7 @@ struct history_end {
     time_t at;
     uint64_t seconds; /* that the session has lasted */
     union address peer;
-    const char *shard; /* title in the configuration, which outlives us */
+    const char *shard; /* a title that outlives the process's workers */
     char why[HISTORY_WHY_MAX];
 };
 

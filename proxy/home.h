@@ -18,23 +18,29 @@ struct phase_walk;
 struct session;
 struct traces;
 struct users;
+struct worker_change;
 
-/* All of it outlives the session, and is used on the worker's thread only. */
+/*
+ * All of it outlives the session, and is used on the worker's thread only. With another configuration
+ * (worker_change.h) come another env.conf, tls, auth and router, between two turns of the loop.
+ */
 struct home {
-    struct env env;
+    struct env env;             /* its configuration is held */
     const struct phase *phases; /* session_phases() */
     const struct tls *tls;      /* held; may be another one in the next turn (workers_use_tls) */
     struct auth *auth;
     struct router *router;
-    struct corrector *corrector; /* of routes; NULL unless route.keep_referrals */
+    struct corrector *corrector; /* of routes; NULL without Redis */
     struct registry *registry;   /* NULL unless limits.shared */
     struct admission *admission;
     struct pool *pool;
     struct history *history;
     struct inbox inbox;
     struct caps_filter filter;
-    struct span
-        *shard_capabilities; /* by shard, as last heard after a login; for policy = common */
+    struct worker_change *change; /* prepared; NULL: none */
+    /* By shard id, as last heard after a login; for policy = common. */
+    struct span *shard_capabilities;
+    size_t shard_count; /* of them */
     char *scratch;
     size_t scratch_size;
     struct session *sessions;  /* list of those at home here */

@@ -65,7 +65,7 @@ bool idle_drop_oldest(struct pool *pool)
     struct pooled *oldest = NULL;
 
     for (size_t i = 0; i < pool->shard_count; i++)
-        oldest = older(oldest, older(pool->shards[i].warm, pool->shards[i].parked));
+        oldest = older(oldest, older(pool->shards[i]->warm, pool->shards[i]->parked));
     if (oldest != NULL)
         pooled_drop(oldest, &pool->env->counters->drops_limit);
     return oldest != NULL;
@@ -90,17 +90,25 @@ void idle_drop_at_down_addresses(struct pool_shard *at)
 
 /* --- parked --- */
 
+/* This worker's part of a limit of the process. */
+static size_t part_of(const struct pool *pool, int64_t limit)
+{
+    size_t part = (size_t)limit / pool->stores->worker_count;
+
+    return part > 0 ? part : 1;
+}
+
 /*
  * A store that had a PROXY header takes the connection for that client's for ever: it is of no use
  * to another user.
  */
 bool idle_can_reset(const struct pooled *p)
 {
-    return (int64_t)p->at->warm_count < p->pool->conf->warm &&
-           p->at->store->shard->client_address != CLIENT_ADDRESS_PROXY &&
+    return (int64_t)p->at->warm_count < pool_conf(p->pool)->warm &&
+           pool_shard_conf(p->at)->client_address != CLIENT_ADDRESS_PROXY &&
            caps_has(backend_capabilities(p->backend), "UNAUTHENTICATE") &&
-           pool_now(p->pool) - p->born_ms < p->pool->conf->lifetime && !p->pool->keeps_nothing &&
-           !is_wanted(p->at);
+           pool_now(p->pool) - p->born_ms < pool_conf(p->pool)->lifetime &&
+           !p->pool->keeps_nothing && !is_wanted(p->at);
 }
 
 /* The time of a parked one is over: it can be of use to others if the store can forget its user. */
@@ -121,7 +129,7 @@ void idle_park(struct pooled *p)
     struct pool_shard *at = p->at;
     struct counters *counters = pool->env->counters;
 
-    if (is_wanted(at) || !join_user(p)) {
+    if (is_wanted(at) || pooled_is_outdated(p) || !join_user(p)) {
         pooled_drop(p, &counters->drops_limit);
         return;
     }
@@ -131,13 +139,13 @@ void idle_park(struct pooled *p)
     at->parked_count++;
     pool->parked_count++;
     gauge_add(&counters->backends_parked, 1);
-    if (pool->conf->park_time == 0)
+    if (pool_conf(pool)->park_time == 0)
         end_parking(p, &counters->drops_expired);
-    else if (p->user->count > (size_t)pool->conf->park_per_user)
+    else if (p->user->count > (size_t)pool_conf(pool)->park_per_user)
         end_parking(p->user->first, &counters->drops_limit);
-    else if (at->parked_count > pool->park_per_shard)
+    else if (at->parked_count > part_of(pool, pool_conf(pool)->park_per_shard))
         end_parking(at->parked, &counters->drops_limit);
-    else if (pool->parked_count > pool->park_total)
+    else if (pool->parked_count > part_of(pool, pool_conf(pool)->park_total))
         idle_drop_oldest(pool);
 }
 
@@ -177,8 +185,8 @@ void idle_add_warm(struct pooled *p)
 {
     struct pool_shard *at = p->at;
 
-    if (at->pool->keeps_nothing || is_wanted(at) ||
-        (int64_t)at->warm_count >= at->pool->conf->warm) {
+    if (at->pool->keeps_nothing || is_wanted(at) || pooled_is_outdated(p) ||
+        (int64_t)at->warm_count >= pool_conf(at->pool)->warm) {
         pooled_drop(p, &at->pool->env->counters->drops_limit);
         return;
     }
@@ -235,9 +243,9 @@ static bool wants_spare(const struct pool_shard *at)
     uint64_t now = pool_now(pool);
 
     return !pool->keeps_nothing && !store_refuses(at->store) && !at->spare_opening &&
-           (int64_t)at->warm_count < pool->conf->warm &&
-           at->store->shard->client_address != CLIENT_ADDRESS_PROXY && at->last_lease_ms != 0 &&
-           now - at->last_lease_ms < pool->conf->warm_time &&
+           (int64_t)at->warm_count < pool_conf(pool)->warm &&
+           pool_shard_conf(at)->client_address != CLIENT_ADDRESS_PROXY && at->last_lease_ms != 0 &&
+           now - at->last_lease_ms < pool_conf(pool)->warm_time &&
            (at->spare_pause_ms == 0 || now >= at->next_spare_ms) && !is_wanted(at) &&
            !gate_is_crowded(at->logins.gate);
 }
@@ -255,7 +263,7 @@ void idle_refill(struct pool_shard *at)
         return;
     }
     at->spare_opening = true;
-    p->backend = backend_open(pool->env, &at->target, NULL, pool->events, p);
+    p->backend = backend_open(pool->env, &p->target->target, NULL, pool->events, p);
     if (p->backend == NULL)
         pooled_drop(p, &pool->env->counters->drops_limit);
 }
@@ -268,8 +276,8 @@ void idle_expire(struct pool_shard *at)
     struct counters *counters = pool->env->counters;
     uint64_t now = pool_now(pool);
 
-    while (at->warm != NULL && now - at->warm->idle_since_ms >= pool->conf->warm_time)
+    while (at->warm != NULL && now - at->warm->idle_since_ms >= pool_conf(pool)->warm_time)
         pooled_drop(at->warm, &counters->drops_expired);
-    while (at->parked != NULL && now - at->parked->idle_since_ms >= pool->conf->park_time)
+    while (at->parked != NULL && now - at->parked->idle_since_ms >= pool_conf(pool)->park_time)
         end_parking(at->parked, &counters->drops_expired);
 }

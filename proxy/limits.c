@@ -5,7 +5,6 @@
 #include "proxy/limits.h"
 
 #include "proxy/base/hash.h"
-#include "proxy/base/networks.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -22,9 +21,9 @@ struct limits_entry {
 };
 
 struct limits {
-    const struct conf_limits *conf;
-    struct networks trusted;
     uv_mutex_t lock;
+    struct conf_limits conf; /* its numbers */
+    struct networks trusted;
     struct limits_entry *by_key;
 };
 
@@ -39,7 +38,7 @@ struct limits *limits_open(const struct conf_limits *conf, struct err *err)
         err_set(err, ERR_INTERNAL, "limits: no memory");
         return NULL;
     }
-    limits->conf = conf;
+    limits->conf = *conf;
     if (!networks_init(&limits->trusted, &conf->trusted, "limits.trusted", err))
         limits_close(&limits);
     return limits;
@@ -58,15 +57,36 @@ void limits_close(struct limits **limits)
     mem_free(l);
 }
 
-struct limits_numbers limits_for(const struct limits *limits, const union address *address)
+void limits_change(struct limits *limits, const struct conf_limits *conf, struct networks *trusted)
 {
-    const struct conf_limits *conf = limits->conf;
+    struct networks old;
+
+    uv_mutex_lock(&limits->lock);
+    old = limits->trusted;
+    limits->conf = *conf;
+    limits->trusted = *trusted;
+    uv_mutex_unlock(&limits->lock);
+    *trusted = old;
+}
+
+/* With the lock held. */
+static struct limits_numbers numbers_for(const struct limits *limits, const union address *address)
+{
+    const struct conf_limits *conf = &limits->conf;
     struct limits_numbers numbers = {.user = (uint32_t)conf->per_user};
 
     if (networks_contain(&limits->trusted, address))
         return numbers;
     numbers.address = (uint32_t)conf->per_address;
     numbers.user_address = (uint32_t)conf->per_user_address;
+    return numbers;
+}
+
+struct limits_numbers limits_for(struct limits *limits, const union address *address)
+{
+    uv_mutex_lock(&limits->lock);
+    struct limits_numbers numbers = numbers_for(limits, address);
+    uv_mutex_unlock(&limits->lock);
     return numbers;
 }
 
@@ -156,7 +176,8 @@ static bool hold_pair(struct limits *limits, struct limits_place *place, uint32_
     char key[KEY_MAX];
 
     pair_key(key, place);
-    return hold(limits, key, max, ERR_USER_ADDRESS_LIMIT, err) != NULL;
+    place->pair = hold(limits, key, max, ERR_USER_ADDRESS_LIMIT, err);
+    return place->pair != NULL;
 }
 
 /* --- sessions --- */
@@ -165,7 +186,7 @@ static bool hold_pair(struct limits *limits, struct limits_place *place, uint32_
 static bool enter(struct limits *limits, struct limits_place *place, const char *user,
                   const union address *address, struct err *err)
 {
-    struct limits_numbers max = limits_for(limits, address);
+    struct limits_numbers max = numbers_for(limits, address);
     bool by_pair = max.user_address > 0;
 
     return ((max.user == 0 && !by_pair) || hold_user(limits, place, user, max.user, err)) &&
@@ -191,31 +212,28 @@ bool limits_enter(struct limits *limits, struct limits_place *place, const char 
 
 bool limits_await(struct limits *limits, struct limits_place *place, const union address *address)
 {
-    uint32_t max = (uint32_t)limits->conf->before_login;
     char text[ADDRESS_TEXT_MAX], key[KEY_MAX];
+    bool entered = true;
 
     *place = (struct limits_place){0};
-    if (max == 0 || networks_contain(&limits->trusted, address))
-        return true;
     address_origin_text(address, text);
     snprintf(key, sizeof key, "w%s", text);
     uv_mutex_lock(&limits->lock);
-    place->address = hold(limits, key, max, ERR_ADDRESS_LIMIT, NULL);
+    uint32_t max = (uint32_t)limits->conf.before_login;
+    if (max > 0 && !networks_contain(&limits->trusted, address)) {
+        place->address = hold(limits, key, max, ERR_ADDRESS_LIMIT, NULL);
+        entered = place->address != NULL;
+    }
     uv_mutex_unlock(&limits->lock);
-    return place->address != NULL;
+    return entered;
 }
 
 void limits_leave(struct limits *limits, struct limits_place *place)
 {
-    char key[KEY_MAX];
-
     if (place->user == NULL && place->address == NULL)
         return;
     uv_mutex_lock(&limits->lock);
-    if (place->user != NULL && place->address != NULL && limits->conf->per_user_address > 0) {
-        pair_key(key, place);
-        drop(limits, find(limits, key));
-    }
+    drop(limits, place->pair);
     drop(limits, place->user);
     drop(limits, place->address);
     uv_mutex_unlock(&limits->lock);

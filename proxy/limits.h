@@ -9,17 +9,25 @@
 #include "proxy/base/address.h"
 #include "proxy/base/conf.h"
 #include "proxy/base/err.h"
+#include "proxy/base/networks.h"
 
 struct limits;
 struct limits_entry;
 
 /* Where a session is counted; zeroed, it is not. */
 struct limits_place {
-    struct limits_entry *user, *address; /* NULL where nothing limits it */
+    struct limits_entry *user, *address, *pair; /* NULL where nothing has limited it */
 };
 
-/* NULL with *err set. The configuration is borrowed. */
+/* NULL with *err set. */
 struct limits *limits_open(const struct conf_limits *conf, struct err *err);
+
+/*
+ * Other limits count for those who come from now on; `trusted` (networks_init) are the trusted
+ * networks of `conf`: it has the old ones afterwards. Whoever came while nothing limited her is not
+ * counted.
+ */
+void limits_change(struct limits *limits, const struct conf_limits *conf, struct networks *trusted);
 
 /* No session may be counted. Nulls the pointer; harmless on NULL. */
 void limits_close(struct limits **limits);
@@ -44,6 +52,6 @@ void limits_leave(struct limits *limits, struct limits_place *place);
 struct limits_numbers {
     uint32_t user, address, user_address;
 };
-struct limits_numbers limits_for(const struct limits *limits, const union address *address);
+struct limits_numbers limits_for(struct limits *limits, const union address *address);
 
 #endif

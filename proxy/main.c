@@ -152,7 +152,8 @@ static void save_metrics(uv_timer_t *timer)
     struct process *process = timer->data;
     struct err err = {0};
     bool saved = process->control.has_heir || /* which writes its own there */
-                 workers_save_metrics(process->control.workers, &err);
+                 workers_save_metrics(process->control.workers,
+                                      process->control.env.conf->metrics.file, &err);
 
     if (!saved && !process->metrics_failed)
         log_event(LOG_LEVEL_ERROR, "metrics not written", "%s", err.text);
@@ -185,7 +186,7 @@ static bool open_control(struct process *process, const struct conf *conf, struc
         return err_set(err, ERR_INTERNAL, "no descriptors for the control loop");
     control->env = (struct env){.loop = &process->loop,
                                 .turn = &process->turn,
-                                .conf = conf,
+                                .conf = conf_hold(conf),
                                 .counters = &process->counters};
     control->started_ms = uv_now(&process->loop);
     control->give_up = give_up;
@@ -329,9 +330,9 @@ static void end_workers(struct process *process)
     uv_timer_stop(&process->metrics);
     listeners_close(&process->control.listeners);
     watchdog_stop(&process->watchdog);
-    health_close(&process->control.health);
     fleet_stop(process->control.fleet);
     workers_end(&process->control.workers, !process->control.has_heir);
+    health_close(&process->control.health);
     orders_close(&process->control.orders);
     fleet_leave(process->control.fleet);
     log_event(LOG_LEVEL_INFO, "stopped", "all sessions have ended");
@@ -363,8 +364,6 @@ static bool open_stores(struct control *control, struct err *err)
     if (control->orders == NULL)
         return false;
     fleet_watch_shards(control->fleet, on_shard_changed, control);
-    if (control->env.conf->health.interval == 0)
-        return true;
     control->health =
         health_open(&control->env, control->tls, workers_stores(control->workers), err);
     return control->health != NULL;
@@ -411,6 +410,7 @@ static bool serve(struct process *process, const struct conf *conf, const struct
     listeners_close(&control->listeners);
     end_control(process);
     takeover_close(&process->takeover); /* the other process goes on, with all that is its own */
+    conf_release(&control->env.conf);
     return err->kind == ERR_NONE;
 }
 

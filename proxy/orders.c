@@ -41,7 +41,7 @@ struct shard_orders {
 struct orders {
     struct control *control;
     struct redis_script script;
-    struct shard_orders *shards;
+    struct shard_orders *shards[CONF_SHARD_IDS]; /* by shard id */
     size_t count;
     struct order_request *requests; /* under way */
     struct turn_task task;
@@ -74,34 +74,52 @@ static void settle(struct turn_task *task);
 struct orders *orders_open(struct control *control, struct err *err)
 {
     struct orders *orders = mem_new(sizeof *orders);
-    struct store *stores = workers_stores(control->workers);
 
-    if (orders != NULL)
-        orders->shards = mem_array(control->env.conf->shard_count, sizeof *orders->shards);
-    if (orders == NULL || orders->shards == NULL) {
-        mem_free(orders);
+    if (orders == NULL) {
         err_set(err, ERR_INTERNAL, "shards: no memory");
         return NULL;
     }
     orders->control = control;
     orders->task.run = settle;
-    orders->count = control->env.conf->shard_count;
-    for (size_t i = 0; i < orders->count; i++)
-        orders->shards[i] = (struct shard_orders){.orders = orders, .store = &stores[i]};
     uv_timer_init(control->env.loop, &orders->again);
     orders->again.data = orders;
-    if (!redis_script_init(&orders->script, script_text, err))
-        orders_close(&orders);
-    else
-        orders_look(orders, NULL);
-    return orders;
+    if (!orders_prepare(orders, control->env.conf))
+        err_set(err, ERR_INTERNAL, "shards: no memory");
+    else if (redis_script_init(&orders->script, script_text, err)) {
+        orders_commit(orders);
+        return orders;
+    }
+    orders_close(&orders);
+    return NULL;
+}
+
+/* What is made for a configuration that does not come into force serves the next one. */
+bool orders_prepare(struct orders *orders, const struct conf *conf)
+{
+    for (size_t id = orders->count; id < conf->shard_titles.count; id++) {
+        if (orders->shards[id] == NULL &&
+            (orders->shards[id] = mem_new(sizeof *orders->shards[id])) == NULL)
+            return false;
+        orders->shards[id]->orders = orders;
+    }
+    return true;
+}
+
+void orders_commit(struct orders *orders)
+{
+    const struct stores *stores = workers_stores(orders->control->workers);
+
+    for (; orders->count < orders->control->env.conf->shard_titles.count; orders->count++)
+        orders->shards[orders->count]->store = stores->by_id[orders->count];
+    orders_look(orders, NULL);
 }
 
 static void again_closed(uv_handle_t *handle)
 {
     struct orders *orders = handle->data;
 
-    mem_free(orders->shards);
+    for (size_t id = 0; id < CONF_SHARD_IDS; id++)
+        mem_free(orders->shards[id]);
     mem_free(orders);
 }
 
@@ -120,8 +138,8 @@ void orders_close(struct orders **orders)
         return;
     turn_cancel(o->control->env.turn, &o->task);
     for (size_t i = 0; i < o->count; i++)
-        if (o->shards[i].look != NULL)
-            redis_command_cancel(o->shards[i].look);
+        if (o->shards[i]->look != NULL)
+            redis_command_cancel(o->shards[i]->look);
     while (o->requests != NULL) {
         struct order_request *request = o->requests;
 
@@ -191,8 +209,7 @@ static void hear(struct shard_orders *shard, const redisReply *reply)
     struct order order;
 
     if (!read_order(reply, &order)) {
-        log_event(LOG_LEVEL_ERROR, "shard state unusable", "shard %s: %s",
-                  shard->store->shard->title,
+        log_event(LOG_LEVEL_ERROR, "shard state unusable", "shard %s: %s", shard->store->title,
                   reply->type == REDIS_REPLY_ERROR ? reply->str : "its hash is malformed");
         return;
     }
@@ -205,7 +222,7 @@ static void hear(struct shard_orders *shard, const redisReply *reply)
 /* A letter to all workers. */
 struct letting_go {
     struct ask ask; /* first member */
-    const struct conf_shard *shard;
+    const struct store *store;
     uint64_t within_ms;
 };
 
@@ -214,7 +231,7 @@ static void let_go_here(struct ask *ask, struct home *home, size_t number)
     const struct letting_go *letting = (const struct letting_go *)ask;
 
     (void)number;
-    users_let_go(home, letting->shard, letting->within_ms);
+    users_let_go(home, letting->store->id, letting->within_ms);
 }
 
 static void all_told(struct ask *ask)
@@ -222,32 +239,34 @@ static void all_told(struct ask *ask)
     mem_free(ask);
 }
 
-static void let_go(struct orders *orders, const struct conf_shard *shard, uint64_t within_ms)
+static void let_go(struct orders *orders, const struct store *store, uint64_t within_ms)
 {
     struct letting_go *letting = mem_new(sizeof *letting);
 
     if (letting != NULL) {
         *letting =
-            (struct letting_go){{.visit = let_go_here, .on_done = all_told}, shard, within_ms};
+            (struct letting_go){{.visit = let_go_here, .on_done = all_told}, store, within_ms};
         if (ask_workers(&letting->ask, orders->control->workers, &orders->control->inbox))
             return;
         mem_free(letting);
     }
-    log_event(LOG_LEVEL_ERROR, "sessions not let go", "shard %s: no memory", shard->title);
+    log_event(LOG_LEVEL_ERROR, "sessions not let go", "shard %s: no memory", store->title);
 }
 
 /* Sessions are let go once for each word of an operator, however often it is read. */
 static void act(struct shard_orders *shard)
 {
     const struct order *order = &shard->order;
-    const struct conf_shard *conf = shard->store->shard;
+    const struct conf_shard *conf =
+        conf_shard_of(shard->orders->control->env.conf, shard->store->id);
     bool is_news = order->changed_ms != shard->acted_ms;
 
     shard->heard = false;
     shard->acted_ms = order->changed_ms;
     store_set_operator(shard->store, order->state, order->weight);
-    if (is_news && order->state != STORE_UP && (order->lets_go || order->state == STORE_DOWN))
-        let_go(shard->orders, conf, order->lets_go ? order->let_go_ms : conf->drain_time);
+    if (conf != NULL && is_news && order->state != STORE_UP &&
+        (order->lets_go || order->state == STORE_DOWN))
+        let_go(shard->orders, shard->store, order->lets_go ? order->let_go_ms : conf->drain_time);
 }
 
 static void count_withdrawn(struct orders *orders)
@@ -255,7 +274,7 @@ static void count_withdrawn(struct orders *orders)
     uint64_t count = 0;
 
     for (size_t i = 0; i < orders->count; i++)
-        count += atomic_load(&orders->shards[i].store->order) != STORE_UP;
+        count += atomic_load(&orders->shards[i]->store->order) != STORE_UP;
     atomic_store(&orders->control->env.counters->stores_withdrawn, count);
 }
 
@@ -285,7 +304,7 @@ static bool look(struct shard_orders *shard)
     char key[REDIS_KEY_MAX];
     const char *words[] = {"HMGET", key, "state", "weight", "let_go_ms", "changed_ms"};
 
-    if (!redis_key(key, &env->conf->redis, "shard", shard->store->shard->title))
+    if (!redis_key(key, &env->conf->redis, "shard", shard->store->title))
         return false;
     shard->look = redis_link_send(env->redis, 6, words, NULL, on_look, shard, NULL);
     return shard->look != NULL;
@@ -295,7 +314,7 @@ static bool look(struct shard_orders *shard)
 static void look_at_wanted(struct orders *orders)
 {
     for (size_t i = 0; i < orders->count; i++) {
-        struct shard_orders *shard = &orders->shards[i];
+        struct shard_orders *shard = orders->shards[i];
 
         if (shard->wanted && shard->look == NULL)
             shard->wanted = !look(shard);
@@ -309,8 +328,8 @@ static void on_again(uv_timer_t *timer)
     struct orders *orders = timer->data;
 
     for (size_t i = 0; i < orders->count; i++) {
-        orders->shards[i].wanted = orders->shards[i].wanted || orders->shards[i].refused;
-        orders->shards[i].refused = false;
+        orders->shards[i]->wanted = orders->shards[i]->wanted || orders->shards[i]->refused;
+        orders->shards[i]->refused = false;
     }
     look_at_wanted(orders);
 }
@@ -320,16 +339,16 @@ void orders_look(struct orders *orders, const char *shard)
     if (orders->control->env.redis == NULL)
         return;
     for (size_t i = 0; i < orders->count; i++)
-        if (shard == NULL || strcmp(shard, orders->shards[i].store->shard->title) == 0)
-            orders->shards[i].wanted = true;
+        if (shard == NULL || strcmp(shard, orders->shards[i]->store->title) == 0)
+            orders->shards[i]->wanted = true;
     turn_post(orders->control->env.turn, &orders->task);
 }
 
 /* --- orders --- */
 
-static struct shard_orders *of_shard(struct orders *orders, const struct conf_shard *shard)
+static struct shard_orders *of_request(struct order_request *request)
 {
-    return &orders->shards[shard - orders->control->env.conf->shards];
+    return request->orders->shards[request->store->id];
 }
 
 static void on_given(void *owner, const redisReply *reply, const struct err *err)
@@ -343,7 +362,7 @@ static void on_given(void *owner, const redisReply *reply, const struct err *err
     else if (reply->type == REDIS_REPLY_ERROR)
         err_set(&request->err, ERR_UNAVAILABLE, "redis: %s", reply->str);
     else
-        hear(of_shard(request->orders, request->shard), reply);
+        hear(of_request(request), reply);
     turn_post(request->orders->control->env.turn, &request->orders->task);
 }
 
@@ -363,8 +382,8 @@ static bool give_to_redis(struct order_request *request)
 
     name_host(host);
     /* A title has no character that JSON would want escaped. */
-    snprintf(event, sizeof event, "{\"event\":\"shard\",\"shard\":\"%s\"}", request->shard->title);
-    if (!redis_key(key, &env->conf->redis, "shard", request->shard->title) ||
+    snprintf(event, sizeof event, "{\"event\":\"shard\",\"shard\":\"%s\"}", request->store->title);
+    if (!redis_key(key, &env->conf->redis, "shard", request->store->title) ||
         !redis_key(channel, &env->conf->redis, "events", NULL))
         return err_set(&request->err, ERR_INTERNAL, "redis: a name is too long");
 
@@ -386,7 +405,7 @@ static bool give_to_redis(struct order_request *request)
 /* Without Redis, as if the hash had said so. */
 static void give_here(struct order_request *request)
 {
-    struct shard_orders *shard = of_shard(request->orders, request->shard);
+    struct shard_orders *shard = of_request(request);
     struct order *order = &shard->order;
 
     if (request->sets_state) {
@@ -423,8 +442,8 @@ static void settle(struct turn_task *task)
     struct order_request *next;
 
     for (size_t i = 0; i < orders->count; i++)
-        if (orders->shards[i].heard)
-            act(&orders->shards[i]);
+        if (orders->shards[i]->heard)
+            act(orders->shards[i]);
     count_withdrawn(orders);
     for (struct order_request *request = orders->requests; request != NULL; request = next) {
         next = request->next;

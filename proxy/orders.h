@@ -19,14 +19,21 @@ struct orders *orders_open(struct control *control, struct err *err);
  */
 void orders_close(struct orders **orders);
 
+/*
+ * Another configuration, which has stores for all its shards: first, what is needed for new ones,
+ * false without memory; then, when it is in force, they are looked at.
+ */
+bool orders_prepare(struct orders *orders, const struct conf *conf);
+void orders_commit(struct orders *orders);
+
 /* The hash of this shard has changed; of any, if it is NULL. */
 void orders_look(struct orders *orders, const char *shard);
 
 /* Embedded in its owner, which lives until the answer: an order cannot be called back. */
 struct order_request {
     /* Set by the owner. */
-    const struct conf_shard *shard;
-    bool sets_state; /* `state` and `let_go` count */
+    struct store *store; /* of a shard that is configured */
+    bool sets_state;     /* `state` and `let_go` count */
     enum store_order state;
     const char *let_go; /* in ms, in digits; "": as the state has it. Sessions are let go so long */
     const char *weight; /* in digits; "": as it is */

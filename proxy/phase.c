@@ -164,6 +164,17 @@ void phase_arm(struct session *s, enum limit limit)
     }
 }
 
+/* --- shard --- */
+
+void phase_set_shard(struct session *s, const struct conf_shard *shard)
+{
+    const struct conf *old = s->shard_conf; /* what is to be set may be of it */
+
+    s->shard = shard;
+    s->shard_conf = shard == NULL ? NULL : conf_hold(s->home->env.conf);
+    conf_release(&old);
+}
+
 /* --- home --- */
 
 void phase_join_home(struct session *s, struct home *home)

@@ -45,6 +45,7 @@ struct phase {
 
 /* What a session holds only until it is relayed. */
 struct entry {
+    const struct conf *conf; /* in force at the first byte: held, for `login` and s->listener */
     struct login login;
     struct auth_request verify;
     struct limits_place waiting; /* among those of its address that have not logged in */
@@ -76,10 +77,11 @@ struct session {
     struct user *user;   /* on its way to a store and from then on: who it is (see users.h) */
     struct session *user_next, **user_link; /* her other sessions */
     char *master; /* who has logged in for the user; NULL: the user itself */
-    const struct conf_listener *listener;
+    const struct conf_listener *listener; /* until it is relayed */
     const struct conf_shard *shard;
-    struct pooled *connection;    /* to the store, while leased */
-    struct admission_place place; /* among the user's sessions, until the client is let go */
+    const struct conf *shard_conf; /* which `shard` is of: held; both are NULL, or neither is */
+    struct pooled *connection;     /* to the store, while leased */
+    struct admission_place place;  /* among the user's sessions, until the client is let go */
     struct relay relay;
     uv_timer_t deadline;
     const char *reason; /* of the end, for the log */
@@ -112,6 +114,9 @@ enum phase_id phase_linger(struct session *s, const char *reason);
 /* Sets the deadline that the limit asks for, or this one. */
 void phase_arm(struct session *s, enum limit limit);
 void phase_arm_for(struct session *s, uint64_t timeout_ms);
+
+/* It is for this shard of the configuration in force; NULL: for none. */
+void phase_set_shard(struct session *s, const struct conf_shard *shard);
 
 /* Into the list of a home, with a timer on its loop; and out of the list, if it is in one. */
 void phase_join_home(struct session *s, struct home *home);

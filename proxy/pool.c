@@ -8,6 +8,7 @@
 #include "proxy/pool.h"
 
 #include "proxy/idle.h"
+#include "proxy/pool_change.h"
 
 #include "proxy/base/mem.h"
 #include "proxy/imap/caps.h"
@@ -52,30 +53,6 @@ static const struct backend_events events = {on_answer, on_lost};
 
 /* --- life --- */
 
-static bool open_shard(struct pool *pool, struct store *store, const struct tls *tls, size_t index)
-{
-    struct pool_shard *at = &pool->shards[index];
-    const struct conf_shard *shard = store->shard;
-
-    at->pool = pool;
-    at->store = store;
-    at->target = (struct backend_target){
-        .shard = shard,
-        .store = store,
-        .tls = tls_shard_context(tls, shard),
-        .memories = mem_array(shard->address.count, sizeof(struct tls_memory)),
-    };
-    return at->target.memories != NULL;
-}
-
-/* A part of a limit of the process. */
-static size_t part_of(int64_t limit, size_t workers)
-{
-    size_t part = (size_t)limit / workers;
-
-    return part > 0 ? part : 1;
-}
-
 static bool open_handles(struct pool *pool)
 {
     uv_timer_init(pool->env->loop, &pool->janitor);
@@ -88,45 +65,34 @@ static bool open_handles(struct pool *pool)
     return true;
 }
 
-struct pool *pool_open(const struct env *env, const struct tls *tls, struct store *stores,
-                       size_t index, size_t worker_count)
+/* As the configuration in force has it. */
+static bool open_shards(struct pool *pool, const struct tls *tls)
+{
+    struct pool_change *change = pool_prepare(pool, pool->env->conf, tls);
+
+    if (change != NULL)
+        pool_commit(pool, &change);
+    return pool->shards != NULL;
+}
+
+struct pool *pool_open(const struct env *env, const struct tls *tls, const struct stores *stores,
+                       size_t index)
 {
     struct pool *pool = mem_new(sizeof *pool);
     struct rlimit descriptors = {.rlim_cur = 1024};
-    bool good;
 
     if (pool == NULL)
         return NULL;
     pool->env = env;
-    pool->conf = &env->conf->pool;
+    pool->stores = stores;
+    pool->index = index;
     pool->events = &events;
-    pool->park_per_shard = part_of(pool->conf->park_per_shard, worker_count);
-    pool->park_total = part_of(pool->conf->park_total, worker_count);
     getrlimit(RLIMIT_NOFILE, &descriptors);
     pool->scarce_fd = (int)(descriptors.rlim_cur - descriptors.rlim_cur / SCARCE_PART);
-    pool->shards = mem_array(env->conf->shard_count, sizeof *pool->shards);
     pool->hash = keyed_hash_open();
-    good = open_handles(pool) && pool->shards != NULL && pool->hash != NULL;
-    for (; good && pool->shard_count < env->conf->shard_count; pool->shard_count++)
-        good = open_shard(pool, &stores[pool->shard_count], tls, pool->shard_count);
-    for (size_t i = 0; good && i < pool->shard_count; i++) {
-        struct pool_shard *at = &pool->shards[i];
-
-        gate_join(&stores[i].connections, index, &at->connections, &pool->wake);
-        gate_join(&stores[i].logins, index, &at->logins, &pool->wake);
-    }
-    if (!good)
+    if (!open_handles(pool) || pool->hash == NULL || !open_shards(pool, tls))
         pool_close(&pool);
     return pool;
-}
-
-void pool_use_tls(struct pool *pool, const struct tls *tls)
-{
-    for (size_t i = 0; i < pool->shard_count; i++) {
-        struct backend_target *target = &pool->shards[i].target;
-
-        target->tls = tls_shard_context(tls, target->shard);
-    }
 }
 
 static void handle_closed(uv_handle_t *handle)
@@ -135,18 +101,8 @@ static void handle_closed(uv_handle_t *handle)
 
     if (--pool->handles_open > 0)
         return;
-    for (size_t i = 0; i < pool->shard_count; i++) {
-        struct backend_target *target = &pool->shards[i].target;
-
-        for (size_t j = 0; target->memories != NULL && j < target->shard->address.count; j++)
-            tls_memory_release(&target->memories[j]);
-        mem_free(target->memories);
-        shared_text_release(&target->greeting_capabilities);
-        shared_text_release(&target->login_capabilities);
-        shared_text_release(&target->login_text);
-    }
+    pool_free_shards(pool);
     keyed_hash_close(&pool->hash);
-    mem_free(pool->shards);
     mem_free(pool);
 }
 
@@ -176,8 +132,8 @@ void pool_stop(struct pool *pool)
     pool_retire(pool);
     err_set(&err, ERR_UNAVAILABLE, "the proxy stops");
     for (size_t i = 0; i < pool->shard_count; i++) {
-        fail_line(&pool->shards[i].logins, &err);
-        fail_line(&pool->shards[i].connections, &err);
+        fail_line(&pool->shards[i]->logins, &err);
+        fail_line(&pool->shards[i]->connections, &err);
     }
 }
 
@@ -291,20 +247,23 @@ static size_t *count_of(struct pool_counts *counts, enum pooled_state state)
     }
 }
 
-void pool_count(const struct pool *pool, struct pool_counts *counts)
+void pool_count(const struct pool *pool, struct pool_counts *counts, size_t count)
 {
     uint64_t now = pool_now(pool);
 
     for (const struct pooled *p = pool->all; p != NULL; p = p->all_next) {
-        struct pool_counts *of_shard = &counts[p->at - pool->shards];
+        if (p->at->store->id >= count) /* a reload has brought it since */
+            continue;
+
+        struct pool_counts *of_shard = &counts[p->at->store->id];
         uint64_t age = now - p->born_ms;
 
         of_shard->open++;
         ++*count_of(of_shard, (enum pooled_state)p->state);
         of_shard->oldest_ms = age > of_shard->oldest_ms ? age : of_shard->oldest_ms;
     }
-    for (size_t i = 0; i < pool->shard_count; i++) {
-        const struct pool_shard *at = &pool->shards[i];
+    for (size_t i = 0; i < pool->shard_count && i < count; i++) {
+        const struct pool_shard *at = pool->shards[i];
 
         counts[i].logging_in += at->logging_in;
         counts[i].waiting +=
@@ -436,7 +395,7 @@ static bool queue_up(struct lease_request *request, struct err *err)
         return true;
     default:
         return err_set(err, ERR_BUSY, "shard %s: max_queue sessions are waiting already",
-                       request->at->store->shard->title);
+                       request->at->store->title);
     }
 }
 
@@ -445,19 +404,27 @@ bool pool_waits(const struct lease_request *request)
     return request->pool != NULL && request->waiting_since_ms != 0;
 }
 
+const char *pool_shard_title(const struct pool *pool, const struct conf_shard *shard)
+{
+    return stores_of(pool->stores, shard)->title;
+}
+
 const struct conf_shard *pool_serving(struct pool *pool, const struct conf_shard *shard)
 {
-    const struct conf_shard *serving = store_serving(pool->shards->store, shard);
+    const struct store *serving = store_serving(stores_of(pool->stores, shard));
+    const struct conf_shard *replica =
+        serving->id == shard->id ? NULL : conf_shard_of(pool->env->conf, serving->id);
 
-    if (serving != shard)
-        counter_add(&pool->env->counters->replica_logins, 1);
-    return serving;
+    if (replica == NULL)
+        return shard;
+    counter_add(&pool->env->counters->replica_logins, 1);
+    return replica;
 }
 
 bool pool_lease(struct pool *pool, struct lease_request *request, const struct conf_shard *shard,
                 struct err *err)
 {
-    struct pool_shard *at = &pool->shards[shard - pool->env->conf->shards];
+    struct pool_shard *at = pool->shards[shard->id];
 
     assert(request->pool == NULL);
     if (pool->stopping)
@@ -550,7 +517,7 @@ static bool begin_login(struct lease_request *request, struct err *err)
 static bool has_place_to_open(struct lease_request *request, struct err *err)
 {
     struct pool_shard *at = request->at;
-    bool by_proxy_header = at->store->shard->client_address == CLIENT_ADDRESS_PROXY;
+    bool by_proxy_header = pool_shard_conf(at)->client_address == CLIENT_ADDRESS_PROXY;
     struct pooled *p = pooled_new(at, POOLED_OPENING);
 
     if (p == NULL) {
@@ -559,8 +526,8 @@ static bool has_place_to_open(struct lease_request *request, struct err *err)
     }
     join(p, request, POOLED_OPENING);
     p->kind = LEASE_NEW;
-    p->backend = backend_open(at->pool->env, &at->target, by_proxy_header ? &request->client : NULL,
-                              &events, p);
+    p->backend = backend_open(at->pool->env, &p->target->target,
+                              by_proxy_header ? &request->client : NULL, &events, p);
     if (p->backend != NULL)
         return true;
     part(p, &at->pool->env->counters->drops_unclean);
@@ -593,7 +560,7 @@ static bool open_new(struct lease_request *request, struct err *err)
         return true;
     default:
         return err_set(err, ERR_FULL, "shard %s: max_queue sessions are waiting already",
-                       at->store->shard->title);
+                       at->store->title);
     }
 }
 
@@ -674,9 +641,9 @@ bool pool_would_keep(const struct pooled *connection)
     const struct pooled *p = connection;
     struct pool *pool = p->pool;
 
-    return !pool->keeps_nothing && !store_refuses(p->at->store) &&
-           pool_now(pool) - p->born_ms < pool->conf->lifetime &&
-           (pool->conf->park_time > 0 || idle_can_reset(p)) && can(p, "UNSELECT") &&
+    return !pool->keeps_nothing && !store_refuses(p->at->store) && !pooled_is_outdated(p) &&
+           pool_now(pool) - p->born_ms < pool_conf(pool)->lifetime &&
+           (pool_conf(pool)->park_time > 0 || idle_can_reset(p)) && can(p, "UNSELECT") &&
            !gate_is_crowded(p->at->connections.gate) &&
            conn_fd(backend_conn(p->backend)) < pool->scarce_fd;
 }
@@ -754,18 +721,18 @@ void pool_relieve(struct pool *pool, int fd)
 
 uint64_t pool_letting_go_delay(struct pool *pool, const struct conf_shard *shard)
 {
-    struct pool_shard *at = &pool->shards[shard - pool->env->conf->shards];
-    uint64_t now = pool_now(pool);
+    struct pool_shard *at = pool->shards[shard->id];
+    uint64_t now = pool_now(pool), drain_ms = pool_shard_conf(at)->drain_time;
     uint32_t random = 0;
 
     if (now - at->losses_since_ms >= 1000) {
         at->losses_since_ms = now;
         at->loss_count = 0;
     }
-    if (++at->loss_count <= LET_GO_AT_ONCE || shard->drain_time == 0 ||
+    if (++at->loss_count <= LET_GO_AT_ONCE || drain_ms == 0 ||
         getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random)
         return 0;
-    return random % shard->drain_time + 1;
+    return random % drain_ms + 1;
 }
 
 /* A connection that is being made ready for somebody; NULL: none. */
@@ -825,8 +792,7 @@ static void leave_down_addresses(struct pool_shard *at)
         bool was_sent = p->state == POOLED_LOGGING_IN;
         struct lease_request *request = part(p, &counters->drops_refused);
 
-        err_set(&err, ERR_UNAVAILABLE, "shard %s: its address was found down",
-                at->store->shard->title);
+        err_set(&err, ERR_UNAVAILABLE, "shard %s: its address was found down", at->store->title);
         if (was_sent || !open_new(request, &err))
             fail(request, &err);
     }
@@ -838,7 +804,7 @@ static void on_wake(uv_async_t *async)
     struct pool *pool = async->data;
 
     for (size_t i = 0; i < pool->shard_count; i++) {
-        struct pool_shard *at = &pool->shards[i];
+        struct pool_shard *at = pool->shards[i];
 
         if (store_refuses(at->store))
             refuse_all(at);
@@ -858,7 +824,7 @@ static void time_out(struct gate_side *side, uint64_t now, enum err_kind kind, c
 {
     while (side->first != NULL) {
         struct lease_request *request = request_of(side->first);
-        const struct conf_shard *shard = request->at->store->shard;
+        const struct conf_shard *shard = pool_shard_conf(request->at);
         struct err err = {0};
 
         if (now - request->waiting_since_ms < shard->queue_timeout)
@@ -873,7 +839,7 @@ static bool needs_care(const struct pool_shard *at, uint64_t now)
 {
     return at->warm != NULL || at->parked != NULL || at->logins.first != NULL ||
            at->connections.first != NULL ||
-           (at->last_lease_ms != 0 && now - at->last_lease_ms < at->pool->conf->warm_time);
+           (at->last_lease_ms != 0 && now - at->last_lease_ms < pool_conf(at->pool)->warm_time);
 }
 
 /* Something is to be ended or opened in time: the periodic work goes on. */
@@ -891,7 +857,7 @@ static void sweep(uv_timer_t *timer)
     bool anything = false;
 
     for (size_t i = 0; i < pool->shard_count; i++) {
-        struct pool_shard *at = &pool->shards[i];
+        struct pool_shard *at = pool->shards[i];
 
         gate_serve(&at->logins); /* a slow start raises its limit as time goes by */
         time_out(&at->logins, now, ERR_BUSY, "no login could begin");

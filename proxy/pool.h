@@ -16,14 +16,15 @@
 #include "proxy/store.h"
 
 /*
- * NULL without memory or descriptors. `stores` is shared by `worker_count` pools, of which this is
- * number `index`; all that is given is borrowed until the end of pool_close.
+ * NULL without memory or descriptors. `stores` is shared by as many pools as it has workers, of
+ * which this is number `index`; all that is given, but `tls`, is borrowed until the end of
+ * pool_close.
  */
-struct pool *pool_open(const struct env *env, const struct tls *tls, struct store *stores,
-                       size_t index, size_t worker_count);
+struct pool *pool_open(const struct env *env, const struct tls *tls, const struct stores *stores,
+                       size_t index);
 
-/* Connections that are made from now on use these contexts, which are borrowed instead. */
-void pool_use_tls(struct pool *pool, const struct tls *tls);
+/* The shard's title, for as long as the process lives. */
+const char *pool_shard_title(const struct pool *pool, const struct conf_shard *shard);
 
 /* Who serves a user of this shard now: it, or its replica (store_serving). For pool_lease. */
 const struct conf_shard *pool_serving(struct pool *pool, const struct conf_shard *shard);
@@ -73,8 +74,8 @@ struct pool_counts {
     uint64_t leases[LEASE_KINDS]; /* since the start, by enum lease_kind */
 };
 
-/* Adds what there is to the counts of each shard, which are in the order of the stores. */
-void pool_count(const struct pool *pool, struct pool_counts *counts);
+/* Adds what there is to the counts of each shard, by its id, below `count`. */
+void pool_count(const struct pool *pool, struct pool_counts *counts, size_t count);
 
 /* A descriptor was given out: a high number means that they run short, and an idle one must go. */
 void pool_relieve(struct pool *pool, int fd);

@@ -24,9 +24,20 @@ enum pooled_state {
     POOLED_STATE_COUNT
 };
 
+/*
+ * How connections to a shard are made, by one configuration. Those that were made so keep it; it is
+ * in force while it is its shard's. Counted, on one thread.
+ */
+struct pool_target {
+    struct backend_target target; /* its TLS context is held */
+    const struct conf *conf;      /* held */
+    size_t holders;
+};
+
 struct pooled {
     struct pool *pool;
     struct pool_shard *at;
+    struct pool_target *target; /* held */
     struct backend *backend;
     struct lease_request *request;  /* OPENING, LOGGING_IN, CHECKING */
     struct pooled *next, *previous; /* WARM and PARKED: in the shard's list, oldest first */
@@ -43,7 +54,7 @@ struct pooled {
 struct pool_shard {
     struct pool *pool;
     struct store *store;
-    struct backend_target target;
+    struct pool_target *target; /* held: that of new connections */
     struct gate_side connections, logins;
     struct pooled *warm, *parked;
     size_t warm_count, parked_count;
@@ -67,21 +78,30 @@ struct parked_user {
 
 struct pool {
     const struct env *env;
-    const struct conf_pool *conf;
-    struct pool_shard *shards;
+    const struct stores *stores;
+    size_t index;               /* of the worker */
+    struct pool_shard **shards; /* by shard id */
     size_t shard_count;
     struct pooled *all;
     struct parked_user *users;
     size_t parked_count;
-    size_t park_per_shard, park_total; /* this worker's part */
-    int scarce_fd;                     /* a descriptor from here on: they run short */
-    struct keyed_hash *hash;           /* of the identities */
+    int scarce_fd;           /* a descriptor from here on: they run short */
+    struct keyed_hash *hash; /* of the identities */
     uv_timer_t janitor;
     uv_async_t wake;
     const struct backend_events *events; /* of its connections */
     uint8_t handles_open;
     bool stopping, keeps_nothing;
 };
+
+/* NULL without memory. `tls` and `conf` are held as long as need be. */
+struct pool_target *pool_target_new(const struct conf *conf, const struct conf_shard *shard,
+                                    struct store *store, const struct tls *tls);
+struct pool_target *pool_target_hold(struct pool_target *target);
+void pool_target_release(struct pool_target **target); /* nulls the pointer; harmless on NULL */
+
+/* Connections that are opened from now on use this TLS. */
+void pool_target_use_tls(struct pool_target *target, const struct tls *tls);
 
 /* A connection that is not open yet, with its place; NULL without memory. */
 struct pooled *pooled_new(struct pool_shard *at, enum pooled_state state);
@@ -91,6 +111,23 @@ void pooled_unlist(struct pooled *p);
 
 /* Ends it, whatever its state; `reason` counts why. */
 void pooled_drop(struct pooled *p, _Atomic uint64_t *reason);
+
+/* It was made as its shard was before: it is not kept. */
+static inline bool pooled_is_outdated(const struct pooled *p)
+{
+    return p->target != p->at->target;
+}
+
+/* The settings of the shard, as they are in force; or were, once it is removed. */
+static inline const struct conf_shard *pool_shard_conf(const struct pool_shard *at)
+{
+    return at->target->target.shard;
+}
+
+static inline const struct conf_pool *pool_conf(const struct pool *pool)
+{
+    return &pool->env->conf->pool;
+}
 
 static inline uint64_t pool_now(const struct pool *pool)
 {

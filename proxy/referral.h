@@ -15,23 +15,24 @@ enum { REFERRAL_HOPS_MAX = 3 };
 
 /* What the stores have said in one login. */
 struct referral {
-    const struct conf_shard *been[REFERRAL_HOPS_MAX]; /* where she was sent away, in this order */
+    size_t been[REFERRAL_HOPS_MAX]; /* ids of the shards that sent her away, in this order */
     size_t hops;
-    const struct conf_shard *to; /* where she was sent last; NULL: nowhere yet */
-    uint64_t epoch;              /* of the route that has led to the first one */
-    bool in_redis;               /* where it stands, and may be corrected */
+    char from[SHARD_NAME_MAX + 1]; /* the first of them */
+    char to[SHARD_NAME_MAX + 1];   /* where she was sent last; "": nowhere yet */
+    uint64_t epoch;                /* of the route that has led to the first one */
+    bool in_redis;                 /* where it stands, and may be corrected */
 };
 
 /* A login begins with this route. */
 void referral_start(struct referral *referral, const struct route *route);
 
 /*
- * Shard `at` has refused `user`, as it knows her, with this URL. True: go on at referral->to. False
- * with *err set (REFERRAL) if referrals are not followed, or not this one.
+ * Shard `at` has refused `user`, as it knows her, with this URL: at which shard of `conf` to go on.
+ * NULL with *err set (REFERRAL) if referrals are not followed, or not this one.
  */
-bool referral_follow(struct referral *referral, const struct conf *conf,
-                     const struct conf_shard *at, const char *user, const struct url *url,
-                     struct err *err);
+const struct conf_shard *referral_follow(struct referral *referral, const struct conf *conf,
+                                         const struct conf_shard *at, const char *user,
+                                         const struct url *url, struct err *err);
 
 /* The login is done: if she was sent elsewhere, her route shall lead there at once next time. */
 void referral_keep(const struct referral *referral, struct corrector *corrector, const char *user);

@@ -90,7 +90,7 @@ static void on_relay_end(void *owner)
 static void learn_capabilities(struct session *s)
 {
     struct home *home = s->home;
-    struct span *known = &home->shard_capabilities[s->shard - home->env.conf->shards];
+    struct span *known = &home->shard_capabilities[s->shard->id];
     struct span heard = backend_capabilities(pooled_backend(s->connection));
     char *copy;
 

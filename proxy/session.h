@@ -18,7 +18,10 @@
 
 const struct phase *session_phases(void); /* the table, for the homes */
 
-/* Takes over an accepted socket. False without memory or descriptors; then the socket is closed. */
+/*
+ * Takes over an accepted socket; `listener` is of the configuration in force. False without memory
+ * or descriptors; then the socket is closed.
+ */
 bool session_accept(struct home *home, int fd, const union address *peer,
                     const struct conf_listener *listener);
 

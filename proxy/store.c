@@ -4,6 +4,8 @@
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
 
+#include <stdio.h>
+
 enum { DOUBT_MS = 1000 }; /* so long after a greeting a failure is an accident */
 
 const char *const store_order_names[] = {
@@ -14,47 +16,114 @@ static uint64_t now_ms(void)
     return uv_hrtime() / 1000000;
 }
 
-static bool open_one(struct store *stores, size_t index, const struct conf *conf,
-                     size_t worker_count)
+static void free_store(struct store *store)
 {
-    struct store *store = &stores[index];
-    const struct conf_shard *shard = &conf->shards[index];
-    const struct conf_shard *replica = conf_find_shard(conf, shard->replica);
-    uint32_t queue = (uint32_t)shard->max_queue;
-
-    store->shard = shard;
-    store->replica = replica == NULL ? NULL : &stores[replica - conf->shards];
-    store->is_checked = conf->health.interval > 0;
-    atomic_store(&store->weight, (uint32_t)shard->weight);
-    atomic_store(&store->changed_ms, now_ms());
-    return gate_init(&store->connections, (uint32_t)shard->max_connections, queue, 0,
-                     worker_count) &&
-           gate_init(&store->logins, (uint32_t)shard->max_logins_in_flight, queue,
-                     shard->slow_start, worker_count);
+    gate_release(&store->connections);
+    gate_release(&store->logins);
+    mem_free(store);
 }
 
-struct store *stores_open(const struct conf *conf, size_t worker_count)
+static struct store *new_store(const char *title, size_t id, size_t worker_count)
 {
-    struct store *stores = mem_array(conf->shard_count, sizeof *stores);
-    bool good = stores != NULL;
+    struct store *store = mem_new(sizeof *store);
 
-    for (size_t i = 0; good && i < conf->shard_count; i++)
-        good = open_one(stores, i, conf, worker_count);
-    if (!good)
-        stores_close(&stores, conf->shard_count);
+    if (store == NULL)
+        return NULL;
+    store->id = id;
+    snprintf(store->title, sizeof store->title, "%s", title);
+    atomic_store(&store->changed_ms, now_ms());
+    if (gate_init(&store->connections, 0, 0, 0, worker_count) &&
+        gate_init(&store->logins, 0, 0, 0, worker_count))
+        return store;
+    free_store(store);
+    return NULL;
+}
+
+struct stores *stores_open(const struct conf *conf, size_t worker_count)
+{
+    struct stores *stores = mem_new(sizeof *stores);
+
+    if (stores == NULL)
+        return NULL;
+    stores->worker_count = worker_count;
+    if (stores_prepare(stores, conf))
+        stores_commit(stores, conf);
+    else
+        stores_close(&stores);
     return stores;
 }
 
-void stores_close(struct store **stores, size_t count)
+void stores_close(struct stores **stores)
 {
-    struct store *list = *stores;
+    struct stores *s = *stores;
 
     *stores = NULL;
-    for (size_t i = 0; list != NULL && i < count; i++) {
-        gate_release(&list[i].connections);
-        gate_release(&list[i].logins);
+    for (size_t i = 0; s != NULL && i < CONF_SHARD_IDS; i++)
+        if (s->by_id[i] != NULL)
+            free_store(s->by_id[i]);
+    mem_free(s);
+}
+
+/* --- another configuration --- */
+
+bool stores_prepare(struct stores *stores, const struct conf *conf)
+{
+    for (size_t i = 0; i < conf->shard_count; i++) {
+        const struct conf_shard *shard = &conf->shards[i];
+        struct store **place = &stores->by_id[shard->id];
+
+        if (*place == NULL &&
+            (*place = new_store(shard->title, shard->id, stores->worker_count)) == NULL)
+            return false;
     }
-    mem_free(list);
+    return true;
+}
+
+void stores_discard(struct stores *stores, const struct conf *in_force)
+{
+    for (size_t i = in_force->shard_titles.count; i < CONF_SHARD_IDS; i++) {
+        if (stores->by_id[i] != NULL)
+            free_store(stores->by_id[i]);
+        stores->by_id[i] = NULL;
+    }
+}
+
+static uint32_t weight_of(const struct store *store)
+{
+    return store->ordered_weight == 0 ? store->conf_weight : store->ordered_weight;
+}
+
+static void follow(struct store *store, bool refused_before);
+
+static void commit_one(struct stores *stores, const struct conf *conf, struct store *store)
+{
+    const struct conf_shard *shard = conf_shard_of(conf, store->id);
+    const struct conf_shard *replica = shard == NULL ? NULL : conf_find_shard(conf, shard->replica);
+    bool refused_before = store_refuses(store), is_checked = conf->health.interval > 0;
+
+    atomic_store(&store->replica, replica == NULL ? NULL : stores_of(stores, replica));
+    atomic_store(&store->is_removed, shard == NULL);
+    /* Nothing is known of it by those who are to say so from now on. */
+    if (shard == NULL || (is_checked && !atomic_load(&store->is_checked)))
+        atomic_store(&store->is_down, false);
+    atomic_store(&store->is_checked, is_checked);
+    if (shard != NULL) {
+        uint32_t queue = (uint32_t)shard->max_queue;
+
+        store->conf_weight = (uint32_t)shard->weight;
+        atomic_store(&store->weight, weight_of(store));
+        gate_change(&store->connections, (uint32_t)shard->max_connections, queue, 0);
+        gate_change(&store->logins, (uint32_t)shard->max_logins_in_flight, queue,
+                    shard->slow_start);
+    }
+    follow(store, refused_before);
+}
+
+void stores_commit(struct stores *stores, const struct conf *conf)
+{
+    for (size_t i = 0; i < CONF_SHARD_IDS; i++)
+        if (stores->by_id[i] != NULL)
+            commit_one(stores, conf, stores->by_id[i]);
 }
 
 /* --- what workers meet --- */
@@ -65,10 +134,9 @@ static void set_down(struct store *store, bool is_down, const char *why)
     atomic_store(&store->changed_ms, now_ms());
     if (is_down)
         log_event(LOG_LEVEL_WARNING, "store is down", "no address of shard %s answers%s%s",
-                  store->shard->title, *why == '\0' ? "" : ": ", why);
+                  store->title, *why == '\0' ? "" : ": ", why);
     else
-        log_event(LOG_LEVEL_WARNING, "store is back", "shard %s answers again",
-                  store->shard->title);
+        log_event(LOG_LEVEL_WARNING, "store is back", "shard %s answers again", store->title);
 }
 
 void store_was_reached(struct store *store)
@@ -84,7 +152,7 @@ void store_was_reached(struct store *store)
 bool store_was_not_reached(struct store *store, uint64_t started_ms)
 {
     store_doubt(store);
-    if (store->is_checked || started_ms < atomic_load(&store->reached_ms) + DOUBT_MS)
+    if (atomic_load(&store->is_checked) || started_ms < atomic_load(&store->reached_ms) + DOUBT_MS)
         return false; /* one that goes wrong among many that go well */
     if (!gate_hold(&store->logins))
         return started_ms > atomic_load(&store->down_ms);
@@ -111,30 +179,33 @@ static bool has_order(const struct store *store, enum store_order order)
 /* What logins have found out alone refuses none: they are the ones to find out that it is over. */
 static bool is_checked_down(const struct store *store)
 {
-    return store->is_checked && atomic_load(&store->is_down);
+    return atomic_load(&store->is_checked) && atomic_load(&store->is_down);
 }
 
 bool store_refuses(const struct store *store)
 {
-    return has_order(store, STORE_DOWN) || is_checked_down(store);
+    return has_order(store, STORE_DOWN) || is_checked_down(store) ||
+           atomic_load(&store->is_removed);
 }
 
 void store_tell_refusal(const struct store *store, struct err *err)
 {
-    err_set(err, ERR_UNAVAILABLE, "shard %s is down: %s", store->shard->title,
-            has_order(store, STORE_DOWN) ? "an operator has said so"
-                                         : "no address of it answers health checks");
+    if (atomic_load(&store->is_removed))
+        err_set(err, ERR_UNAVAILABLE, "shard %s is not configured any more", store->title);
+    else
+        err_set(err, ERR_UNAVAILABLE, "shard %s is down: %s", store->title,
+                has_order(store, STORE_DOWN) ? "an operator has said so"
+                                             : "no address of it answers health checks");
 }
 
-const struct conf_shard *store_serving(const struct store *stores, const struct conf_shard *shard)
+const struct store *store_serving(const struct store *store)
 {
-    const struct store *store = &stores[shard - stores->shard];
-    const struct store *replica = store->replica;
+    const struct store *replica = atomic_load(&store->replica);
     bool is_wanted = store_refuses(store) || has_order(store, STORE_DRAIN);
 
     return is_wanted && replica != NULL && has_order(replica, STORE_UP) && !store_refuses(replica)
-               ? replica->shard
-               : shard;
+               ? replica
+               : store;
 }
 
 /*
@@ -142,11 +213,13 @@ const struct conf_shard *store_serving(const struct store *stores, const struct 
  * another one for as long as an outage lasts, they would find empty mailboxes, and new mail where
  * it is not looked for afterwards. Only an operator can know that nobody has mail there.
  */
-uint32_t store_ring_weight(void *stores, size_t index)
+uint32_t store_ring_weight(void *stores, size_t id)
 {
-    const struct store *store = (const struct store *)stores + index;
+    const struct store *store = ((const struct stores *)stores)->by_id[id];
 
-    return has_order(store, STORE_UP) ? atomic_load(&store->weight) : 0;
+    return has_order(store, STORE_UP) && !atomic_load(&store->is_removed)
+               ? atomic_load(&store->weight)
+               : 0;
 }
 
 /* --- addresses --- */
@@ -238,14 +311,15 @@ void store_found(struct store *store, bool is_down, const char *why)
 bool store_set_operator(struct store *store, enum store_order order, uint32_t weight)
 {
     bool refused_before = store_refuses(store);
-    uint32_t wanted = weight == 0 ? (uint32_t)store->shard->weight : weight;
+    uint32_t wanted = weight == 0 ? store->conf_weight : weight;
 
+    store->ordered_weight = weight;
     if (has_order(store, order) && atomic_load(&store->weight) == wanted)
         return false;
     atomic_store(&store->weight, wanted);
     atomic_store(&store->order, (uint32_t)order);
     log_event(LOG_LEVEL_WARNING, "store is set", "shard %s: %s, weight %u, by an operator",
-              store->shard->title, store_order_names[order], wanted);
+              store->title, store_order_names[order], wanted);
     follow(store, refused_before);
     return true;
 }

@@ -1,6 +1,6 @@
 /*
  * What all workers share about the stores: how many connections and logins each one may have now,
- * whether it answers, and what operators want of it. The list is made before the workers and
+ * whether it answers, and what operators want of it. The table is made before the workers and
  * outlives them. Workers read, and tell what they meet; the control thread alone decides.
  */
 #ifndef IMAPMUX_PROXY_STORE_H
@@ -20,27 +20,45 @@ enum {
 };
 
 struct store {
-    const struct conf_shard *shard;
-    const struct store *replica; /* has the same mail; NULL: none */
-    bool is_checked;             /* health checks say whether it is down; else logins find out */
-    struct gate connections;     /* places: connections of this process to the store */
-    struct gate logins;          /* places: sessions between connecting and the end of the login */
-    _Atomic uint32_t sessions;   /* that have a connection to it */
+    size_t id; /* of the shard */
+    char title[CONF_TITLE_MAX + 1];
+    _Atomic(struct store *) replica; /* has the same mail; NULL: none */
+    _Atomic bool is_checked;   /* health checks say whether it is down; else logins find out */
+    _Atomic bool is_removed;   /* from the configuration */
+    struct gate connections;   /* places: connections of this process to the store */
+    struct gate logins;        /* places: sessions between connecting and the end of the login */
+    _Atomic uint32_t sessions; /* that have a connection to it */
     _Atomic uint64_t logins_ok, logins_failed; /* that were led to it */
     _Atomic uint64_t reached_ms;               /* when it greeted last; uv_hrtime */
     _Atomic uint64_t down_ms;                  /* when logins have found it down */
     _Atomic uint64_t changed_ms; /* when it was found down, or well again, or the start */
     _Atomic bool is_down;
     _Atomic uint32_t order, weight;
-    _Atomic bool is_doubted; /* a login has failed, or a session was lost */
+    uint32_t conf_weight, ordered_weight; /* the control thread's; 0: an operator has not said */
+    _Atomic bool is_doubted;              /* a login has failed, or a session was lost */
     _Atomic(uv_async_t *) on_doubt;
     _Atomic uint64_t down_addresses[STORE_DOWN_ADDRESSES]; /* digests; 0: a free place */
     _Atomic uint32_t down_address_news;                    /* grows when one was found down */
 };
 
-/* One for each shard, in the order of conf->shards; NULL without memory. */
-struct store *stores_open(const struct conf *conf, size_t worker_count);
-void stores_close(struct store **stores, size_t count);
+/*
+ * By shard id. Nothing in it ever moves or goes while it is open, for others keep pointers to stores;
+ * a store whose shard was removed waits for its return.
+ */
+struct stores {
+    size_t worker_count;
+    struct store *by_id[CONF_SHARD_IDS];
+};
+
+/* One for each shard; NULL without memory. */
+struct stores *stores_open(const struct conf *conf, size_t worker_count);
+void stores_close(struct stores **stores);
+
+/* The store of this shard of a configuration. */
+static inline struct store *stores_of(const struct stores *stores, const struct conf_shard *shard)
+{
+    return stores->by_id[shard->id];
+}
 
 /* --- any thread --- */
 
@@ -62,16 +80,16 @@ bool store_refuses(const struct store *store);
 void store_tell_refusal(const struct store *store, struct err *err);
 
 /*
- * Who serves a user of this shard now: the shard, or its replica while it refuses logins or drains
- * and the replica is up. `stores` is the whole list.
+ * Who serves a user of this store now: it, or its replica while it refuses logins or drains and the
+ * replica is up.
  */
-const struct conf_shard *store_serving(const struct store *stores, const struct conf_shard *shard);
+const struct store *store_serving(const struct store *store);
 
 /*
  * The store's share of the users that a ring is to place; 0: none. For a routing view, whose owner
- * is the list.
+ * is struct stores.
  */
-uint32_t store_ring_weight(void *stores, size_t index);
+uint32_t store_ring_weight(void *stores, size_t id);
 
 /*
  * Whether the checks have found this address of the store down: it is dialled last. A zeroed one is
@@ -84,7 +102,20 @@ size_t store_addresses_down(const struct store *store);
 
 /* --- the control thread --- */
 
-/* From now on `on_doubt` is sent when is_doubted is set; it lives as long as the workers. */
+/*
+ * Another configuration, in two steps: stores for its new shards (false without memory, and nothing
+ * has changed); then what it says counts, and a store whose shard it has not refuses logins. To
+ * discard the first step give the configuration that stays in force. Workers hear of a new shard
+ * after the first step.
+ */
+bool stores_prepare(struct stores *stores, const struct conf *conf);
+void stores_discard(struct stores *stores, const struct conf *in_force);
+void stores_commit(struct stores *stores, const struct conf *conf);
+
+/*
+ * From now on `on_doubt` is sent when is_doubted is set; NULL: nothing is. What is given lives as
+ * long as the workers.
+ */
 void store_watch(struct store *store, uv_async_t *on_doubt);
 
 /*
@@ -96,7 +127,7 @@ void store_found(struct store *store, bool is_down, const char *why);
 /* The same for one address: what is under way there is to be given up. */
 void store_address_found(struct store *store, const union address *address, bool is_down);
 
-/* What an operator wants; `weight` 0 is that of proxy.conf. True: something has changed. */
+/* What an operator wants; `weight` 0 is that of the configuration. True: something has changed. */
 bool store_set_operator(struct store *store, enum store_order order, uint32_t weight);
 
 #endif

@@ -50,7 +50,7 @@ static uint64_t logins_in_flight(const struct store *store)
 
 static uint64_t logins_in_flight_limit(const struct store *store)
 {
-    return store->logins.limit;
+    return atomic_load(&store->logins.limit);
 }
 
 static uint64_t waiting(const struct store *store)
@@ -65,7 +65,7 @@ static uint64_t connections(const struct store *store)
 
 static uint64_t connections_limit(const struct store *store)
 {
-    return store->connections.limit;
+    return atomic_load(&store->connections.limit);
 }
 
 static uint64_t addresses_down(const struct store *store)
@@ -101,16 +101,21 @@ static const struct row {
      addresses_down},
 };
 
-void store_metrics_print(FILE *out, const struct store *stores, size_t count)
+static void print_row(FILE *out, const struct row *row, const struct store *store)
+{
+    fprintf(out, "%s{shard=\"", row->name);
+    metrics_print_label(out, store->title);
+    fprintf(out, "\"%s} %llu\n", row->label, (unsigned long long)row->value(store));
+}
+
+void store_metrics_print(FILE *out, const struct stores *stores)
 {
     for (const struct row *row = rows; row < rows + sizeof rows / sizeof rows[0]; row++) {
         if (row->help[0] != '\0')
             fprintf(out, "# HELP %s %s.\n# TYPE %s %s\n", row->name, row->help, row->name,
                     row->type);
-        for (size_t i = 0; i < count; i++) {
-            fprintf(out, "%s{shard=\"", row->name);
-            metrics_print_label(out, stores[i].shard->title);
-            fprintf(out, "\"%s} %llu\n", row->label, (unsigned long long)row->value(&stores[i]));
-        }
+        for (size_t i = 0; i < CONF_SHARD_IDS; i++)
+            if (stores->by_id[i] != NULL && !atomic_load(&stores->by_id[i]->is_removed))
+                print_row(out, row, stores->by_id[i]);
     }
 }

@@ -1,4 +1,4 @@
-/* The stores as Prometheus reads them: series of each shard, labelled with its title. Any thread. */
+/* The stores as Prometheus reads them: series of each shard, labelled with its title. */
 #ifndef IMAPMUX_PROXY_STORE_METRICS_H
 #define IMAPMUX_PROXY_STORE_METRICS_H
 
@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 
-void store_metrics_print(FILE *out, const struct store *stores, size_t count);
+/* Of those whose shard is configured. On the control thread. */
+void store_metrics_print(FILE *out, const struct stores *stores);
 
 #endif

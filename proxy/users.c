@@ -375,17 +375,17 @@ static void let_go(struct session *s, uint64_t within_ms)
     phase_arm(s, s->lingering ? LIMIT_LINGER : LIMIT_IDLE);
 }
 
-void users_let_go(struct home *home, const struct conf_shard *shard, uint64_t within_ms)
+void users_let_go(struct home *home, size_t shard_id, uint64_t within_ms)
 {
     for (struct session *s = home->sessions; s != NULL; s = s->next)
-        if (s->phase == P_RELAY && (shard == NULL || s->shard == shard))
+        if (s->phase == P_RELAY && (shard_id == USERS_ALL_SHARDS || s->shard->id == shard_id))
             let_go(s, within_ms);
 }
 
 void users_drain(struct home *home, uint64_t within_ms)
 {
     home->drained_ms = uv_now(home->env.loop) + within_ms;
-    users_let_go(home, NULL, within_ms);
+    users_let_go(home, USERS_ALL_SHARDS, within_ms);
 }
 
 void users_is_relayed(struct session *s)

@@ -83,10 +83,11 @@ void users_release(struct home *home, const char *user);
 size_t users_kick(struct home *home, const char *user, const char *session_id, const char *bye);
 
 /*
- * The same for every relayed session (of this shard, unless that is NULL), each at a random moment
+ * The same for every relayed session (of this shard, unless it is USERS_ALL_SHARDS), each at a random moment
  * within this time.
  */
-void users_let_go(struct home *home, const struct conf_shard *shard, uint64_t within_ms);
+#define USERS_ALL_SHARDS SIZE_MAX
+void users_let_go(struct home *home, size_t shard_id, uint64_t within_ms);
 
 /* The same for all that are relayed, and for those that will be by then. */
 void users_drain(struct home *home, uint64_t within_ms);

@@ -42,6 +42,7 @@ struct side {
 struct verify {
     const struct env *env;
     struct verify_request *request; /* NULL once it is answered or cancelled */
+    const struct conf *conf;        /* which has the shards: held */
     const struct tls *tls;          /* held */
     struct side from, to;
     uv_timer_t deadline;
@@ -110,6 +111,7 @@ static void close_verify(struct verify *verify)
         verify->request->verify = NULL;
     close_side(&verify->from);
     close_side(&verify->to);
+    conf_release(&verify->conf);
     tls_release(&verify->tls);
     uv_close((uv_handle_t *)&verify->deadline, deadline_closed);
 }
@@ -122,6 +124,7 @@ bool verify_start(const struct env *env, const struct tls *tls, struct verify_re
     if (verify == NULL)
         return err_set(err, ERR_INTERNAL, "no memory to verify");
     verify->env = env;
+    verify->conf = conf_hold(env->conf);
     verify->tls = tls_hold(tls);
     verify->request = request;
     request->verify = verify;

@@ -14,8 +14,8 @@ struct verify;
 
 struct verify_request {
     /* Set by the owner; borrowed until the answer. */
-    const struct conf_shard *from, *to;
-    const char *from_user, *to_user; /* her names there */
+    const struct conf_shard *from, *to; /* of the configuration in force when it starts */
+    const char *from_user, *to_user;    /* her names there */
     /*
      * ERR_NONE: `comparison` tells, and is valid during the call. Else a store did not answer, or
      * what it said is of no use, and it is NULL.

@@ -8,11 +8,13 @@
 #include "proxy/listeners.h"
 #include "proxy/net/listener.h"
 #include "proxy/net/redis_link.h"
+#include "proxy/pool_change.h"
 #include "proxy/relay.h"
 #include "proxy/session.h"
 #include "proxy/store_metrics.h"
 #include "proxy/traces.h"
 #include "proxy/users.h"
+#include "proxy/worker_change.h"
 
 #include <assert.h>
 #include <fcntl.h>
@@ -40,8 +42,7 @@ struct worker {
 };
 
 struct workers {
-    const struct conf *conf;
-    struct store *stores;
+    struct stores *stores;
     struct throttle *throttle;
     struct limits *limits;
     struct workers_view view;
@@ -262,12 +263,12 @@ static bool open_services(struct worker *w, size_t worker_count, struct err *err
         return err_set(err, ERR_INTERNAL, "no memory for a worker");
     home->auth = auth_open(&home->env, w->all->throttle, err);
     home->router = home->auth == NULL ? NULL : router_open(&home->env, &view, err);
-    if (conf->route.keep_referrals && (home->corrector = corrector_open(&home->env, err)) == NULL)
+    if (home->env.redis != NULL && (home->corrector = corrector_open(&home->env, err)) == NULL)
         return false;
     return home->router != NULL;
 }
 
-static bool open_worker(struct worker *w, struct workers *all, size_t worker_count,
+static bool open_worker(struct worker *w, struct workers *all, const struct conf *conf,
                         const struct tls *tls, const struct listeners *listeners, struct err *err)
 {
     struct home *home = &w->home;
@@ -286,21 +287,16 @@ static bool open_worker(struct worker *w, struct workers *all, size_t worker_cou
         return err_set(err, ERR_INTERNAL, "no descriptors for a worker");
     home->env = (struct env){.loop = &w->loop,
                              .turn = &w->turn,
-                             .conf = all->conf,
+                             .conf = conf_hold(conf),
                              .counters = &w->counters,
                              .freshness = all->view.freshness};
     home->phases = session_phases();
     home->tls = tls_hold(tls);
-    home->shard_capabilities = mem_array(all->conf->shard_count, sizeof(struct span));
+    home->shard_count = conf->shard_titles.count;
+    home->shard_capabilities = mem_array(home->shard_count, sizeof(struct span));
     if (home->shard_capabilities == NULL)
         return err_set(err, ERR_INTERNAL, "no memory for a worker");
-    home->filter =
-        (struct caps_filter){.remove = (const char *const *)all->conf->capability.remove.items,
-                             .remove_count = all->conf->capability.remove.count,
-                             .add = (const char *const *)all->conf->capability.add.items,
-                             .add_count = all->conf->capability.add.count,
-                             .common = home->shard_capabilities,
-                             .common_count = all->conf->shard_count};
+    worker_set_filter(home);
     home->home_of = home_of;
     home->on_session_gone = on_session_gone;
     home->on_held = on_held;
@@ -309,10 +305,11 @@ static bool open_worker(struct worker *w, struct workers *all, size_t worker_cou
     home->traces = traces_open(home);
     if (home->users == NULL || home->history == NULL || home->traces == NULL)
         return err_set(err, ERR_INTERNAL, "no memory for a worker");
-    home->pool = pool_open(&home->env, tls, all->stores, (size_t)(w - all->list), worker_count);
+    home->pool = pool_open(&home->env, tls, all->stores, (size_t)(w - all->list));
     if (home->pool == NULL)
         return err_set(err, ERR_INTERNAL, "no memory for a pool");
-    return open_services(w, worker_count, err) && worker_prepare_listeners(home, listeners, err);
+    return open_services(w, all->stores->worker_count, err) &&
+           worker_prepare_listeners(home, listeners, err);
 }
 
 /* Sessions that were on their way to a worker that has ended: they arrive, only to be cut off. */
@@ -334,6 +331,7 @@ static void empty_inbox(struct worker *w)
 static void close_worker(struct worker *w)
 {
     if (w->loop_open) {
+        worker_discard(&w->home);
         stop_accepting(w);
         if (w->home.router != NULL)
             router_close(&w->home.router);
@@ -357,7 +355,8 @@ static void close_worker(struct worker *w)
             log_event(LOG_LEVEL_ERROR, "stop", "a worker's loop still has handles");
     }
     tls_release(&w->home.tls);
-    for (size_t i = 0; w->home.shard_capabilities != NULL && i < w->all->conf->shard_count; i++)
+    conf_release(&w->home.env.conf);
+    for (size_t i = 0; w->home.shard_capabilities != NULL && i < w->home.shard_count; i++)
         mem_free((void *)w->home.shard_capabilities[i].ptr);
     mem_free(w->home.shard_capabilities);
     mem_free(w->home.scratch);
@@ -388,8 +387,7 @@ static void close_shared(struct workers *all)
 {
     throttle_close(&all->throttle);
     limits_close(&all->limits);
-    if (all->stores != NULL)
-        stores_close(&all->stores, all->conf->shard_count);
+    stores_close(&all->stores);
     mem_free(all->list);
 }
 
@@ -397,7 +395,6 @@ static void close_shared(struct workers *all)
 static bool open_shared(struct workers *all, const struct conf *conf, size_t worker_count,
                         struct err *err)
 {
-    all->conf = conf;
     all->list = mem_array(worker_count, sizeof *all->list);
     all->stores = stores_open(conf, worker_count);
     if (all->list == NULL || all->stores == NULL)
@@ -426,7 +423,7 @@ struct workers *workers_start(const struct conf *conf, const struct tls *tls,
     all->view = *view;
     all->started_at = time(NULL);
     while (opened && all->count < count) /* one that fails to open is counted, to be closed */
-        opened = open_worker(&all->list[all->count++], all, count, tls, listeners, err);
+        opened = open_worker(&all->list[all->count++], all, conf, tls, listeners, err);
     if (opened)
         view->on_open(view->owner, all);
     if (!opened || !start_threads(all, err))
@@ -509,7 +506,7 @@ bool workers_use_tls(struct workers *workers, const struct tls *tls, struct err 
     return written || err_set(err, ERR_INTERNAL, "no memory for letters to workers");
 }
 
-struct store *workers_stores(struct workers *workers)
+struct stores *workers_stores(struct workers *workers)
 {
     return workers->stores;
 }
@@ -591,7 +588,7 @@ static void print_all(FILE *out, const void *what)
     const struct workers_view *view = &all->workers->view;
 
     metrics_print(out, &all->sum);
-    store_metrics_print(out, all->workers->stores, all->workers->conf->shard_count);
+    store_metrics_print(out, all->workers->stores);
     if (view->print_metrics != NULL)
         view->print_metrics(view->owner, out);
     process_metrics_print(out, all->workers->started_at);
@@ -607,13 +604,13 @@ bool workers_print_metrics(const struct workers *workers, FILE *out)
     return true;
 }
 
-bool workers_save_metrics(const struct workers *workers, struct err *err)
+bool workers_save_metrics(const struct workers *workers, const char *file, struct err *err)
 {
     struct exposition all = {.workers = workers};
 
     if (!workers_sum_metrics(workers, &all.sum))
         return err_set(err, ERR_INTERNAL, "no memory for metrics");
-    return metrics_save(workers->conf->metrics.file, print_all, &all, err);
+    return metrics_save(file, print_all, &all, err);
 }
 
 void workers_end(struct workers **workers, bool last_word)
@@ -632,10 +629,15 @@ void workers_end(struct workers **workers, bool last_word)
             uv_thread_join(&all->list[i].thread);
     for (size_t i = 0; i < all->count; i++)
         empty_inbox(&all->list[i]);
+
+    const struct conf *conf = all->list[0].running ? conf_hold(all->list[0].home.env.conf) : NULL;
+
     for (size_t i = 0; i < all->count; i++)
         close_worker(&all->list[i]);
-    if (last_word && all->conf->metrics.file[0] != '\0' && all->list[0].running)
-        workers_save_metrics(all, NULL); /* the last word; a failure was logged before */
+    if (last_word && conf != NULL &&
+        conf->metrics.file[0] != '\0') /* a failure was logged before */
+        workers_save_metrics(all, conf->metrics.file, NULL);
+    conf_release(&conf);
     close_shared(all);
     mem_free(all);
 }

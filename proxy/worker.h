@@ -75,8 +75,8 @@ void workers_stop(struct workers *workers);
  */
 bool workers_use_tls(struct workers *workers, const struct tls *tls, struct err *err);
 
-/* The stores, in the order of conf->shards: until workers_end. */
-struct store *workers_stores(struct workers *workers);
+/* The stores: until workers_end. */
+struct stores *workers_stores(struct workers *workers);
 
 size_t workers_count(const struct workers *workers);
 
@@ -112,8 +112,8 @@ bool workers_sum_metrics(const struct workers *workers, struct counters *sum_out
  */
 bool workers_print_metrics(const struct workers *workers, FILE *out);
 
-/* Writes the same to conf->metrics.file. False with *err set. */
-bool workers_save_metrics(const struct workers *workers, struct err *err);
+/* Writes the same to a file. False with *err set. */
+bool workers_save_metrics(const struct workers *workers, const char *file, struct err *err);
 
 /*
  * Cuts off the sessions that are left, ends and joins the threads, frees all. With

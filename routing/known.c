@@ -24,7 +24,7 @@ enum { TOLD_MS = 60 * 1000 };
 struct entry {
     UT_hash_handle hh;
     struct entry *prev, *next; /* in the list that it belongs to; who came last is first */
-    const char *shard;         /* the title in the configuration; NULL without a route */
+    size_t shard;              /* its id, and one more; 0 without a route */
     const char *source;
     char *backend_user; /* NULL: Redis names none */
     uint64_t epoch;
@@ -42,10 +42,11 @@ struct list {
 };
 
 struct known {
-    const struct conf *conf;
+    size_t holders;
+    const struct conf *conf; /* in force: held */
     const struct freshness *freshness;
     struct counters *counters;
-    size_t max;
+    size_t worker_count;
     struct entry *by_user;
     struct list routes, told; /* entries with a route, and without */
     uint64_t event_count;
@@ -64,22 +65,28 @@ struct known *known_open(const struct conf *conf, const struct router_view *view
 {
     static const struct freshness none;
     struct known *known = mem_new(sizeof *known);
-    size_t workers = view->worker_count == 0 ? 1 : view->worker_count;
 
     if (known == NULL) {
         err_set(err, ERR_INTERNAL, "route: no memory");
         return NULL;
     }
-    known->conf = conf;
+    known->holders = 1;
+    known->conf = conf_hold(conf);
     known->freshness = view->freshness == NULL ? &none : view->freshness;
     known->counters = counters;
-    known->max = (size_t)conf->route.max_known / workers + 1;
+    known->worker_count = view->worker_count == 0 ? 1 : view->worker_count;
+    return known;
+}
+
+struct known *known_hold(struct known *known)
+{
+    known->holders++;
     return known;
 }
 
 static struct list *list_of(struct known *known, const struct entry *entry)
 {
-    return entry->shard != NULL ? &known->routes : &known->told;
+    return entry->shard != 0 ? &known->routes : &known->told;
 }
 
 static void leave_list(struct known *known, struct entry *entry)
@@ -116,17 +123,18 @@ static void drop(struct known *known, struct entry *entry)
     mem_free(entry);
 }
 
-void known_close(struct known **known)
+void known_release(struct known **known)
 {
     struct known *k = *known;
 
     *known = NULL;
-    if (k == NULL)
+    if (k == NULL || --k->holders > 0)
         return;
     while (k->routes.recent != NULL)
         drop(k, k->routes.recent);
     while (k->told.recent != NULL)
         drop(k, k->told.recent);
+    conf_release(&k->conf);
     mem_free(k);
 }
 
@@ -140,13 +148,19 @@ static struct entry *find(const struct known *known, const char *user)
     return entry;
 }
 
-static void make_room(struct known *known)
+/* This worker's part. */
+static size_t max_of(const struct known *known)
+{
+    return (size_t)known->conf->route.max_known / known->worker_count + 1;
+}
+
+static void make_room(struct known *known, size_t max)
 {
     struct list *list = &known->routes;
 
-    if (HASH_COUNT(known->by_user) < known->max)
+    if (HASH_COUNT(known->by_user) < max)
         return;
-    if (known->told.count > known->max / 4 || list->count == 0)
+    if (known->told.count > max / 4 || list->count == 0)
         list = &known->told;
     drop(known, list->recent->prev); /* the head's prev is the tail */
 }
@@ -159,7 +173,7 @@ static struct entry *entry_new(struct known *known, const char *user)
 
     if (entry == NULL)
         return NULL;
-    make_room(known);
+    make_room(known, max_of(known));
     memcpy(entry->user, user, len);
     HASH_ADD_STR(known->by_user, user, entry);
     if (entry->hh.tbl != NULL)
@@ -171,9 +185,25 @@ static struct entry *entry_new(struct known *known, const char *user)
 /* The entry is in no list. */
 static void clear_route(struct entry *entry)
 {
-    entry->shard = NULL;
+    entry->shard = 0;
     mem_free(entry->backend_user);
     entry->backend_user = NULL;
+}
+
+/* Titles stay with their ids, those of shards that were removed, too. */
+static const char *shard_of(const struct known *known, const struct entry *entry)
+{
+    return known->conf->shard_titles.items[entry->shard - 1];
+}
+
+void known_use(struct known *known, const struct conf *conf)
+{
+    const struct conf *old = known->conf;
+
+    known->conf = conf_hold(conf);
+    conf_release(&old);
+    while (HASH_COUNT(known->by_user) > max_of(known))
+        make_room(known, max_of(known));
 }
 
 /* --- looking --- */
@@ -198,7 +228,7 @@ bool known_find(struct known *known, const char *user, enum known_use use, struc
 {
     struct entry *entry = find(known, user);
 
-    if (entry == NULL || entry->shard == NULL || !may_serve(known, entry))
+    if (entry == NULL || entry->shard == 0 || !may_serve(known, entry))
         return false;
     if (use == KNOWN_FRESH ? !is_fresh(known, entry)
                            : now_ms() >= atomic_load(&known->freshness->fence_ms))
@@ -209,7 +239,7 @@ bool known_find(struct known *known, const char *user, enum known_use use, struc
                                 .epoch = entry->epoch,
                                 .source = entry->source,
                                 .age_ms = now_ms() - entry->read_ms};
-    snprintf(route_out->shard, sizeof route_out->shard, "%s", entry->shard);
+    snprintf(route_out->shard, sizeof route_out->shard, "%s", shard_of(known, entry));
     if (entry->backend_user != NULL)
         snprintf(route_out->backend_user, sizeof route_out->backend_user, "%s",
                  entry->backend_user);
@@ -242,17 +272,24 @@ bool known_is_outdated(const struct known *known, const char *user, struct route
 
 /* --- learning --- */
 
-/* Takes over a route; without memory there is none. The entry is in no list. */
-static void set_route(struct known *known, struct entry *entry, const char *shard,
+/*
+ * Takes over a route; there is none without memory, or when the shard was removed meanwhile. The
+ * entry is in no list.
+ */
+static void set_route(struct known *known, struct entry *entry, const char *title,
                       const char *backend_user)
 {
+    const struct conf_shard *shard = conf_find_shard(known->conf, title);
+
     clear_route(entry);
+    if (shard == NULL)
+        return;
     if (backend_user[0] != '\0') {
         entry->backend_user = mem_copy_text(backend_user, strlen(backend_user));
         if (entry->backend_user == NULL)
             return;
     }
-    entry->shard = conf_find_shard(known->conf, shard)->title;
+    entry->shard = shard->id + 1;
 }
 
 void known_keep(struct known *known, const char *user, struct route_moment asked,
@@ -278,7 +315,7 @@ void known_forget(struct known *known, const char *user)
 {
     struct entry *entry = find(known, user);
 
-    if (entry == NULL || entry->shard == NULL)
+    if (entry == NULL || entry->shard == 0)
         return;
     if (entry->told_event == 0) {
         drop(known, entry);
@@ -318,7 +355,7 @@ void known_each(const struct known *known,
 {
     for (const struct entry *entry = known->routes.recent; entry != NULL; entry = entry->next) {
         struct known_route route = {.user = entry->user,
-                                    .shard = entry->shard,
+                                    .shard = shard_of(known, entry),
                                     .backend_user =
                                         entry->backend_user == NULL ? "" : entry->backend_user,
                                     .epoch = entry->epoch,
@@ -335,7 +372,7 @@ void known_add(struct known *known, const struct known_route *route)
     struct entry *entry;
 
     if (conf_find_shard(known->conf, route->shard) == NULL || find(known, route->user) != NULL ||
-        HASH_COUNT(known->by_user) >= known->max)
+        HASH_COUNT(known->by_user) >= max_of(known))
         return;
     entry = entry_new(known, route->user);
     if (entry == NULL)

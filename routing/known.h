@@ -18,14 +18,18 @@ enum known_use {
 };
 
 /*
- * Without memory NULL, and *err set. All but *view is borrowed, and what that points to; without
- * view->freshness nothing serves.
+ * The caller holds it; without memory NULL, and *err set. The counters are borrowed, and what *view
+ * points to; without view->freshness nothing serves.
  */
 struct known *known_open(const struct conf *conf, const struct router_view *view,
                          struct counters *counters, struct err *err);
 
-/* Forgets all, and nulls the pointer; harmless on NULL. */
-void known_close(struct known **known);
+/* Of those who have it in common, on one thread; the last one to release it forgets all. */
+struct known *known_hold(struct known *known);
+void known_release(struct known **known); /* nulls the pointer; harmless on NULL */
+
+/* Another configuration is in force. What is remembered of its shards stays. */
+void known_use(struct known *known, const struct conf *conf);
 
 /*
  * Is there a route that may be used so now? It is active; `backend_user` is as Redis has it,

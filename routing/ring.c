@@ -141,7 +141,7 @@ static const struct conf_shard *choose(const struct ring_source *source,
     for (size_t i = 0; i < conf->shard_count; i++) {
         const struct conf_shard *shard = &conf->shards[i];
         uint32_t weight = source->writes && source->view.ring_weight != NULL
-                              ? source->view.ring_weight(source->view.owner, i)
+                              ? source->view.ring_weight(source->view.owner, shard->id)
                               : (uint32_t)shard->weight;
         double wait;
 

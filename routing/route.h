@@ -39,12 +39,14 @@ struct router; /* the chain of one worker */
 struct router_view {
     struct freshness *freshness; /* NULL: nothing remembered is ever to be trusted */
     /*
-     * How many of the new users the shard conf->shards[shard_index] shall take, in relation to
-     * others; 0: none. NULL: as in the configuration.
+     * How many of the new users the shard with this id shall take, in relation to others; 0: none.
+     * NULL: as in the configuration.
      */
-    uint32_t (*ring_weight)(void *owner, size_t shard_index);
+    uint32_t (*ring_weight)(void *owner, size_t shard_id);
     void *owner;
     size_t worker_count; /* among whom conf->route.max_known is divided; 0 counts as 1 */
+    /* Whose place it may take: they remember together until then. NULL: nobody's. */
+    struct router *before;
 };
 
 /* When something was asked: by the clock, and after how many events. */
@@ -87,13 +89,22 @@ struct route_request {
 };
 
 /*
- * The sources of conf->route.sources; NULL with *err set. `env`, and what *view points to, are
- * borrowed until the end of router_close; *view itself is copied.
+ * The sources of conf->route.sources; NULL with *err set. Both are copied, with the configuration
+ * as it is; what they point to is borrowed until the end of router_close.
  */
 struct router *router_open(const struct env *env, const struct router_view *view, struct err *err);
 void router_find(struct router *router, struct route_request *request);
 void router_cancel(struct route_request *request);
 void router_close(struct router **router);
+
+/* What it was opened with, but for `before`; borrowed. */
+const struct router_view *router_view(const struct router *router);
+
+/*
+ * The configuration of `router` is in force from now on: it takes the place of *before, which it was
+ * opened with, and which is closed once its requests have ended. Nulls the pointer.
+ */
+void router_take_over(struct router *router, struct router **before);
 
 /*
  * What an event has told of a user's route. What is remembered of it counts no more unless it is

@@ -27,10 +27,11 @@ struct link {
 };
 
 struct router {
-    const struct env *env;
+    const struct env *env; /* held */
     struct router_view view;
-    struct known *known; /* NULL unless Redis is a source */
+    struct known *known; /* held; NULL unless Redis is a source */
     size_t active_count; /* requests under way */
+    bool retired;        /* another one has its place: closed after the last request */
     size_t count;
     struct link links[];
 };
@@ -39,6 +40,7 @@ static const struct route_source *const known_sources[] = {
     &route_source_redis, &route_source_attribute, &route_source_file, &route_source_ring,
     &route_source_default};
 
+static bool open_known(struct router *router, const struct router *before, struct err *err);
 static bool open_link(struct router *router, const char *name, struct err *err);
 static bool arm_deadline(struct route_request *request);
 static void be_patient(struct route_request *request, uint64_t ms);
@@ -81,22 +83,29 @@ struct router *router_open(const struct env *env, const struct router_view *view
         err_set(err, ERR_INTERNAL, "route: no memory");
         return NULL;
     }
-    router->env = env;
+    router->env = env_copy(env);
     router->view = *view;
-    if (conf_routes_by_redis(env->conf)) {
-        router->known = known_open(env->conf, view, env->counters, err);
-        if (router->known == NULL) {
-            mem_free(router);
-            return NULL;
-        }
-    }
-    for (size_t i = 0; i < names->count; i++) {
-        if (!open_link(router, names->items[i], err)) {
-            router_close(&router);
-            return NULL;
-        }
-    }
+    router->view.before = NULL;
+    bool good = router->env != NULL || err_set(err, ERR_INTERNAL, "route: no memory");
+    good = good && open_known(router, view->before, err);
+    for (size_t i = 0; good && i < names->count; i++)
+        good = open_link(router, names->items[i], err);
+    if (!good)
+        router_close(&router);
     return router;
+}
+
+/* False with *err set. */
+static bool open_known(struct router *router, const struct router *before, struct err *err)
+{
+    const struct env *env = router->env;
+
+    if (!conf_routes_by_redis(env->conf))
+        return true;
+    router->known = before != NULL && before->known != NULL
+                        ? known_hold(before->known)
+                        : known_open(env->conf, &router->view, env->counters, err);
+    return router->known != NULL;
 }
 
 static bool open_link(struct router *router, const char *name, struct err *err)
@@ -155,8 +164,26 @@ void router_close(struct router **router)
     assert(r->active_count == 0);
     for (size_t i = 0; i < r->count; i++)
         r->links[i].source->close(r->links[i].state);
-    known_close(&r->known);
+    known_release(&r->known);
+    env_release(&r->env);
     mem_free(r);
+}
+
+const struct router_view *router_view(const struct router *router)
+{
+    return &router->view;
+}
+
+void router_take_over(struct router *router, struct router **before)
+{
+    struct router *b = *before;
+
+    *before = NULL;
+    if (router->known != NULL)
+        known_use(router->known, router->env->conf);
+    b->retired = true;
+    if (b->active_count == 0)
+        router_close(&b);
 }
 
 void router_learn(struct router *router, const char *user, uint64_t epoch, enum route_state state)
@@ -371,12 +398,15 @@ static void give_answer(struct turn_task *task)
 /* The end of a request, answered or cancelled: nothing of ours points at it afterwards. */
 static void leave(struct route_request *request)
 {
-    turn_cancel(request->router->env->turn, &request->task);
+    struct router *router = request->router;
+
+    turn_cancel(router->env->turn, &request->task);
     if (request->deadline != NULL)
         uv_close((uv_handle_t *)request->deadline, timer_closed);
     request->deadline = NULL;
     request->active = false;
-    request->router->active_count--;
+    if (--router->active_count == 0 && router->retired)
+        router_close(&router);
 }
 
 /*

@@ -31,6 +31,7 @@ static bool is_secure(const struct conf_ldap *conf)
 static void free_source(struct ldap_source *source)
 {
     ldap_wishes_close(&source->wishes);
+    env_release(&source->env);
     mem_free(source);
 }
 
@@ -43,7 +44,7 @@ static void *source_open(const struct env *env, struct err *err)
         return NULL;
     source = mem_new(sizeof *source);
     if (source != NULL) {
-        source->env = env;
+        source->env = env_hold(env);
         source->mask_unknown = is_last_source(env->conf) && conf->dn_template[0] == '\0';
         source->base_varies = strstr(conf->base, "%{") != NULL;
         source->referred.start_tls = is_secure(conf);

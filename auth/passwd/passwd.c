@@ -63,10 +63,11 @@ static void *source_open(const struct env *env, struct err *err)
         err_set(err, ERR_INTERNAL, "passwd: no memory");
         return NULL;
     }
-    source->env = env;
+    source->env = env_hold(env);
     source->mask_unknown = is_last_source(env->conf);
     source->shared = use_shared(&env->conf->passwd, err);
     if (source->shared == NULL) {
+        env_release(&source->env);
         mem_free(source);
         return NULL;
     }
@@ -270,6 +271,7 @@ static void free_source(void *receiver)
     struct source *source = receiver;
 
     leave_shared(source->shared);
+    env_release(&source->env);
     mem_free(source);
 }
 

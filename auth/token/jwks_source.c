@@ -64,7 +64,7 @@ struct jwks_source *jwks_source_open(const struct env *env, void (*on_load)(void
         err_set(err, ERR_INTERNAL, "oauth: no memory");
         return NULL;
     }
-    source->env = env;
+    source->env = env_hold(env);
     source->on_load = on_load;
     source->owner = owner;
     source->work.data = source;
@@ -245,5 +245,6 @@ static void free_when_done(struct jwks_source *source)
         return;
     jwks_close(&source->keys);
     jwks_close(&source->found.keys);
+    env_release(&source->env);
     mem_free(source);
 }

@@ -43,6 +43,7 @@ struct admin_client {
 
 struct admin {
     const struct env *env;
+    const struct conf *conf; /* of the start: held, for the section admin stays the same */
     admin_handler *const *handlers;
     void *context;
     struct admin_socket socket;
@@ -68,7 +69,9 @@ struct admin *admin_open(const struct env *env, bool beside, admin_handler *cons
     admin->env = env;
     admin->handlers = handlers;
     admin->context = context;
-    if (!admin_socket_open(&admin->socket, &env->conf->admin, beside, err)) {
+    admin->conf = conf_hold(env->conf);
+    if (!admin_socket_open(&admin->socket, &admin->conf->admin, beside, err)) {
+        conf_release(&admin->conf);
         mem_free(admin);
         return NULL;
     }
@@ -113,6 +116,7 @@ void admin_close(struct admin **admin)
         close_client(a->clients);
     admin_socket_remove(&a->socket);
     listener_close(&a->listener);
+    conf_release(&a->conf);
     mem_free(a);
 }
 

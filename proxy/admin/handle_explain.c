@@ -225,15 +225,15 @@ static bool add_sessions(json_t *told, const struct inquiry *inquiry, const stru
 }
 
 /* What her next login would come to. */
-static json_t *judge(const struct explain *explain, const struct store *stores,
+static json_t *judge(const struct explain *explain, const struct stores *stores,
                      const struct conf_shard *serving)
 {
     const struct conf *conf = explain->control->env.conf;
     struct err refusal = {0};
     char verdict[VERDICT_MAX];
 
-    if (serving != NULL && store_refuses(&stores[serving - conf->shards]))
-        store_tell_refusal(&stores[serving - conf->shards], &refusal);
+    if (serving != NULL && store_refuses(stores_of(stores, serving)))
+        store_tell_refusal(stores_of(stores, serving), &refusal);
     verdict_tell(&(struct verdict_view){conf, &explain->inquiry, serving, &refusal}, verdict);
     return text(verdict);
 }
@@ -243,15 +243,16 @@ static void tell_all(struct explain *explain)
     const struct inquiry *inquiry = &explain->inquiry;
     struct workers *workers = explain->control->workers;
     const struct conf *conf = explain->control->env.conf;
-    const struct store *stores = workers_stores(workers), *store = NULL;
+    const struct stores *stores = workers_stores(workers);
+    const struct store *store = NULL;
     const struct conf_shard *serving = NULL;
     const struct conf_shard *shard =
         inquiry->has_route ? conf_find_shard(conf, inquiry->route.shard) : NULL;
     json_t *told = json_object();
 
     if (shard != NULL) {
-        store = &stores[shard - conf->shards];
-        serving = store_serving(stores, shard);
+        store = stores_of(stores, shard);
+        serving = conf_shard_of(conf, store_serving(store)->id);
     }
     if (set(told, "name", text(admin_argument(explain->call, "user"))) &&
         set(told, "normalised", text(inquiry->user)) && set(told, "user", text(inquiry->name)) &&

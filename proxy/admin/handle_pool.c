@@ -11,14 +11,14 @@ struct pool_call {
     struct control *control;
     bool by_worker;
     size_t worker_count, shard_count;
-    struct pool_counts *counts; /* of all shards, by worker */
+    struct pool_counts *counts; /* of all shards, by id, of one worker after the other */
 };
 
 static void visit(struct ask *ask, struct home *home, size_t worker)
 {
     struct pool_call *pool = (struct pool_call *)ask;
 
-    pool_count(home->pool, pool->counts + worker * pool->shard_count);
+    pool_count(home->pool, pool->counts + worker * pool->shard_count, pool->shard_count);
 }
 
 /* --- rows --- */
@@ -64,15 +64,18 @@ static bool add_row(json_t *rows, json_t *row, const struct pool_call *pool, siz
 
 static json_t *list_rows(const struct pool_call *pool)
 {
+    const struct conf *conf = pool->control->env.conf;
     json_t *rows = json_array();
     bool good = rows != NULL;
 
-    for (size_t i = 0; i < pool->shard_count && good; i++) {
-        const struct conf_shard *shard = workers_stores(pool->control->workers)[i].shard;
+    for (size_t i = 0; i < conf->shard_count && good; i++) {
+        const struct conf_shard *shard = &conf->shards[i];
         struct pool_counts sum = {0};
 
+        if (shard->id >= pool->shard_count) /* it is new */
+            continue;
         for (size_t worker = 0; worker < pool->worker_count && good; worker++) {
-            const struct pool_counts *part = &pool->counts[worker * pool->shard_count + i];
+            const struct pool_counts *part = &pool->counts[worker * pool->shard_count + shard->id];
 
             if (pool->by_worker)
                 good = add_row(rows, describe(shard, part), pool, worker);
@@ -125,7 +128,7 @@ void run_pool(struct admin_call *call)
     pool->control = control;
     pool->by_worker = by != NULL && strcmp(by, "worker") == 0;
     pool->worker_count = workers_count(control->workers);
-    pool->shard_count = control->env.conf->shard_count;
+    pool->shard_count = control->env.conf->shard_titles.count;
     pool->counts = mem_array(pool->worker_count * pool->shard_count, sizeof *pool->counts);
     if (pool->counts == NULL || !ask_workers(&pool->ask, control->workers, &control->inbox)) {
         release(pool);

@@ -45,26 +45,26 @@ static void add_configured(const struct conf_shard *shard, struct addresses *add
         add(addresses, json_string(shard->address.items[i]));
 }
 
-static json_t *describe(const struct control *control, size_t index)
+static json_t *describe(const struct control *control, const struct conf_shard *shard)
 {
-    const struct store *store = &workers_stores(control->workers)[index];
+    const struct store *store = stores_of(workers_stores(control->workers), shard);
     uint64_t since_ms = uv_hrtime() / 1000000 - atomic_load(&store->changed_ms);
     struct addresses addresses = {json_array(), ""};
     uint32_t waiting =
         atomic_load(&store->logins.waiting) + atomic_load(&store->connections.waiting);
 
-    if (control->health == NULL)
-        add_configured(store->shard, &addresses);
+    if (control->env.conf->health.interval == 0)
+        add_configured(shard, &addresses);
     else
-        health_each_address(control->health, index, add_address, &addresses);
-    return json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:o, s:s, s:s}", "shard",
-                     store->shard->title, "state", store_order_names[atomic_load(&store->order)],
-                     "health", atomic_load(&store->is_down) ? "down" : "up", "since_seconds",
+        health_each_address(control->health, store, add_address, &addresses);
+    return json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:o, s:s, s:s}", "shard", shard->title,
+                     "state", store_order_names[atomic_load(&store->order)], "health",
+                     atomic_load(&store->is_down) ? "down" : "up", "since_seconds",
                      (json_int_t)(since_ms / 1000), "weight",
                      (json_int_t)atomic_load(&store->weight), "connections",
                      (json_int_t)atomic_load(&store->connections.used), "waiting",
-                     (json_int_t)waiting, "addresses", addresses.list, "replica",
-                     store->shard->replica, "error", addresses.error);
+                     (json_int_t)waiting, "addresses", addresses.list, "replica", shard->replica,
+                     "error", addresses.error);
 }
 
 void run_shard_list(struct admin_call *call)
@@ -74,7 +74,7 @@ void run_shard_list(struct admin_call *call)
     bool good = list != NULL;
 
     for (size_t i = 0; i < control->env.conf->shard_count && good; i++)
-        good = json_array_append_new(list, describe(control, i)) == 0;
+        good = json_array_append_new(list, describe(control, &control->env.conf->shards[i])) == 0;
     admin_answer(call, good ? json_incref(list) : NULL);
     json_decref(list);
 }
@@ -92,21 +92,17 @@ static void on_ordered(struct order_request *request, const struct err *err)
 {
     struct order_call *order = (struct order_call *)request;
     const struct control *control = order->control;
-    const struct conf_shard *shard = request->shard;
+    const struct store *store = request->store;
 
-    if (order->call != NULL && err->kind != ERR_NONE) {
-        admin_refuse(order->call, "shard %s: %s", shard->title, err->text);
-    } else if (order->call != NULL) {
-        const struct store *store =
-            &workers_stores(control->workers)[shard - control->env.conf->shards];
-
+    if (order->call != NULL && err->kind != ERR_NONE)
+        admin_refuse(order->call, "shard %s: %s", store->title, err->text);
+    else if (order->call != NULL)
         admin_answer(
             order->call,
-            json_pack("{s:s, s:s, s:I, s:s}", "shard", shard->title, "state",
+            json_pack("{s:s, s:s, s:I, s:s}", "shard", store->title, "state",
                       store_order_names[atomic_load(&store->order)], "weight",
                       (json_int_t)atomic_load(&store->weight), "applies_to",
                       control->env.redis == NULL ? "this process until it ends" : "all proxies"));
-    }
     mem_free(order);
 }
 
@@ -130,8 +126,11 @@ static struct order_call *new_order(struct admin_call *call)
     if (order == NULL)
         return NULL;
     order->control = control;
-    order->request = (struct order_request){
-        .shard = shard, .let_go = order->let_go, .weight = order->weight, .on_answer = on_ordered};
+    order->request =
+        (struct order_request){.store = stores_of(workers_stores(control->workers), shard),
+                               .let_go = order->let_go,
+                               .weight = order->weight,
+                               .on_answer = on_ordered};
     return order;
 }
 

@@ -211,21 +211,22 @@ static json_t *list_servers(const struct status *status)
 
 static json_t *describe_stores(struct control *control)
 {
-    const struct store *stores = workers_stores(control->workers);
+    const struct conf *conf = control->env.conf;
     json_t *down = json_array(), *withdrawn = json_array();
-    size_t count = control->env.conf->shard_count;
 
-    for (size_t i = 0; i < count; i++) {
-        json_t *title = json_string(stores[i].shard->title);
+    for (size_t i = 0; i < conf->shard_count; i++) {
+        const struct store *store = stores_of(workers_stores(control->workers), &conf->shards[i]);
+        json_t *title = json_string(store->title);
 
-        if (atomic_load(&stores[i].is_down))
+        if (atomic_load(&store->is_down))
             json_array_append(down, title);
-        if (atomic_load(&stores[i].order) != STORE_UP)
+        if (atomic_load(&store->order) != STORE_UP)
             json_array_append(withdrawn, title);
         json_decref(title);
     }
-    return json_pack("{s:I, s:o, s:o}", "up", (json_int_t)(count - json_array_size(down)), "down",
-                     down, "withdrawn", withdrawn);
+    return json_pack("{s:I, s:o, s:o}", "up",
+                     (json_int_t)(conf->shard_count - json_array_size(down)), "down", down,
+                     "withdrawn", withdrawn);
 }
 
 static json_t *list_certificates(const struct tls *tls)

@@ -74,6 +74,21 @@ static void on_verified(struct verify_request *request,
     mem_free(verifying);
 }
 
+static bool find_shards(struct verifying *verifying)
+{
+    const struct conf *conf = verifying->control->env.conf;
+    struct verify_request *verify = &verifying->verify;
+
+    *verify = (struct verify_request){
+        .from = conf_find_shard(conf, admin_argument(verifying->call, "from")),
+        .to = conf_find_shard(conf, admin_argument(verifying->call, "to")),
+        .from_user = verifying->backend_user,
+        .to_user = verifying->backend_user,
+        .on_answer = on_verified,
+        .owner = verifying};
+    return verify->from != NULL && verify->to != NULL;
+}
+
 /* Whoever is moved has a route, which is not to be used. */
 static void on_route(struct route_request *request, const struct route *route,
                      const struct err *err)
@@ -88,6 +103,10 @@ static void on_route(struct route_request *request, const struct route *route,
     }
     snprintf(verifying->backend_user, sizeof verifying->backend_user, "%s",
              route == NULL ? verifying->user : route->backend_user);
+    if (!find_shards(verifying)) {
+        refuse(verifying, ERR_PEER, "a shard was removed");
+        return;
+    }
     if (!verify_start(&control->env, control->tls, &verifying->verify, &why))
         refuse(verifying, why.kind, why.text);
 }
@@ -100,15 +119,9 @@ static bool read_arguments(struct verifying *verifying)
                *from = admin_argument(verifying->call, "from"),
                *to = admin_argument(verifying->call, "to");
 
-    verifying->verify = (struct verify_request){.from = conf_find_shard(conf, from),
-                                                .to = conf_find_shard(conf, to),
-                                                .from_user = verifying->backend_user,
-                                                .to_user = verifying->backend_user,
-                                                .on_answer = on_verified,
-                                                .owner = verifying};
     if (!username_normalise(&conf->username, span_of(user), verifying->user))
         admin_refuse(verifying->call, "this cannot be the name of a user");
-    else if (verifying->verify.from == NULL || verifying->verify.to == NULL)
+    else if (!find_shards(verifying))
         admin_refuse(verifying->call, "there is no shard \"%s\"",
                      verifying->verify.from == NULL ? from : to);
     else

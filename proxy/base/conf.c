@@ -11,6 +11,7 @@
 #include <confuse.h>
 #include <errno.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -115,12 +116,30 @@ static bool fill_secret(struct conf_reader *reader, const struct conf_row *row, 
                         struct secret *secret_out);
 static const char *text_of(cfg_t *cfg, const char *name);
 static int start_line(cfg_t *cfg);
+static bool number_shards(struct conf *conf);
+static struct conf *open_next(const char *path, const struct conf *running,
+                              struct conf_changes *changes, struct err *err);
+static bool take_place(struct conf_reader *reader, struct conf *conf, const struct conf *running,
+                       struct conf_changes *changes);
 static void release_section(const struct conf_section *section, struct conf *conf);
 static void release_one(const struct conf_section *section, void *values);
-static void release_words(struct conf_words *words);
 static void wipe_secrets(cfg_t *cfg);
 
 struct conf *conf_open(const char *path, struct err *err)
+{
+    return open_next(path, NULL, NULL, err);
+}
+
+struct conf *conf_reopen(const char *path, const struct conf *running,
+                         struct conf_changes *changes_out, struct err *err)
+{
+    *changes_out = (struct conf_changes){0};
+    return open_next(path, running, changes_out, err);
+}
+
+/* `running` is NULL when there is none. */
+static struct conf *open_next(const char *path, const struct conf *running,
+                              struct conf_changes *changes, struct err *err)
 {
     struct err unheard = {0};
     struct conf_reader reader = {.path = path, .err = err == NULL ? &unheard : err};
@@ -136,24 +155,51 @@ struct conf *conf_open(const char *path, struct err *err)
     current_reader = &reader;
     if (set_folder(&reader) && parse(&reader, path))
         conf = build(&reader);
-    if (conf != NULL && !conf_check(&reader, conf))
+    if (conf != NULL && !(conf_check(&reader, conf) &&
+                          (running == NULL || take_place(&reader, conf, running, changes))))
         conf_close(&conf);
     current_reader = NULL;
-    release_words(&reader.files);
+    conf_words_release(&reader.files);
     wipe_secrets(reader.cfg);
     cfg_free(reader.cfg);
     return conf;
 }
 
+/* The file is good, but together with what stays as it is it may not be. */
+static bool take_place(struct conf_reader *reader, struct conf *conf, const struct conf *running,
+                       struct conf_changes *changes)
+{
+    if (!conf_follow(running, conf, changes))
+        return err_set(reader->err, ERR_INTERNAL, "%s: no memory", reader->path);
+    return conf_check(reader, conf);
+}
+
 void conf_close(struct conf **conf)
 {
-    if (*conf == NULL)
+    const struct conf *own = *conf;
+
+    *conf = NULL;
+    conf_release(&own);
+}
+
+const struct conf *conf_hold(const struct conf *conf)
+{
+    atomic_fetch_add(&((struct conf *)conf)->holders, 1);
+    return conf;
+}
+
+void conf_release(const struct conf **conf)
+{
+    struct conf *c = (struct conf *)*conf;
+
+    *conf = NULL;
+    if (c == NULL || atomic_fetch_sub(&c->holders, 1) > 0)
         return;
     for (const struct conf_section *section = conf_sections; section->name != NULL; section++)
-        release_section(section, *conf);
-    release_words(&(*conf)->files);
-    mem_free(*conf);
-    *conf = NULL;
+        release_section(section, c);
+    conf_words_release(&c->files);
+    conf_words_release(&c->shard_titles);
+    mem_free(c);
 }
 
 bool conf_has_word(const struct conf_words *words, const char *word)
@@ -179,6 +225,15 @@ const struct conf_shard *conf_find_shard(const struct conf *conf, const char *ti
 {
     for (size_t i = 0; i < conf->shard_count; i++) {
         if (strcmp(conf->shards[i].title, title) == 0)
+            return &conf->shards[i];
+    }
+    return NULL;
+}
+
+const struct conf_shard *conf_shard_of(const struct conf *conf, size_t id)
+{
+    for (size_t i = 0; i < conf->shard_count; i++) {
+        if (conf->shards[i].id == id)
             return &conf->shards[i];
     }
     return NULL;
@@ -389,7 +444,7 @@ static struct conf *build(struct conf_reader *reader)
 
     for (const struct conf_section *section = conf_sections; ok && section->name != NULL; section++)
         ok = fill_section(reader, section, conf);
-    if (ok) {
+    if (ok && number_shards(conf)) {
         conf->read_at = time(NULL);
         conf->files = reader->files;
         reader->files = (struct conf_words){0};
@@ -427,6 +482,20 @@ static bool fill_section(struct conf_reader *reader, const struct conf_section *
             return false;
     }
     return true;
+}
+
+/* In the order of the file. */
+static bool number_shards(struct conf *conf)
+{
+    struct conf_words *titles = &conf->shard_titles;
+
+    titles->items = mem_array(conf->shard_count + 1, sizeof *titles->items);
+    for (size_t i = 0; titles->items != NULL && i < conf->shard_count; i++) {
+        conf->shards[i].id = i;
+        if (!conf_words_add(titles, conf->shards[i].title))
+            return false;
+    }
+    return titles->items != NULL;
 }
 
 /* `cfg` is NULL for a section that is not in the file. */
@@ -474,10 +543,8 @@ static bool fill_words(const struct conf_row *row, cfg_t *cfg, struct conf_words
     for (unsigned i = 0; i < count; i++) {
         const char *text = is_set ? cfg_getnstr(cfg, row->name, i) : row->default_text;
 
-        words->items[i] = mem_copy_text(text, strlen(text));
-        if (words->items[i] == NULL)
+        if (!conf_words_add(words, text))
             return false;
-        words->count++;
     }
     return true;
 }
@@ -543,26 +610,10 @@ static void release_section(const struct conf_section *section, struct conf *con
     mem_free(array);
 }
 
-static void release_words(struct conf_words *words)
-{
-    for (size_t i = 0; i < words->count; i++)
-        mem_free(words->items[i]);
-    mem_free(words->items);
-}
-
 static void release_one(const struct conf_section *section, void *values)
 {
-    for (const struct conf_row *row = section->rows(); row->name != NULL; row++) {
-        void *member = (char *)values + row->offset;
-
-        if (row->kind == CONF_KIND_WORDS) {
-            release_words(member);
-        } else if (row->kind == CONF_KIND_TEXT || row->kind == CONF_KIND_PATH) {
-            mem_free(*(char **)member);
-        } else if (row->kind == CONF_KIND_SECRET) {
-            secret_release(member);
-        }
-    }
+    for (const struct conf_row *row = section->rows(); row->name != NULL; row++)
+        conf_row_release(row, (char *)values + row->offset);
     mem_free(((struct conf_head *)values)->title);
 }
 

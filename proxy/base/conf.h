@@ -1,7 +1,7 @@
 /*
  * proxy.conf as C structs: one struct per section, one member per row of settings.def. A
- * configuration is immutable once read; whoever opened it closes it after everything that borrows
- * from it has gone.
+ * configuration is immutable once read, and counted: a process may have several, the one in force
+ * and older ones. Whoever keeps a pointer into it from one turn of a loop to another holds it.
  */
 #ifndef IMAPMUX_BASE_CONF_H
 #define IMAPMUX_BASE_CONF_H
@@ -37,6 +37,7 @@ struct conf_words {
     struct conf_##section {                                                                        \
         char *title; /* "" for sections without one */                                             \
         int line;    /* where the section starts in its file; 0 when it is not there */            \
+        size_t id;   /* of a shard: see shard_titles */                                            \
         rows(CONF_MEMBER)                                                                          \
     };
 SETTINGS_SECTIONS(CONF_STRUCT)
@@ -51,6 +52,17 @@ struct conf {
     int64_t read_at; /* seconds since 1970 */
     SETTINGS_SECTIONS(CONF_FIELD)
     struct conf_words files; /* that it was read from: proxy.conf, what it includes, secrets */
+    /*
+     * By a shard's id, which stays the same through all configurations of a process: of the shards,
+     * and of those that earlier ones had. What there is for each shard is kept by its id.
+     */
+    struct conf_words shard_titles;
+    _Atomic size_t holders; /* beside the first one */
+};
+
+enum {
+    CONF_TITLE_MAX = 63,   /* octets of a shard's title */
+    CONF_SHARD_IDS = 4096, /* in the life of a process */
 };
 
 /* The words of CHOICE rows, in the order of settings.def. */
@@ -92,8 +104,15 @@ enum conf_ldap_scope { LDAP_SEARCH_BASE, LDAP_SEARCH_ONE, LDAP_SEARCH_SUBTREE };
  */
 struct conf *conf_open(const char *path, struct err *err);
 
-/* Releases and wipes; nulls the pointer. */
+/* Ends what conf_open began: the first hold. Nulls the pointer; harmless on NULL. */
 void conf_close(struct conf **conf);
+
+/*
+ * From any thread. The last one to release it wipes and frees it; nulls the pointer, harmless on
+ * NULL.
+ */
+const struct conf *conf_hold(const struct conf *conf);
+void conf_release(const struct conf **conf);
 
 /* Whether Redis is asked for routes. */
 bool conf_routes_by_redis(const struct conf *conf);
@@ -104,8 +123,9 @@ bool conf_uses_redis(const struct conf *conf);
 /* Is it one of them, to the letter? */
 bool conf_has_word(const struct conf_words *words, const char *word);
 
-/* The shard with this title, or NULL. */
+/* The shard with this title, or this id; NULL when the configuration has none. */
 const struct conf_shard *conf_find_shard(const struct conf *conf, const char *title);
+const struct conf_shard *conf_shard_of(const struct conf *conf, size_t id);
 
 /*
  * Every file that it names or was read from, by an absolute path: the section and its index there,

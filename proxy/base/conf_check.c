@@ -14,7 +14,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { TITLE_MAX = 63, PREFIX_MAX = 255, TICKET_ROTATIONS_MAX = 16 };
+enum { PREFIX_MAX = 255, TICKET_ROTATIONS_MAX = 16 };
 
 static bool check_log(struct conf_reader *reader, const struct conf *conf);
 static bool check_process(struct conf_reader *reader, const struct conf *conf);
@@ -414,6 +414,10 @@ static bool check_shards(struct conf_reader *reader, const struct conf *conf)
 {
     if (conf->shard_count == 0)
         return conf_fail_in(reader, "shard", 0, "there is no shard section");
+    if (conf->shard_titles.count > CONF_SHARD_IDS)
+        return conf_fail_in(reader, "shard", 0,
+                            "a process can have %d shards in all, those that were removed included",
+                            CONF_SHARD_IDS);
     for (size_t i = 0; i < conf->shard_count; i++) {
         if (!check_shard(reader, conf, i))
             return false;
@@ -430,12 +434,12 @@ static bool check_shard(struct conf_reader *reader, const struct conf *conf, siz
     char host[HOST_MAX];
     uint16_t port;
 
-    if (title_len == 0 || title_len > TITLE_MAX ||
+    if (title_len == 0 || title_len > CONF_TITLE_MAX ||
         shard->title[strspn(shard->title, allowed)] != '\0')
         return conf_fail_in(reader, "shard", index,
                             "found a shard \"%.64s\", expected a title of 1 to %d letters, digits, "
                             "\".\", \"_\", \"-\"",
-                            shard->title, TITLE_MAX);
+                            shard->title, CONF_TITLE_MAX);
     if (shard->address.count == 0)
         return conf_fail_in(reader, "shard", index, "shard \"%s\": \"address\" is not set",
                             shard->title);

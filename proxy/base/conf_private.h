@@ -5,7 +5,7 @@
 #ifndef IMAPMUX_BASE_CONF_PRIVATE_H
 #define IMAPMUX_BASE_CONF_PRIVATE_H
 
-#include "proxy/base/conf.h"
+#include "proxy/base/conf_change.h"
 
 #include <limits.h>
 #include <string.h>
@@ -42,7 +42,7 @@ struct conf_section {
     const char *name;
     const struct conf_row *(*rows)(void);
     const char *help;
-    size_t size;         /* of its struct, which starts with `char *title; int line;` */
+    size_t size;         /* of its struct, which starts as struct conf_head */
     size_t offset;       /* in struct conf: of the struct itself, or of the pointer to the array */
     size_t count_offset; /* of the array's count */
     bool many;
@@ -55,6 +55,7 @@ extern const struct conf_section conf_sections[];
 struct conf_head {
     char *title;
     int line;
+    size_t id;
 };
 
 /* A value of any kind but WORDS; conf_value_release frees what it holds. */
@@ -91,6 +92,16 @@ void conf_value_release(const struct conf_row *row, union conf_value *value);
 /* A number, flag, choice, duration or size as it is written in the file: a constant, or `out`. */
 const char *conf_value_write(const struct conf_row *row, const void *member,
                              char out[CONF_AMOUNT_MAX]);
+
+/* How large a value is that holds nothing else. */
+size_t conf_value_size(const struct conf_row *row);
+
+/* Frees what the row's member at `place` holds. */
+void conf_row_release(const struct conf_row *row, void *place);
+
+/* `words` has room for one more text, which is copied. False without memory. */
+bool conf_words_add(struct conf_words *words, const char *text);
+void conf_words_release(struct conf_words *words);
 
 /* Does it hold no control characters? */
 bool conf_is_text(const char *text);
@@ -142,6 +153,11 @@ const char *conf_why_unread(const char *path);
 
 /* May this process read and write what the configuration names? */
 bool conf_check_paths(struct conf_reader *reader, const struct conf *conf);
+/*
+ * Compares, and gives `after` what stays as it was `before`: ids of shards, and values that only a
+ * new process can change. False without memory.
+ */
+bool conf_follow(const struct conf *before, struct conf *after, struct conf_changes *changes);
 
 /* What concerns several settings, or the outside world. */
 bool conf_check(struct conf_reader *reader, const struct conf *conf);

@@ -29,8 +29,8 @@ static bool is_default(const struct conf_row *row, const void *member)
         return strcmp(*(char *const *)member, row->default_text) == 0;
     default:
         conf_value_read(row, "", row->default_text, &value); /* it is good: the parser reads it */
-        return strcmp(conf_value_write(row, member, is),
-                      conf_value_write(row, &value, would_be)) == 0;
+        return strcmp(conf_value_write(row, member, is), conf_value_write(row, &value, would_be)) ==
+               0;
     }
 }
 
@@ -131,7 +131,7 @@ void conf_print(FILE *out, const struct conf *conf, const char *only, bool all)
             continue;
         if (section->many) {
             memcpy(&count, (const char *)conf + section->count_offset, sizeof count);
-            memcpy(&values, field, sizeof values);
+            memcpy(&values, (const void *)values, sizeof(const char *));
         }
         for (size_t i = 0; i < count; i++, values += section->size)
             if (all || ((const struct conf_head *)values)->line > 0 || any_differs(section, values))

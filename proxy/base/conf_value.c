@@ -75,7 +75,7 @@ bool conf_read_duration(const char *text, uint64_t max_ms, uint64_t *ms_out)
     return ok;
 }
 
-void conf_value_store(const struct conf_row *row, const union conf_value *value, void *section)
+size_t conf_value_size(const struct conf_row *row)
 {
     static const size_t sizes[] = {
         [CONF_KIND_TEXT] = sizeof(CONF_TYPE_TEXT),
@@ -88,7 +88,12 @@ void conf_value_store(const struct conf_row *row, const union conf_value *value,
         [CONF_KIND_CHOICE] = sizeof(CONF_TYPE_CHOICE),
     };
 
-    memcpy((char *)section + row->offset, value, sizes[row->kind]);
+    return sizes[row->kind];
+}
+
+void conf_value_store(const struct conf_row *row, const union conf_value *value, void *section)
+{
+    memcpy((char *)section + row->offset, value, conf_value_size(row));
 }
 
 const char *conf_value_write(const struct conf_row *row, const void *member,
@@ -125,6 +130,32 @@ void conf_value_release(const struct conf_row *row, union conf_value *value)
         mem_free(value->text);
     if (row->kind == CONF_KIND_SECRET)
         secret_release(&value->secret);
+}
+
+void conf_row_release(const struct conf_row *row, void *place)
+{
+    if (row->kind == CONF_KIND_WORDS)
+        conf_words_release(place);
+    else if (row->kind == CONF_KIND_TEXT || row->kind == CONF_KIND_PATH)
+        mem_free(*(char **)place);
+    else if (row->kind == CONF_KIND_SECRET)
+        secret_release(place);
+}
+
+bool conf_words_add(struct conf_words *words, const char *text)
+{
+    char *copy = mem_copy_text(text, strlen(text));
+
+    if (copy != NULL)
+        words->items[words->count++] = copy;
+    return copy != NULL;
+}
+
+void conf_words_release(struct conf_words *words)
+{
+    for (size_t i = 0; i < words->count; i++)
+        mem_free(words->items[i]);
+    mem_free(words->items);
 }
 
 bool conf_is_text(const char *text)

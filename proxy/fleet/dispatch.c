@@ -106,7 +106,7 @@ static void carry_out(struct ask *ask, struct home *home, size_t number)
     if (order->cut_off)
         users_cut_off(home);
     else
-        users_let_go(home, NULL, order->within_ms);
+        users_let_go(home, USERS_ALL_SHARDS, order->within_ms);
 }
 
 static void on_carried_out(struct ask *ask)

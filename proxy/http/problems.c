@@ -20,7 +20,7 @@ static void add(json_t *list, const char *level, int64_t since, json_t *text)
 
 static void judge_shard(json_t *list, const struct store *store)
 {
-    const char *title = store->shard->title;
+    const char *title = store->title;
     enum store_order order = (enum store_order)atomic_load(&store->order);
     size_t addresses_down = store_addresses_down(store);
 
@@ -126,12 +126,13 @@ static json_t *sort(json_t *found)
 json_t *problems_list(const struct status_view *view, const struct counters *sum)
 {
     const struct control *control = view->control;
-    const struct store *stores = workers_stores(control->workers);
+    const struct stores *stores = workers_stores(control->workers);
+    const struct conf *conf = control->env.conf;
     json_t *list = json_array();
 
     judge_process(list, control, sum);
-    for (size_t i = 0; i < control->env.conf->shard_count; i++)
-        judge_shard(list, &stores[i]);
+    for (size_t i = 0; i < conf->shard_count; i++)
+        judge_shard(list, stores_of(stores, &conf->shards[i]));
     judge_services(list, control, sum);
     for (size_t i = 0; i < tls_certificate_count(control->tls); i++)
         judge_certificate(list, control->tls, i);

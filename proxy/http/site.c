@@ -81,8 +81,8 @@ static unsigned write_history(void *owner, FILE *out)
     const struct conf *conf = site->control->env.conf;
     const char *titles[TREND_SHARDS];
 
-    for (size_t i = 0; i < conf->shard_count && i < TREND_SHARDS; i++)
-        titles[i] = conf->shards[i].title;
+    for (size_t i = 0; i < conf->shard_titles.count && i < TREND_SHARDS; i++)
+        titles[i] = conf->shard_titles.items[i];
     trend_print(site->trend, titles, out);
     return MHD_HTTP_OK;
 }
@@ -129,7 +129,7 @@ static void on_look(uv_timer_t *timer)
 {
     struct site *site = timer->data;
     const struct control *control = site->control;
-    size_t count = control->env.conf->shard_count;
+    size_t count = control->env.conf->shard_titles.count;
     struct trend_shard shards[TREND_SHARDS];
     struct counters sum;
 
@@ -141,7 +141,7 @@ static void on_look(uv_timer_t *timer)
         return;
     count = count < TREND_SHARDS ? count : TREND_SHARDS;
     for (size_t i = 0; i < count; i++) {
-        const struct store *store = &workers_stores(control->workers)[i];
+        const struct store *store = workers_stores(control->workers)->by_id[i];
 
         shards[i] = (struct trend_shard){atomic_load(&store->sessions), was_down(site, store)};
     }

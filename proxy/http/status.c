@@ -61,18 +61,18 @@ static void add_configured(const struct conf_shard *shard, struct addresses *add
                                         "state", "not checked"));
 }
 
-static json_t *describe_shard(const struct control *control, size_t index)
+static json_t *describe_shard(const struct control *control, const struct conf_shard *shard)
 {
-    const struct store *store = &workers_stores(control->workers)[index];
+    const struct store *store = stores_of(workers_stores(control->workers), shard);
     struct addresses addresses = {json_array(), ""};
 
     if (control->health == NULL)
-        add_configured(store->shard, &addresses);
+        add_configured(shard, &addresses);
     else
-        health_each_address(control->health, index, add_address, &addresses);
+        health_each_address(control->health, store, add_address, &addresses);
     return json_pack(
         "{s:s, s:s, s:I, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s}", "shard",
-        store->shard->title, "state", state_of(store), "since",
+        shard->title, "state", state_of(store), "since",
         status_unix_time(atomic_load(&store->changed_ms)), "order",
         store_order_names[atomic_load(&store->order)], "weight",
         number(atomic_load(&store->weight)), "sessions", number(atomic_load(&store->sessions)),
@@ -82,7 +82,7 @@ static json_t *describe_shard(const struct control *control, size_t index)
         number(atomic_load(&store->logins.waiting) + atomic_load(&store->connections.waiting)),
         "logins_ok", number(atomic_load(&store->logins_ok)), "logins_failed",
         number(atomic_load(&store->logins_failed)), "addresses", addresses.list, "error",
-        json_text(addresses.error), "replica", store->shard->replica);
+        json_text(addresses.error), "replica", shard->replica);
 }
 
 static json_t *describe_shards(const struct control *control)
@@ -90,7 +90,7 @@ static json_t *describe_shards(const struct control *control)
     json_t *list = json_array();
 
     for (size_t i = 0; i < control->env.conf->shard_count; i++)
-        json_array_append_new(list, describe_shard(control, i));
+        json_array_append_new(list, describe_shard(control, &control->env.conf->shards[i]));
     return list;
 }
 

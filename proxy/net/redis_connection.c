@@ -34,6 +34,7 @@ enum connection_state {
 
 struct redis_connection {
     const struct env *env;
+    const struct conf *conf; /* of the start: held, for its settings stay the same */
     const struct redis_connection_handlers *handlers;
     void *owner;
     enum connection_state state;
@@ -110,7 +111,7 @@ static const struct redis_watch_handlers watch_handlers = {on_gone, on_reply};
 
 static const struct conf_redis *settings(const struct redis_connection *connection)
 {
-    return &connection->env->conf->redis;
+    return &connection->conf->redis;
 }
 
 struct redis_connection *redis_connection_open(const struct env *env,
@@ -127,6 +128,7 @@ struct redis_connection *redis_connection_open(const struct env *env,
         return NULL;
     }
     connection->env = env;
+    connection->conf = conf_hold(env->conf);
     connection->handlers = handlers;
     connection->owner = owner;
     connection->resolving.on_answer = on_resolved;
@@ -173,7 +175,10 @@ void redis_connection_close(struct redis_connection **connection)
 
 static void connection_closed(uv_handle_t *handle)
 {
-    mem_free(handle->data);
+    struct redis_connection *connection = handle->data;
+
+    conf_release(&connection->conf);
+    mem_free(connection);
 }
 
 const char *redis_connection_address(const struct redis_connection *connection)

@@ -24,10 +24,10 @@ struct redis_command {
     char *bytes; /* as hiredis formatted it; kept for the second try */
     size_t len;
     uint64_t sent_at_ms;
-    const struct redis_script *script; /* that it calls; NULL: a command that may be repeated */
-    bool sent;                         /* hiredis holds it, and will call on_command_reply */
-    bool retried;                      /* was lost once already */
-    bool taught;                       /* the server was sent the script */
+    struct redis_script script; /* that it calls; without a text: it may be repeated */
+    bool sent;                  /* hiredis holds it, and will call on_command_reply */
+    bool retried;               /* was lost once already */
+    bool taught;                /* the server was sent the script */
 };
 
 TAILQ_HEAD(command_list, redis_command);
@@ -145,7 +145,7 @@ struct redis_command *redis_link_call(struct redis_link *link, const struct redi
     }
     command = command_new(link, 3 + (int)count, argv, argv_len);
     if (command != NULL)
-        command->script = script;
+        command->script = *script;
     return command_start(command, on_reply, owner, err);
 }
 
@@ -294,7 +294,7 @@ static void on_command_reply(redisAsyncContext *context, void *reply, void *data
 
 static bool is_unknown_script(const struct redis_command *command, const redisReply *reply)
 {
-    return command->script != NULL && !command->taught && reply->type == REDIS_REPLY_ERROR &&
+    return command->script.text != NULL && !command->taught && reply->type == REDIS_REPLY_ERROR &&
            strncmp(reply->str, "NOSCRIPT", strlen("NOSCRIPT")) == 0;
 }
 
@@ -302,8 +302,8 @@ static bool is_unknown_script(const struct redis_command *command, const redisRe
 static void teach(struct redis_command *command)
 {
     struct redis_link *link = command->link;
-    const char *argv[] = {"SCRIPT", "LOAD", command->script->text};
-    const size_t argv_len[] = {6, 4, strlen(command->script->text)};
+    const char *argv[] = {"SCRIPT", "LOAD", command->script.text};
+    const size_t argv_len[] = {6, 4, strlen(command->script.text)};
     struct redis_command *load = command_new(link, 3, argv, argv_len);
     struct err err;
 
@@ -327,7 +327,7 @@ static void command_lost(struct redis_command *command)
 
     if (command->link->connection == NULL || command->on_reply == NULL) {
         command_free(command);
-    } else if (command->retried || command->script != NULL) {
+    } else if (command->retried || command->script.text != NULL) {
         err_set(&err, ERR_UNAVAILABLE, "redis: the connection was lost%s",
                 command->retried ? " twice" : "");
         command_answer(command, NULL, &err);

@@ -10,7 +10,7 @@
 enum { REDIS_SHA1_TEXT = 40 };
 
 struct redis_script {
-    const char *text; /* borrowed */
+    const char *text; /* a constant */
     char sha1[REDIS_SHA1_TEXT + 1];
 };
 

@@ -16,11 +16,11 @@
 
 struct tls {
     _Atomic size_t holders;
-    const struct conf *conf;
+    const struct conf *conf;        /* held */
     struct tls_files *files;        /* as they were before they were read */
     struct ticket_keys ticket_keys; /* of a file, until they are in force */
     struct served *served;          /* NULL without any certificate */
-    SSL_CTX **shards;               /* by shard; NULL where its tls is none */
+    SSL_CTX **shards;               /* by shard id; NULL where its tls is none */
 };
 
 /*
@@ -307,14 +307,16 @@ static bool open_shards(struct tls *tls, struct err *err)
 {
     const struct conf *conf = tls->conf;
 
-    tls->shards = mem_array(conf->shard_count + 1, sizeof *tls->shards);
+    tls->shards = mem_array(conf->shard_titles.count + 1, sizeof *tls->shards);
     if (tls->shards == NULL)
         return err_set(err, ERR_INTERNAL, "no memory for TLS");
     for (size_t i = 0; i < conf->shard_count; i++) {
-        if (conf->shards[i].tls == TLS_NONE)
+        const struct conf_shard *shard = &conf->shards[i];
+
+        if (shard->tls == TLS_NONE)
             continue;
-        tls->shards[i] = shard_context(&conf->shards[i], err);
-        if (tls->shards[i] == NULL)
+        tls->shards[shard->id] = shard_context(shard, err);
+        if (tls->shards[shard->id] == NULL)
             return false;
     }
     return true;
@@ -377,7 +379,7 @@ const struct tls *tls_open(const struct conf *conf, struct err *err)
         return NULL;
     }
     tls->holders = 1;
-    tls->conf = conf;
+    tls->conf = conf_hold(conf);
     tls->files = tls_files_look(conf);
     if (tls->files == NULL)
         err_set(err, ERR_INTERNAL, "no memory for TLS");
@@ -402,11 +404,12 @@ void tls_release(const struct tls **tls)
         return;
     if (t->served != NULL)
         SSL_CTX_free(t->served->contexts[0]);
-    for (size_t i = 0; t->shards != NULL && i < t->conf->shard_count; i++)
+    for (size_t i = 0; t->shards != NULL && i < t->conf->shard_titles.count; i++)
         SSL_CTX_free(t->shards[i]);
     mem_free(t->shards);
     tls_files_free(&t->files);
     ticket_keys_release(&t->ticket_keys);
+    conf_release(&t->conf);
     mem_free(t);
 }
 
@@ -473,5 +476,5 @@ int64_t tls_not_after(const struct tls *tls)
 
 SSL_CTX *tls_shard_context(const struct tls *tls, const struct conf_shard *shard)
 {
-    return tls->shards[shard - tls->conf->shards];
+    return shard->id < tls->conf->shard_titles.count ? tls->shards[shard->id] : NULL;
 }

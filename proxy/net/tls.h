@@ -16,8 +16,8 @@ struct tls;
 
 /*
  * Loads every certificate and, for each shard that speaks TLS, its authorities. The caller holds
- * it. NULL with *err set (ERR_CONFIG, naming the file). `conf` is borrowed until it is freed. An
- * OCSP response that cannot be served is only told in the log.
+ * it. NULL with *err set (ERR_CONFIG, naming the file). An OCSP response that cannot be served is
+ * only told in the log.
  */
 const struct tls *tls_open(const struct conf *conf, struct err *err);
 
@@ -60,7 +60,8 @@ void tls_certificate(const struct tls *tls, size_t index, struct tls_certificate
 int64_t tls_not_after(const struct tls *tls);
 
 /*
- * The context for connections to this shard of the same configuration; NULL where its tls is none.
+ * The context for connections to this shard, of whichever configuration; NULL where the tls of the
+ * shard is none, or there is no such shard.
  */
 SSL_CTX *tls_shard_context(const struct tls *tls, const struct conf_shard *shard);
 

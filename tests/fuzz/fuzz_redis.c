@@ -242,6 +242,7 @@ static void bench_open(struct bench *bench)
     bench->conf = (struct conf){
         .shards = &bench->shard,
         .shard_count = 1,
+        .shard_titles = {&bench->shard.title, 1},
         .route = {.sources = {sources, 1}, .timeout = 60000},
         .redis = {.address = url,
                   .user = none,

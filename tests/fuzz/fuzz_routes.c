@@ -130,7 +130,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static struct turn turn;
     static struct counters counters;
     static struct table table;
-    struct conf_shard shards[] = {{.title = blue}, {.title = green}};
+    struct conf_shard shards[] = {{.title = blue}, {.title = green, .id = 1}};
     struct conf conf = {
         .shards = shards,
         .shard_count = 2,

@@ -85,6 +85,16 @@ static inline void fixture_open(struct fixture *f)
     assert_non_null(f->auth);
 }
 
+/* What f->conf.throttle says now counts. */
+static inline void fixture_change_throttle(struct fixture *f)
+{
+    struct networks trusted;
+
+    assert_true(networks_init(&trusted, &f->conf.throttle.trusted, "throttle.trusted", NULL));
+    throttle_change(f->throttle, &f->conf.throttle, &trusted);
+    networks_release(&trusted);
+}
+
 /* Closes all and runs the loop dry: what is left open or allocated is a bug. */
 static inline void fixture_release(struct fixture *f)
 {

@@ -20,6 +20,7 @@ struct bench {
     struct conf conf;
     struct conf_shard shards[SHARDS_MAX];
     char titles[SHARDS_MAX][4];
+    char *title_list[SHARDS_MAX];
     struct conf_ring rings[2];
     char *sources[4];
     char address[64];
@@ -58,12 +59,14 @@ static inline void bench_init(struct bench *b, size_t shard_count, const char *f
     turn_init(&b->turn, &b->loop);
     for (size_t i = 0; i < SHARDS_MAX; i++) {
         snprintf(b->titles[i], sizeof b->titles[i], "s%zu", i);
-        b->shards[i].title = b->titles[i];
+        b->shards[i].title = b->title_list[i] = b->titles[i];
+        b->shards[i].id = i;
         b->shards[i].weight = b->weights[i] = 100;
     }
     b->rings[0].title = b->rings[1].title = (char *)"new";
     b->conf.shards = b->shards;
     b->conf.shard_count = shard_count;
+    b->conf.shard_titles = (struct conf_words){b->title_list, shard_count};
     b->conf.rings = b->rings;
     b->conf.ring_count = 1;
     b->conf.route.timeout = 10000;
@@ -87,7 +90,8 @@ static inline void bench_init(struct bench *b, size_t shard_count, const char *f
 
 static inline void bench_open(struct bench *b)
 {
-    const struct router_view view = {&b->freshness, bench_weight, b, 1};
+    const struct router_view view = {
+        .freshness = &b->freshness, .ring_weight = bench_weight, .owner = b, .worker_count = 1};
     struct err err = {0};
 
     for (size_t i = 0; i < b->conf.route.sources.count; i++)

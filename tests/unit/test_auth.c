@@ -330,6 +330,7 @@ static void guesses_wait_but_not_who_is_known_elsewhere(void **state)
                      (struct conf_auth_cache){.ttl = 60000, .negative_ttl = 60000});
     f.conf.throttle.free_failures = 0;
     f.conf.throttle.delay = f.conf.throttle.max_delay = 50;
+    fixture_change_throttle(&f);
     assert_int_equal(login_result(&f, "ann", "right"), ERR_NONE);
     fakes[0].verdict = AUTH_UNKNOWN_USER;
     assert_int_equal(login_result(&f, "ann", "one"), ERR_CREDENTIALS);
@@ -358,6 +359,7 @@ static void guesses_that_nobody_judges_count(void **state)
                      (struct conf_auth_cache){.ttl = 60000});
     f.conf.throttle.free_failures = 0;
     f.conf.throttle.delay = f.conf.throttle.max_delay = 20;
+    fixture_change_throttle(&f);
     assert_int_equal(login_result(&f, "ann", "right"), ERR_NONE);
     fakes[0].verdict = AUTH_FAILED;
     fakes[0].kind = ERR_UNAVAILABLE;
@@ -386,6 +388,7 @@ static void too_many_at_once_are_refused(void **state)
     (void)state;
     setup(&f, (struct fake){.verdict = AUTH_VERIFIED}, (struct fake){0});
     f.conf.throttle.max_parallel = 1;
+    fixture_change_throttle(&f);
     login_start(&f, &first, "ann", "x");
     assert_int_equal(login_result(&f, "bob", "x"), ERR_LIMIT);
     assert_int_equal(f.counters.throttle_refusals, 1);
@@ -407,6 +410,7 @@ static void cancelled_while_it_waits(void **state)
           (struct fake){.verdict = AUTH_UNKNOWN_USER, .at_once = true});
     f.conf.throttle.free_failures = 0;
     f.conf.throttle.max_delay = 60000;
+    fixture_change_throttle(&f);
     assert_int_equal(login_result(&f, "ann", "one"), ERR_CREDENTIALS);
     login_start(&f, &login, "ann", "two");
     uv_run(&f.loop, UV_RUN_NOWAIT);
@@ -648,6 +652,7 @@ static void what_a_master_does_is_no_guess(void **state)
         f.conf.throttle.forget = 1000000;
         f.conf.throttle.delay = f.conf.throttle.max_user_delay =
             1; /* of the user, not the address */
+        fixture_change_throttle(&f);
         assert_int_equal(login_result(&f, cases[i].user, "guess"), ERR_CREDENTIALS);
         login_as(&f, &login, cases[i].user, cases[i].password, cases[i].login_as);
         assert_int_equal(f.counters.throttle_delays, 1);
@@ -667,6 +672,7 @@ static void a_certificate_is_no_guess(void **state)
     setup_people(&f, (struct conf_auth_cache){0});
     f.conf.throttle.free_failures = 0;
     f.conf.throttle.max_parallel = 0;
+    fixture_change_throttle(&f);
     for (unsigned times = 0; times < 3; times++) {
         login_as(&f, &login, "nobody", NULL, "");
         assert_int_equal(login.err.kind, ERR_CREDENTIALS);
@@ -708,6 +714,7 @@ static void cancelled_at_each_step(void **state)
 
         setup_people(&f, (struct conf_auth_cache){0});
         f.conf.throttle.max_parallel = 1;
+        fixture_change_throttle(&f);
         fakes[0].at_once = false;
         login_start_as(&f, &login, "help", "h", "ann");
         for (unsigned i = 0; i < step; i++) {

@@ -43,6 +43,7 @@ static void bench_init(struct bench *b)
     b->shard.title = (char *)"blue";
     b->conf.shards = &b->shard;
     b->conf.shard_count = 1;
+    b->conf.shard_titles = (struct conf_words){&b->shard.title, 1};
     b->conf.route.timeout = 10000;
     b->sources[0] = (char *)"redis";
     b->conf.route.sources = (struct conf_words){b->sources, 1};

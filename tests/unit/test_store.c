@@ -15,7 +15,7 @@ enum { BLUE, GREEN, SHARDS };
 
 struct bench {
     struct conf conf;
-    struct store *stores;
+    struct stores *stores;
 };
 
 /* Blue has green for its replica. */
@@ -31,6 +31,7 @@ static void bench_init(struct bench *b, bool is_checked)
         struct conf_shard *shard = &b->conf.shards[i];
 
         shard->title = names[i];
+        shard->id = (size_t)i;
         shard->replica = names[i] + strlen(names[i]);
         shard->max_logins_in_flight = 10;
         shard->max_queue = 10;
@@ -44,14 +45,14 @@ static void bench_init(struct bench *b, bool is_checked)
 
 static void bench_release(struct bench *b)
 {
-    stores_close(&b->stores, SHARDS);
+    stores_close(&b->stores);
     assert_null(b->stores);
     mem_free(b->conf.shards);
 }
 
 static void expect_serving(struct bench *b, int shard, int serving)
 {
-    assert_ptr_equal(store_serving(b->stores, &b->conf.shards[shard]), &b->conf.shards[serving]);
+    assert_ptr_equal(store_serving(b->stores->by_id[shard]), b->stores->by_id[serving]);
 }
 
 static bool is_held(const struct store *store)
@@ -71,18 +72,18 @@ static void what_checks_find_counts_at_once(void **state)
 
     (void)state;
     bench_init(&b, true);
-    assert_false(store_refuses(&b.stores[BLUE]));
-    store_found(&b.stores[BLUE], true, "why");
-    assert_true(store_refuses(&b.stores[BLUE]) && is_held(&b.stores[BLUE]));
-    assert_false(store_refuses(&b.stores[GREEN]));
-    store_tell_refusal(&b.stores[BLUE], &err);
+    assert_false(store_refuses(b.stores->by_id[BLUE]));
+    store_found(b.stores->by_id[BLUE], true, "why");
+    assert_true(store_refuses(b.stores->by_id[BLUE]) && is_held(b.stores->by_id[BLUE]));
+    assert_false(store_refuses(b.stores->by_id[GREEN]));
+    store_tell_refusal(b.stores->by_id[BLUE], &err);
     assert_int_equal(err.kind, ERR_UNAVAILABLE);
     assert_non_null(strstr(err.text, "shard blue"));
-    store_was_reached(&b.stores[BLUE]); /* a login that was under way */
-    assert_true(store_refuses(&b.stores[BLUE]) && is_held(&b.stores[BLUE]));
-    store_found(&b.stores[BLUE], false, "");
-    assert_false(store_refuses(&b.stores[BLUE]));
-    assert_true(starts_slowly(&b.stores[BLUE]));
+    store_was_reached(b.stores->by_id[BLUE]); /* a login that was under way */
+    assert_true(store_refuses(b.stores->by_id[BLUE]) && is_held(b.stores->by_id[BLUE]));
+    store_found(b.stores->by_id[BLUE], false, "");
+    assert_false(store_refuses(b.stores->by_id[BLUE]));
+    assert_true(starts_slowly(b.stores->by_id[BLUE]));
     bench_release(&b);
 }
 
@@ -94,8 +95,8 @@ static void logins_that_fail_only_raise_doubts(void **state)
     (void)state;
     bench_init(&b, true);
     for (int i = 0; i < 3; i++)
-        assert_false(store_was_not_reached(&b.stores[BLUE], uv_hrtime() / 1000000 + 5000));
-    assert_false(store_refuses(&b.stores[BLUE]) || is_held(&b.stores[BLUE]));
+        assert_false(store_was_not_reached(b.stores->by_id[BLUE], uv_hrtime() / 1000000 + 5000));
+    assert_false(store_refuses(b.stores->by_id[BLUE]) || is_held(b.stores->by_id[BLUE]));
     bench_release(&b);
 }
 
@@ -107,13 +108,14 @@ static void without_checks_logins_find_out(void **state)
 
     (void)state;
     bench_init(&b, false);
-    assert_false(store_was_not_reached(&b.stores[BLUE], started_ms));
-    assert_true(is_held(&b.stores[BLUE]) && atomic_load(&b.stores[BLUE].is_down));
-    assert_false(store_refuses(&b.stores[BLUE]));
+    assert_false(store_was_not_reached(b.stores->by_id[BLUE], started_ms));
+    assert_true(is_held(b.stores->by_id[BLUE]) && atomic_load(&b.stores->by_id[BLUE]->is_down));
+    assert_false(store_refuses(b.stores->by_id[BLUE]));
     expect_serving(&b, BLUE, BLUE); /* else nobody would find out that it is back */
-    assert_true(store_was_not_reached(&b.stores[BLUE], started_ms));
-    store_was_reached(&b.stores[BLUE]);
-    assert_true(starts_slowly(&b.stores[BLUE]) && !atomic_load(&b.stores[BLUE].is_down));
+    assert_true(store_was_not_reached(b.stores->by_id[BLUE], started_ms));
+    store_was_reached(b.stores->by_id[BLUE]);
+    assert_true(starts_slowly(b.stores->by_id[BLUE]) &&
+                !atomic_load(&b.stores->by_id[BLUE]->is_down));
     bench_release(&b);
 }
 
@@ -124,7 +126,7 @@ static void an_operator_s_word_and_the_checks_are_two_things(void **state)
 
     (void)state;
     bench_init(&b, true);
-    blue = &b.stores[BLUE];
+    blue = b.stores->by_id[BLUE];
     assert_true(store_set_operator(blue, STORE_DOWN, 0));
     assert_false(store_set_operator(blue, STORE_DOWN, 0)); /* no news */
     assert_true(store_refuses(blue) && is_held(blue));
@@ -161,10 +163,10 @@ static void a_replica_stands_in_while_it_is_up(void **state)
         struct bench b;
 
         bench_init(&b, true);
-        store_found(&b.stores[BLUE], cases[i].blue_is_down, "");
-        store_found(&b.stores[GREEN], cases[i].green_is_down, "");
-        store_set_operator(&b.stores[BLUE], cases[i].blue, 0);
-        store_set_operator(&b.stores[GREEN], cases[i].green, 0);
+        store_found(b.stores->by_id[BLUE], cases[i].blue_is_down, "");
+        store_found(b.stores->by_id[GREEN], cases[i].green_is_down, "");
+        store_set_operator(b.stores->by_id[BLUE], cases[i].blue, 0);
+        store_set_operator(b.stores->by_id[GREEN], cases[i].green, 0);
         expect_serving(&b, BLUE, cases[i].serving);
         expect_serving(&b, GREEN, GREEN); /* nobody stands in for it */
         bench_release(&b);
@@ -178,16 +180,16 @@ static void a_ring_asks_operators_not_checks(void **state)
     (void)state;
     bench_init(&b, true);
     assert_int_equal(store_ring_weight(b.stores, GREEN), 100);
-    store_set_operator(&b.stores[GREEN], STORE_UP, 7);
+    store_set_operator(b.stores->by_id[GREEN], STORE_UP, 7);
     assert_int_equal(store_ring_weight(b.stores, GREEN), 7);
     assert_int_equal(store_ring_weight(b.stores, BLUE), 100);
-    store_found(&b.stores[GREEN], true, "");
+    store_found(b.stores->by_id[GREEN], true, "");
     assert_int_equal(store_ring_weight(b.stores, GREEN), 7); /* her mail may be there */
-    store_set_operator(&b.stores[GREEN], STORE_DRAIN, 7);
+    store_set_operator(b.stores->by_id[GREEN], STORE_DRAIN, 7);
     assert_int_equal(store_ring_weight(b.stores, GREEN), 0);
-    store_set_operator(&b.stores[GREEN], STORE_DOWN, 7);
+    store_set_operator(b.stores->by_id[GREEN], STORE_DOWN, 7);
     assert_int_equal(store_ring_weight(b.stores, GREEN), 0);
-    store_set_operator(&b.stores[GREEN], STORE_UP, 0);
+    store_set_operator(b.stores->by_id[GREEN], STORE_UP, 0);
     assert_int_equal(store_ring_weight(b.stores, GREEN), 100);
     bench_release(&b);
 }
@@ -210,13 +212,13 @@ static void addresses_that_are_down_are_remembered_one_by_one(void **state)
 
     (void)state;
     bench_init(&b, true);
-    blue = &b.stores[BLUE];
+    blue = b.stores->by_id[BLUE];
     assert_false(store_address_is_down(blue, &one));
     store_address_found(blue, &one, true);
     store_address_found(blue, &one, true); /* takes no second place */
     assert_true(store_address_is_down(blue, &one));
     assert_false(store_address_is_down(blue, &other));
-    assert_false(store_address_is_down(&b.stores[GREEN], &one));
+    assert_false(store_address_is_down(b.stores->by_id[GREEN], &one));
     store_address_found(blue, &one, false);
     store_address_found(blue, &other, false);
     assert_false(store_address_is_down(blue, &one));
@@ -250,15 +252,15 @@ static void doubts_are_told_once_until_they_are_heard(void **state)
     assert_int_equal(uv_loop_init(&loop), 0);
     assert_int_equal(uv_async_init(&loop, &doubts, on_doubt), 0);
     doubts.data = &heard;
-    store_doubt(&b.stores[BLUE]); /* nobody listens yet */
-    assert_false(atomic_load(&b.stores[BLUE].is_doubted));
-    store_watch(&b.stores[BLUE], &doubts);
-    store_was_not_reached(&b.stores[BLUE], 0);
-    store_doubt(&b.stores[BLUE]);
+    store_doubt(b.stores->by_id[BLUE]); /* nobody listens yet */
+    assert_false(atomic_load(&b.stores->by_id[BLUE]->is_doubted));
+    store_watch(b.stores->by_id[BLUE], &doubts);
+    store_was_not_reached(b.stores->by_id[BLUE], 0);
+    store_doubt(b.stores->by_id[BLUE]);
     uv_run(&loop, UV_RUN_NOWAIT);
     assert_int_equal(heard, 1);
-    assert_true(atomic_exchange(&b.stores[BLUE].is_doubted, false));
-    assert_false(atomic_load(&b.stores[GREEN].is_doubted));
+    assert_true(atomic_exchange(&b.stores->by_id[BLUE]->is_doubted, false));
+    assert_false(atomic_load(&b.stores->by_id[GREEN]->is_doubted));
     uv_close((uv_handle_t *)&doubts, NULL);
     uv_run(&loop, UV_RUN_DEFAULT);
     assert_int_equal(uv_loop_close(&loop), 0);

@@ -62,7 +62,7 @@ static struct stage {
     const struct tls *tls;
     struct throttle *throttle;
     struct limits *limits;
-    struct store *stores;
+    struct stores *stores;
     struct home home;
     int store_fd;
     struct line clients[CLIENTS], peers[CLIENTS];
@@ -465,7 +465,7 @@ static void open_home(void)
     home->on_held = on_held;
     home->users = users_open(home);
     home->history = history_open();
-    home->pool = pool_open(&home->env, stage.tls, stage.stores, 0, 1);
+    home->pool = pool_open(&home->env, stage.tls, stage.stores, 0);
     home->admission = admission_open(&home->env, stage.limits, NULL);
     home->auth = auth_open(&home->env, stage.throttle, &err);
     home->router = router_open(&home->env, &(struct router_view){0}, &err);
@@ -527,7 +527,7 @@ static int teardown(void **state)
     assert_int_equal(uv_loop_close(&stage.loop), 0);
     throttle_close(&stage.throttle);
     limits_close(&stage.limits);
-    stores_close(&stage.stores, stage.conf->shard_count);
+    stores_close(&stage.stores);
     tls_release(&stage.tls);
     free(home->shard_capabilities);
     free(home->scratch);
@@ -993,13 +993,13 @@ static void the_sessions_of_a_shard_are_let_go(void **state)
     struct line *client = relayed(0, "ann"), *other = relayed(1, "ben");
 
     (void)state;
-    users_let_go(home, &stage.conf->shards[0], SHORT_MS);
+    users_let_go(home, stage.conf->shards[0].id, SHORT_MS);
     hear(client, LET_GO);
     hear(&stage.peers[0], "P LOGOUT\r\n");
     hear_end(&stage.peers[0]);
     hear_end(client);
     silence(other);
-    users_let_go(home, NULL, 0);
+    users_let_go(home, USERS_ALL_SHARDS, 0);
     hear(other, LET_GO);
 }
 
@@ -1009,7 +1009,7 @@ static void who_is_let_go_is_answered_first(void **state)
 
     (void)state;
     passes(0, "a NOOP\r\n");
-    users_let_go(home, NULL, 0);
+    users_let_go(home, USERS_ALL_SHARDS, 0);
     silence(client);
     answers(0, "a OK\r\n");
     hear(client, LET_GO);
@@ -1022,7 +1022,7 @@ static void who_is_let_go_and_finds_no_end(void **state)
     (void)state;
     stage.cutover->end_timeout = SHORT_MS;
     passes(0, "a NOOP\r\n");
-    users_let_go(home, NULL, SHORT_MS);
+    users_let_go(home, USERS_ALL_SHARDS, SHORT_MS);
     hear(client, LET_GO);
     hear_end(client);
     hear_end(&stage.peers[0]);
