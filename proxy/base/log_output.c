@@ -96,17 +96,16 @@ static enum outcome write_stderr(const struct record *record, bool wait)
 
 static enum outcome write_journald(const struct record *record)
 {
-    char message[8 + LOG_LINE_MAX], priority[16], origin[32];
+    char message[LOG_LINE_MAX + 16], priority[16], origin[32];
     struct iovec parts[4 + FIELDS_MAX] = {
         {"SYSLOG_IDENTIFIER=imapmux", 25},
         {priority, (size_t)snprintf(priority, sizeof priority, "PRIORITY=%d", record->level)},
         {origin,
          (size_t)snprintf(origin, sizeof origin, "SYSLOG_FACILITY=%d", record->facility >> 3)},
-        {message, 8 + record->text.len}};
+        {message, (size_t)snprintf(message, sizeof message, "MESSAGE=%.*s", (int)record->text.len,
+                                   record->text.ptr)}};
     size_t count = 4;
 
-    memcpy(message, "MESSAGE=", 8);
-    memcpy(message + 8, record->text.ptr, record->text.len);
     for (struct span rest = record->fields; rest.len > 0 && count < 4 + FIELDS_MAX;) {
         uint16_t len;
 

@@ -16,7 +16,8 @@ from stage import PATIENCE_SECONDS, Proxy, Store, shard
 JOURNALD = "/lib/systemd/systemd-journald"
 SESSIONS = 40  # which log more than a pipe takes, and a socket
 PIPE_BYTES = 4096
-IN_PRIVATE = "mount -t tmpfs run /run && mkdir -p /run/systemd/journal /run/log && mount --bind {folder} /run/systemd/journal"
+IN_PRIVATE = ("mount -t tmpfs run /run && mkdir -p /run/systemd/journal /run/log && "
+              "mount --bind {folder} /run/systemd/journal")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,7 +35,8 @@ class Journald(servers.Server):
         (self.folder / "sockets").mkdir(exist_ok=True)
         (self.folder / "log").mkdir(exist_ok=True)
         private = IN_PRIVATE.format(folder=self.folder / "sockets")
-        return ["unshare", "--mount", "sh", "-c", f"{private} && mount --bind {self.folder}/log /run/log && exec {JOURNALD}"]
+        return ["unshare", "--mount", "sh", "-c",
+                f"{private} && mount --bind {self.folder}/log /run/log && exec {JOURNALD}"]
 
     def ports(self):
         return [self.folder / "sockets/socket"]
@@ -44,9 +46,12 @@ class Journald(servers.Server):
 
     def entries(self):
         """Those of imapmux so far, as dictionaries."""
-        shown = subprocess.run(["journalctl", "-D", self.folder / "log/journal", "-o", "json", "-t", "imapmux", "--all"],
-                               capture_output=True, text=True)
-        return [json.loads(line) for line in shown.stdout.splitlines()]
+        return [json.loads(line) for line in self.show("json").splitlines()]
+
+    def show(self, form):
+        """What journalctl has of imapmux."""
+        command = ["journalctl", "-D", self.folder / "log/journal", "-t", "imapmux", "--all", "-o", form]
+        return subprocess.run(command, capture_output=True, text=True).stdout
 
     def events(self, name):
         return [entry for entry in self.entries() if entry["IMAPMUX_EVENT"] == name]
@@ -61,8 +66,9 @@ class Elsewhere(Proxy):
 
     def command(self):
         dev = " ".join(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom"))
-        log = (f"mount -t tmpfs dev /mnt && for at in {dev}; do touch /mnt/${{at#/dev/}} && mount --bind $at /mnt/${{at#/dev/}}"
-               f" || exit 1; done && mkdir /mnt/shm && ln -s /run/systemd/journal/dev-log /mnt/log && mount --move /mnt /dev")
+        log = (f"mount -t tmpfs dev /mnt && for at in {dev}; do touch /mnt/${{at#/dev/}} && "
+               f"mount --bind $at /mnt/${{at#/dev/}} || exit 1; done && mkdir /mnt/shm && "
+               f"ln -s /run/systemd/journal/dev-log /mnt/log && mount --move /mnt /dev")
         run = " ".join(super().command())
         return ["unshare", "--mount", "sh", "-c", f"{IN_PRIVATE.format(folder=self.sockets)} && {log} && exec {run}"]
 
@@ -103,9 +109,10 @@ def test_the_end_of_a_session_tells_its_story(folder, certificate, store):
         servers.wait_for(lambda: len(proxy.events("session end")) == 2, "the end of the one without a login")
         without = proxy.events("session end")[1]
     assert end["session"] == login["session"] and int(end["duration_ms"]) >= 0 and int(end["bytes_out"]) > 0
-    wanted = dict(user="alice", peer=peer, local=f"{servers.HOST}:{proxy.port['tls']}", listener="imaps", method="LOGIN",
-                  tls="TLSv1.3", cipher="TLS_AES_128_GCM_SHA256", shard="store", store=f"{servers.HOST}:{store.port}",
-                  lease="new", commands="2", bytes_in=str(len("a1 NOOP\r\na2 LOGOUT\r\n")), why="logout")
+    wanted = dict(user="alice", peer=peer, local=f"{servers.HOST}:{proxy.port['tls']}", listener="imaps",
+                  method="LOGIN", tls="TLSv1.3", cipher="TLS_AES_128_GCM_SHA256", shard="store",
+                  store=f"{servers.HOST}:{store.port}", lease="new", commands="2",
+                  bytes_in=str(len("a1 NOOP\r\na2 LOGOUT\r\n")), why="logout")
     assert {key: end.get(key) for key in wanted} == wanted
     assert without["local"] == f"{servers.HOST}:{proxy.port['plain']}" and without["listener"] == "plain"
     assert without["why"] == "closed by client before login" and not {"user", "method", "commands"} & set(without)
@@ -122,12 +129,14 @@ def test_journald_has_each_field(folder, certificate, store, journald):
             name = hostile.encode("latin-1")
             wire.send(b"in LOGIN {%d+}\r\n%s {5+}\r\nwrong\r\n" % (len(name), name))
             assert wire.read_tagged(b"in").startswith(b"in NO [AUTHENTICATIONFAILED]")
-        servers.wait_for(lambda: [end for end in journald.events("session end") if "IMAPMUX_USER" in end], "the end")
+        servers.wait_for(lambda: [end for end in journald.events("session end") if "IMAPMUX_USER" in end],
+                         "the end of alice's session")
         assert proxy.lines == []
     login, = journald.events("login ok")
     assert (login["IMAPMUX_USER"], login["IMAPMUX_SHARD"], login["PRIORITY"]) == ("alice", "store", "6")
     assert (login["SYSLOG_IDENTIFIER"], login["SYSLOG_FACILITY"]) == ("imapmux", "17")
-    assert login["MESSAGE"].startswith('event="login ok" session=' + login["IMAPMUX_SESSION"] + " user=alice peer=127.0.0.1:")
+    begin = f'event="login ok" session={login["IMAPMUX_SESSION"]} user=alice peer={servers.HOST}:'
+    assert login["MESSAGE"].startswith(begin)
     refused, = journald.events("login refused")
     assert text_of(refused["IMAPMUX_USER"]) == hostile and refused["IMAPMUX_PEER"].startswith("127.0.0.1:")
     assert refused["IMAPMUX_REASON"] == "credentials"
@@ -214,7 +223,8 @@ def test_nobody_waits_for_journald(folder, certificate, store, journald):
             serve_many(proxy)
         finally:
             journald.resume()
-        servers.wait_for(lambda: ends([end for end in journald.events("session end") if end["_PID"] == str(proxy.process.pid)]),
+        pid = str(proxy.process.pid)
+        servers.wait_for(lambda: ends([end for end in journald.events("session end") if end["_PID"] == pid]),
                          "all lines to come")
         assert proxy.metrics()["imapmux_log_lost_total"] == 0
 

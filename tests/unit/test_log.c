@@ -323,7 +323,7 @@ static void repeats_are_not_held_back_without_a_limit(void **state)
     assert_int_equal(lines_written(), 100);
 }
 
-/* However many things there are trouble with, the table does not grow; and what is full lets pass. */
+/* However many things there is trouble with, the table does not grow; a full one lets pass. */
 static void more_things_than_places(void **state)
 {
     char about[16];
