@@ -287,7 +287,6 @@ bool log_start(_Atomic uint64_t *lost, struct err *err)
 {
     pthread_t thread;
 
-    tzset(); /* libc's syslog wants local time: its file may be out of reach later */
     openlog("imapmux", LOG_PID, LOG_MAIL);
     pthread_mutex_lock(&lock);
     stopping = false;
