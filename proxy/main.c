@@ -309,7 +309,7 @@ static bool take_place(struct process *process, struct err *err)
     return true;
 }
 
-static bool start_workers(struct process *process, const struct tls *tls, struct err *err)
+static bool start_workers(struct process *process, struct err *err)
 {
     struct control *control = &process->control;
     const struct workers_view view = {.control = &process->counters,
@@ -320,7 +320,8 @@ static bool start_workers(struct process *process, const struct tls *tls, struct
                                       .print_metrics = print_metrics,
                                       .owner = process};
 
-    control->workers = workers_start(control->env.conf, tls, control->listeners, &view, err);
+    control->workers =
+        workers_start(control->env.conf, control->tls, control->listeners, &view, err);
     return control->workers != NULL;
 }
 
@@ -378,20 +379,24 @@ static bool enter_sandbox(struct process *process, struct err *err)
            log_start(&process->counters.log_lost, err);
 }
 
-/* Administration is there from before the first client until after the last one. */
-static bool serve(struct process *process, const struct conf *conf, const struct tls *tls,
+/*
+ * Administration is there from before the first client until after the last one. Takes *tls over,
+ * for it may be replaced.
+ */
+static bool serve(struct process *process, const struct conf *conf, const struct tls **tls,
                   struct err *err)
 {
     struct control *control = &process->control;
 
     if (!open_control(process, conf, err))
         return false;
-    control->certificates = certificates_open(control, tls, err);
+    control->certificates = certificates_open(control, *tls, err);
+    tls_release(tls);
     if (control->certificates != NULL && open_listeners(process, err) &&
         enter_sandbox(process, err) && open_redis(control, err) && open_fleet(process, err) &&
         open_admin(process, err) && take_release(process, err) && open_site(process, err) &&
-        start_workers(process, tls, err) && open_router(control, err) &&
-        open_stores(control, err) && fleet_serve(control->fleet, err) && take_place(process, err)) {
+        start_workers(process, err) && open_router(control, err) && open_stores(control, err) &&
+        fleet_serve(control->fleet, err) && take_place(process, err)) {
         control->serving = true;
         log_event(LOG_LEVEL_INFO, "ready", "imapmux " IMAPMUX_VERSION);
         watchdog_start(&process->watchdog, control);
@@ -446,7 +451,7 @@ static int run(const char *path, bool only_check, const char *take_over, char **
             process.take_over = conf->admin.socket;
         if (realpath(path, process.control.conf_path) == NULL)
             snprintf(process.control.conf_path, PATH_MAX, "%s", path);
-        good = serve(&process, conf, tls, &err);
+        good = serve(&process, conf, &tls, &err);
         log_stop();
     }
     if (!good)

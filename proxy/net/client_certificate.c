@@ -3,6 +3,7 @@
 
 #include <openssl/err.h>
 #include <openssl/x509v3.h>
+#include <stdio.h>
 #include <string.h>
 
 static bool load_revocations(SSL_CTX *context, const char *file)
@@ -34,6 +35,38 @@ bool client_certificate_ask(SSL_CTX *context, const struct conf_tls *conf, struc
     ERR_clear_error();
     return err_set(err, ERR_CONFIG, "tls: client_crl_file %s holds no revocation list",
                    conf->client_crl_file);
+}
+
+static bool add_file(EVP_MD_CTX *digest, const char *path)
+{
+    char octets[4096];
+    FILE *file = fopen(path, "re");
+    size_t count;
+    bool good = file != NULL;
+
+    while (good && (count = fread(octets, 1, sizeof octets, file)) > 0)
+        good = EVP_DigestUpdate(digest, octets, count) == 1;
+    if (file != NULL)
+        fclose(file);
+    return good;
+}
+
+bool client_certificate_bind_sessions(SSL_CTX *context, const struct conf_tls *conf)
+{
+    unsigned char id[EVP_MAX_MD_SIZE] = "imapmux";
+    unsigned len = sizeof "imapmux" - 1;
+    EVP_MD_CTX *digest = EVP_MD_CTX_new();
+    bool good = digest != NULL && EVP_DigestInit_ex(digest, EVP_sha256(), NULL) == 1 &&
+                EVP_DigestUpdate(digest, id, len) == 1;
+
+    if (conf->client_ca_file[0] != '\0')
+        good = good && add_file(digest, conf->client_ca_file);
+    if (conf->client_crl_file[0] != '\0')
+        good = good && add_file(digest, conf->client_crl_file);
+    good = good && EVP_DigestFinal_ex(digest, id, &len) == 1 &&
+           SSL_CTX_set_session_id_context(context, id, len) == 1;
+    EVP_MD_CTX_free(digest);
+    return good;
 }
 
 /* Copies the text as UTF-8; it must be one that cannot be taken for another. */

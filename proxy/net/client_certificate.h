@@ -16,6 +16,13 @@
 bool client_certificate_ask(SSL_CTX *context, const struct conf_tls *conf, struct err *err);
 
 /*
+ * Who resumes a session is not verified again. So a context takes only sessions of contexts that
+ * judge clients' certificates alike, by the same authorities and revocation lists: the session id
+ * context is a digest of these files. False when they cannot be read.
+ */
+bool client_certificate_bind_sessions(SSL_CTX *context, const struct conf_tls *conf);
+
+/*
  * Writes the name in the field conf->client_user. False without TLS or certificate, for one that
  * has expired since it was verified, and for one that has not exactly one such field, or one that
  * does not fit or holds a NUL.

@@ -85,42 +85,6 @@ static void set_common(SSL_CTX *context)
     SSL_CTX_set_read_ahead(context, 1); /* a record's header and body in one system call */
 }
 
-static bool add_file(EVP_MD_CTX *digest, const char *path)
-{
-    char octets[4096];
-    FILE *file = fopen(path, "re");
-    size_t count;
-    bool good = file != NULL;
-
-    while (good && (count = fread(octets, 1, sizeof octets, file)) > 0)
-        good = EVP_DigestUpdate(digest, octets, count) == 1;
-    if (file != NULL)
-        fclose(file);
-    return good;
-}
-
-/*
- * Who resumes a session is not verified again. So sessions are of one context only if clients'
- * certificates are judged alike in it, by the same authorities and revocation lists.
- */
-static bool set_session_id_context(SSL_CTX *context, const struct conf_tls *conf)
-{
-    unsigned char id[EVP_MAX_MD_SIZE] = "imapmux";
-    unsigned len = sizeof "imapmux" - 1;
-    EVP_MD_CTX *digest = EVP_MD_CTX_new();
-    bool good = digest != NULL && EVP_DigestInit_ex(digest, EVP_sha256(), NULL) == 1 &&
-                EVP_DigestUpdate(digest, id, len) == 1;
-
-    if (conf->client_ca_file[0] != '\0')
-        good = good && add_file(digest, conf->client_ca_file);
-    if (conf->client_crl_file[0] != '\0')
-        good = good && add_file(digest, conf->client_crl_file);
-    good = good && EVP_DigestFinal_ex(digest, id, &len) == 1 &&
-           SSL_CTX_set_session_id_context(context, id, len) == 1;
-    EVP_MD_CTX_free(digest);
-    return good;
-}
-
 static bool set_tickets(SSL_CTX *context, const struct conf_tls *conf)
 {
     uint64_t lifetime_ms = conf->session_lifetime;
@@ -132,7 +96,7 @@ static bool set_tickets(SSL_CTX *context, const struct conf_tls *conf)
     SSL_CTX_set_num_tickets(context, lifetime_ms == 0 ? 0 : 1);
     if (lifetime_ms == 0)
         SSL_CTX_set_options(context, SSL_OP_NO_TICKET);
-    return tickets_serve(context) && set_session_id_context(context, conf);
+    return tickets_serve(context) && client_certificate_bind_sessions(context, conf);
 }
 
 /* Clients that want to know, and are not told, ask the authority: no reason to serve nobody. */

@@ -80,53 +80,68 @@ def wait_for_count(proxy, event, count):
     servers.wait_for(lambda: len(proxy.events(event)) >= count, f"{count} times {event!r}")
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+def clients(folder):
+    """One for each version."""
+    return [Client(folder, version) for version in VERSIONS]
+
+
+def all_resume(some, proxy):
+    return all([client.connect(proxy) for client in some])
+
+
+def none_resumes(some, proxy):
+    return not any([client.connect(proxy) for client in some])
+
+
+def keys(some):
+    return {client.key for client in some}
+
+
 @pytest.mark.parametrize("size", [80, 48])
-def test_keys_of_a_file(site, version, size):
+def test_keys_of_a_file(site, size):
     """
     Tickets resume at both proxies; when a new key comes before the old one, they are renewed with it; when the old one
     goes, its tickets are refused.
     """
     old, new = os.urandom(size), os.urandom(80)
-    first, second, third = [Client(site.folder / name, version) for name in ("ca", "a", "b")]
 
     def share(*keys):
         site.write("keys", b"".join(base64.b64encode(key) + b"\n" for key in keys))
     share(old)
     tls = f'ticket_keys = file ticket_keys_file = "{site.folder}/keys"'
     with site.proxy("a", tls) as a, site.proxy("b", tls) as b:
-        assert not first.connect(a) and not second.connect(b)
-        assert first.key == second.key == old[:16]
-        assert first.connect(b) and second.connect(a) and first.connect(b)
+        first, second, third = [clients(site.folder / name) for name in ("ca", "a", "b")]
+        assert none_resumes(first, a) and none_resumes(second, b) and keys(first + second) == {old[:16]}
+        assert all_resume(first, b) and all_resume(second, a) and all_resume(first, b)
         share(new, old)
         for proxy in a, b:
             wait_for_count(proxy, "certificates read", 1)
-        assert first.connect(b) and first.key == new[:16] and not third.connect(a) and third.key == new[:16]
+        assert all_resume(first, b) and keys(first) == {new[:16]}
+        assert none_resumes(third, a) and keys(third) == {new[:16]}
         share(new)
         for proxy in a, b:
             wait_for_count(proxy, "certificates read", 2)
-        assert third.connect(b) and not second.connect(b) and second.connect(a)
+        assert all_resume(third, b) and none_resumes(second, b) and all_resume(second, a)
         site.write("keys", base64.b64encode(new)[:-4] + b"\n")
         wait_for_count(a, "certificates not read", 1)
         assert f"{site.folder}/keys:1: " in a.events("certificates not read")[0]["detail"]
-        assert third.connect(a) and second.connect(b)
+        assert all_resume(third, a) and all_resume(second, b)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_keys_of_the_process(site, version):
+def test_keys_of_the_process(site):
     """They outlive a change of certificates and their own rotation, but not the process."""
-    client = Client(site.folder, version)
+    some = clients(site.folder)
     with site.proxy("a", "ticket_rotation = 3s session_lifetime = 45s") as proxy:
-        assert not client.connect(proxy)
+        assert none_resumes(some, proxy)
         site.renew()
         proxy.wait_for_event("certificates read")
-        assert client.connect(proxy)
-        name = client.key
+        assert all_resume(some, proxy)
+        before = keys(some)
         wait_for_count(proxy, "new ticket key", len(proxy.events("new ticket key")) + 1)
-        assert client.connect(proxy) and client.key != name
-        assert client.connect(proxy)
+        assert all_resume(some, proxy) and not keys(some) & before
+        assert all_resume(some, proxy)
     proxy.start()
-    assert not client.connect(proxy)
+    assert none_resumes(some, proxy)
     proxy.stop()
 
 
@@ -137,15 +152,13 @@ def test_no_tickets(site):
 
 
 def test_keys_of_redis(site):
-    """Two proxies have the same ones, also after these have changed, while Redis is away, and when it comes back empty."""
+    """Two proxies have the same ones: after these have changed, while Redis is away, and when it comes back empty."""
     with servers.Redis(site.folder / "redis") as redis, \
             site.proxy("a", QUICK, redis.address) as a, site.proxy("b", QUICK, redis.address) as b:
-        firsts = [Client(site.folder / "a", version) for version in VERSIONS]
-        seconds = [Client(site.folder / "b", version) for version in VERSIONS]
+        first, second = clients(site.folder / "a"), clients(site.folder / "b")
 
         def crosswise():
-            return all([client.connect(b) for client in firsts] + [client.connect(a) for client in seconds] +
-                       [client.connect(a) for client in firsts] + [client.connect(b) for client in seconds])
+            return (all_resume(first, b) and all_resume(second, a) and all_resume(first, a) and all_resume(second, b))
 
         def after_a_new_key(step):
             before = [(proxy, len(proxy.events("new ticket key"))) for proxy in (a, b)]
@@ -155,11 +168,10 @@ def test_keys_of_redis(site):
 
         for proxy in a, b:
             proxy.wait_for_event("new ticket key")  # that of Redis, in the place of its own
-        assert not any([client.connect(a) for client in firsts] + [client.connect(b) for client in seconds])
-        assert crosswise()
-        key = firsts[0].key
+        assert none_resumes(first, a) and none_resumes(second, b) and crosswise()
+        before = keys(first)
         after_a_new_key(lambda: None)
-        assert crosswise() and firsts[0].key != key
+        assert crosswise() and not keys(first) & before
         assert len(redis.ask("HKEYS", REDIS_KEYS)) >= 2 and redis.ask("PTTL", REDIS_KEYS) > 0
         redis.kill()
         assert crosswise()
@@ -192,7 +204,8 @@ def test_started_without_redis(site):
 def test_what_is_no_key(site):
     """It is told once; what was known before stays, and what is right afterwards counts."""
     client = Client(site.folder, "-tls1_3")
-    with servers.Redis(site.folder / "redis") as redis, site.proxy("a", QUICK, redis.address) as proxy:
+    tls = "ticket_keys = redis ticket_rotation = 1s session_lifetime = 16s"
+    with servers.Redis(site.folder / "redis") as redis, site.proxy("a", tls, redis.address) as proxy:
         proxy.wait_for_event("new ticket key")
         client.connect(proxy)
         redis.ask("SET", REDIS_KEYS, "x")
@@ -215,7 +228,8 @@ def test_who_was_revoked_does_not_resume(site, version):
     person = site.authority.issue("ann", "/CN=ann")
     site.write("crl.pem", site.authority.crl().read_bytes())
     client = Client(site.folder, version, "-cert", person)
-    with site.proxy("a", f'client_ca_file = "{site.authority.file}" client_crl_file = "{site.folder}/crl.pem"') as proxy:
+    files = f'client_ca_file = "{site.authority.file}" client_crl_file = "{site.folder}/crl.pem"'
+    with site.proxy("a", files) as proxy:
         assert not client.connect(proxy) and client.connect(proxy)
         site.authority.revoke(person)
         site.write("crl.pem", site.authority.crl().read_bytes())
