@@ -19,7 +19,8 @@
 
 enum {
     OWN_FD = 3,       /* of the small process: the connection, and no other above */
-    MESSAGE_MAX = 512 /* of what is said in either direction; a path is shorter */
+    MESSAGE_MAX = 512, /* of what is said in either direction; a path is shorter */
+    END_MS = 1000
 };
 
 #define REPORT_NAME "IMAPMUX_REPORT"
@@ -296,6 +297,15 @@ static void handle_closed(uv_handle_t *handle)
     mem_free(handle->data);
 }
 
+/* As long as this process is there nobody else has to reap the small one. */
+static void wait_for_end(int fd)
+{
+    struct pollfd state = {.fd = fd, .events = POLLIN};
+
+    shutdown(fd, SHUT_WR);
+    poll(&state, 1, END_MS);
+}
+
 void launcher_close(struct launcher **launcher)
 {
     struct launcher *l = *launcher;
@@ -303,6 +313,7 @@ void launcher_close(struct launcher **launcher)
     *launcher = NULL;
     if (l == NULL)
         return;
+    wait_for_end(l->fd);
     if (l->poll.data != NULL)
         uv_close((uv_handle_t *)&l->poll, handle_closed);
     close(l->fd);

@@ -198,7 +198,7 @@ bool users_see_deadline(struct session *s)
     if (s->told_to_end)
         cut_off(s, "time-out", s->relay.bye);
     else
-        end_relay(s, "let go", let_go_bye);
+        end_relay(s, "let go", s->home->drained_ms > 0 ? phase_stopping_bye : let_go_bye);
     return true;
 }
 
