@@ -67,6 +67,19 @@ static const char usage[] =
 
 /* --- the control loop --- */
 
+/* It has ended in order, and says so, whatever signals come in its last moments. */
+static void close_signals(struct process *process)
+{
+    uv_signal_t *const signals[] = {&process->terminate, &process->interrupt, &process->upgrade};
+
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
+        int number = signals[i]->signum;
+
+        uv_close((uv_handle_t *)signals[i], NULL);
+        signal(number, SIG_IGN);
+    }
+}
+
 /* What workers have sent back is still delivered. Then the loop runs out. */
 static void end_control(struct process *process)
 {
@@ -82,9 +95,7 @@ static void end_control(struct process *process)
     cutovers_close(&process->control.cutovers);
     router_close(&process->control.router);
     redis_link_close(&process->control.env.redis);
-    uv_close((uv_handle_t *)&process->terminate, NULL);
-    uv_close((uv_handle_t *)&process->interrupt, NULL);
-    uv_close((uv_handle_t *)&process->upgrade, NULL);
+    close_signals(process);
     uv_close((uv_handle_t *)&process->metrics, NULL);
     ending_close(&process->control.ending);
     launcher_close(&process->control.launcher);
