@@ -9,6 +9,7 @@
 #include "proxy/ending.h"
 #include "proxy/fleet.h"
 #include "proxy/http/site.h"
+#include "proxy/http/verdicts.h"
 #include "proxy/inherited.h"
 #include "proxy/launcher.h"
 #include "proxy/listeners.h"
@@ -126,6 +127,7 @@ static void print_metrics(void *owner, FILE *out)
 {
     struct process *process = owner;
 
+    verdict_print_metrics(&process->control, out);
     certificates_print_metrics(&process->control, out);
 }
 

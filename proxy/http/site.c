@@ -34,16 +34,10 @@ struct site {
 
 static unsigned write_metrics(void *owner, FILE *out)
 {
-    const struct control *control = ((struct site *)owner)->control;
+    const struct workers *workers = ((struct site *)owner)->control->workers;
 
-    if (control->workers == NULL || !workers_print_metrics(control->workers, out))
-        return MHD_HTTP_SERVICE_UNAVAILABLE;
-    fprintf(out,
-            "# HELP imapmux_ready Whether clients are let in, as /readyz has it.\n"
-            "# TYPE imapmux_ready gauge\n"
-            "imapmux_ready %d\n",
-            verdict_obstacle(control) == NULL);
-    return MHD_HTTP_OK;
+    return workers != NULL && workers_print_metrics(workers, out) ? MHD_HTTP_OK
+                                                                  : MHD_HTTP_SERVICE_UNAVAILABLE;
 }
 
 static unsigned write_health(void *owner, FILE *out)

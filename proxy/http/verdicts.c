@@ -32,7 +32,7 @@ const char *verdict_obstacle(const struct control *control)
         return control->draining ? "it drains" : "it stops";
     if (!control->serving)
         return "it starts";
-    if (!pulse_is_well(control->pulse))
+    if (control->pulse != NULL && !pulse_is_well(control->pulse))
         return "a worker does not answer";
     if (freshness_fences_off(fleet_freshness(control->fleet), uv_hrtime() / 1000000))
         return "Redis has been away for longer than route.keep_while_down";
@@ -63,4 +63,13 @@ unsigned verdict_readiness(const struct control *control, FILE *out)
                json_pack("{s:b, s:s, s:o}", "ready", obstacle == NULL, "reason",
                          obstacle == NULL ? "clients are let in" : obstacle, "also",
                          describe_others(control)));
+}
+
+void verdict_print_metrics(const struct control *control, FILE *out)
+{
+    fprintf(out,
+            "# HELP imapmux_ready Whether clients are let in, as /readyz has it.\n"
+            "# TYPE imapmux_ready gauge\n"
+            "imapmux_ready %d\n",
+            verdict_obstacle(control) == NULL);
 }

@@ -24,4 +24,7 @@ unsigned verdict_readiness(const struct control *control, FILE *out);
 /* NULL: it is ready; else why not. */
 const char *verdict_obstacle(const struct control *control);
 
+/* The same as a metric. */
+void verdict_print_metrics(const struct control *control, FILE *out);
+
 #endif
