@@ -12,13 +12,13 @@
 /* "sha256-..." of a text, as the policy has it. */
 static bool hash(const char *text, char out[64])
 {
-    unsigned char digest[EVP_MAX_MD_SIZE];
+    unsigned char digest[EVP_MAX_MD_SIZE], encoded[48];
     unsigned len = 0;
 
     if (EVP_Digest(text, strlen(text), digest, &len, EVP_sha256(), NULL) != 1)
         return false;
-    memcpy(out, "sha256-", 7);
-    EVP_EncodeBlock((unsigned char *)out + 7, digest, (int)len);
+    EVP_EncodeBlock(encoded, digest, (int)len); /* 44 octets, and a NUL */
+    snprintf(out, 64, "sha256-%s", (const char *)encoded);
     return true;
 }
 

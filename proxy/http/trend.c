@@ -1,4 +1,4 @@
-/* Owns the two rings of points, the hour's and the day's, each with what its next one starts from. */
+/* Owns two rings of points, the hour's and the day's, each with what its next point begins with. */
 #include "proxy/http/trend.h"
 
 #include "proxy/base/mem.h"
