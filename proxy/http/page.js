@@ -124,12 +124,12 @@
       tile("Login time, 95 %", or(time, lately.slow_ms), `median ${or(time, lately.median_ms)}`),
       tile("In line", count(connections.waiting), `${count(connections.logins_in_flight)} log in now`,
         connections.waiting > 0),
-      tile("Connections reused", or(share, lately.reused),
+      tile("Pool hits", or(share, lately.reused),
         `${count(connections.warm)} warm, ${count(connections.parked)} parked`),
       tile("Errors", [or(rate, lately.errors), small(" /s")],
-        `${count(totals.errors)} since the start`, lately.errors > 0),
+        `${count(totals.errors)} so far`, lately.errors > 0),
       tile("Traffic", or(traffic, lately.bytes_out === undefined ? null : lately.bytes_out + lately.bytes_in),
-        `${bytes(totals.bytes_out + totals.bytes_in)} since the start`));
+        `${bytes(totals.bytes_out + totals.bytes_in)} so far`));
   };
 
   // --- shards
@@ -198,7 +198,7 @@
     {title: "Login time", format: time, series: [["median_ms", "median"], ["slow_ms", "95 %"]]},
     {title: "Waiting in line", format: count, least: 1, series: [["waiting", "waiting"]]},
     {title: "Traffic", format: traffic, series: [["bytes_out", "to clients"], ["bytes_in", "from clients"]]},
-    {title: "Connections reused", format: share, most: 1, series: [["reused", "reused"]]},
+    {title: "Pool hits", format: share, most: 1, series: [["reused", "hits"]]},
     {title: "Errors per second", format: rate, series: [["errors", "errors"]]},
   ];
   const CLASSES = ["first", "second"];
