@@ -233,7 +233,7 @@ deb: ## Build the Debian package in build/deb, and let lintian look at it
 	deploy/make-deb $B/deb
 	lintian --allow-root --fail-on error,warning --tag-display-limit 0 $B/deb/imapmux_$(VERSION)_*.changes
 
-deb-test: deb $B/bench/store ## Install, try, upgrade and purge the package in an empty Debian, which is kept in DEB_CACHE (as root)
+deb-test: deb $B/bench/store ## Boot an empty Debian (kept in DEB_CACHE; as root), install, try, upgrade and purge the package there
 	$(PYTEST) tests/deploy/in_chroot.py
 
 container-test: deb ## Carry out the Containerfile in the same empty Debian (as root, with the net): no engine is needed

@@ -1,7 +1,8 @@
 """
-The Debian package in an empty Debian: `make deb-test`, as root. debootstrap makes that once, with the packages that
-imapmux needs, in a folder that is kept. A copy of it, with processes and a loopback address of its own, then has the
-package installed, serves a login, is upgraded under a session, and is purged without a trace.
+The Debian package in an empty Debian that systemd runs: `make deb-test`, as root. debootstrap makes that once, with
+what imapmux depends on downloaded, and it is kept. A copy of it is booted with processes, mounts and a loopback address
+of its own; there the package is installed, serves a login, is configured anew and upgraded under a session, has its
+sockets held by systemd, and is purged without a trace.
 """
 import contextlib
 import ctypes
@@ -22,15 +23,22 @@ CACHE = pathlib.Path(os.environ.get("DEB_CACHE", pathlib.Path.home() / ".cache/i
 PACKAGES = servers.REPOSITORY / "build/deb"
 STORE = servers.REPOSITORY / "build/bench/store"
 SUITE = "bookworm"
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 CLONE_NEWNET = 0x40000000
-# As the unit has it, for there is no systemd in there.
-AS_THE_UNIT = ["setpriv", "--reuid=imapmux", "--regid=imapmux", "--init-groups", "--no-new-privs",
-               "--inh-caps=-all,+net_bind_service", "--ambient-caps=-all,+net_bind_service",
-               "--bounding-set=-all,+net_bind_service"]
+# The root file system of the namespaces is the folder $1, and systemd its first process.
+BOOT = """
+set -e
+mount --make-rprivate / && mount --bind $1 $1 && cd $1
+ip link set lo up
+mount -t proc proc proc && mount -t sysfs -o ro sysfs sys && mount -t tmpfs -o mode=755 tmpfs run
+mount -t tmpfs tmpfs sys/fs/cgroup && mount -t cgroup2 cgroup2 sys/fs/cgroup
+pivot_root . mnt && umount -l mnt
+exec env -i PATH=/usr/sbin:/usr/bin container=other /lib/systemd/systemd --system --show-status=false
+"""
 # What the programs that are in an empty Debian, and the packages that came along, keep of themselves.
-OF_OTHERS = re.compile(r"/(var/(lib|log|cache)/(apt|dpkg)|var/cache/(debconf|ldconfig)|run/adduser$|etc/ssl|"
+OF_OTHERS = re.compile(r"/(var/(lib|log|cache)/(apt|dpkg)|var/cache/(debconf|ldconfig)|var/log/journal|var/lib/systemd|"
+                       r"var/tmp/systemd-private|tmp/systemd-private|run/adduser$|etc/ssl|root|etc/\.pwd\.lock$|"
                        r"etc/(ld\.so\.cache|(passwd|group|shadow|gshadow|subuid|subgid)-)$)")
-
 
 
 def run(*words, **options):
@@ -57,57 +65,87 @@ def package():
 
 @pytest.fixture(scope="session")
 def base(package):
-    """An empty Debian that has downloaded, and not installed, what the package depends on."""
+    """An empty Debian with systemd, that has downloaded, and not installed, what the package depends on."""
     needed = field(package, "Depends")
     name = hashlib.sha256(f"{SUITE} {mirror()} {needed}".encode()).hexdigest()[:16]
     kept = CACHE / f"{SUITE}-{name}"
     if not kept.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         made = CACHE / f"{SUITE}-{name}.{os.getpid()}"
-        run("debootstrap", "--variant=minbase", SUITE, made, mirror())
+        run("debootstrap", "--variant=minbase", "--include=systemd", SUITE, made, mirror())
         run("chroot", made, "apt-get", "clean")
         run("chroot", made, "apt-get", "satisfy", "-y", "--no-install-recommends", "--download-only", needed)
         made.rename(kept)
     return kept
 
 
-class Machine:
-    """A copy of the base with processes, mounts and a network of its own, which end with it."""
+class Cgroup:
+    """A control group for a systemd of its own to be in."""
 
-    def __init__(self, base, root):
-        self.root = root
-        run("cp", "-a", "--reflink=auto", base, root)
-        start = f"ip link set lo up && mount -t proc proc {root}/proc && echo up && exec sleep infinity"
-        self.holder = subprocess.Popen(["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child",
-                                        "sh", "-c", start], stdout=subprocess.PIPE, text=True)
-        assert self.holder.stdout.readline() == "up\n"
-        children = pathlib.Path(f"/proc/{self.holder.pid}/task/{self.holder.pid}/children").read_text()
-        self.pid = int(children.split()[0])
+    def __init__(self, folder):
+        self.top = folder / "cgroup"
+        self.top.mkdir()
+        run("mount", "-t", "cgroup2", "cgroup2", self.top)
+        self.path = self.top / f"imapmux-{os.getpid()}"
+        self.path.mkdir()
+
+    def enter(self):
+        (self.path / "cgroup.procs").write_text("0")
+
+    def remove(self):
+        def is_empty():
+            return "populated 0" in (self.path / "cgroup.events").read_text()
+        servers.wait_for(is_empty, "the processes of the machine to be gone")
+        for folder, _, _ in os.walk(self.path, topdown=False):
+            os.rmdir(folder)
+        run("umount", self.top)
+
+
+class Machine:
+    """A copy of the base, booted; everything in it ends with it."""
+
+    def __init__(self, base, folder):
+        self.root, self.cgroup = folder / "root", Cgroup(folder)
+        run("cp", "-a", "--reflink=auto", base, self.root)
+        self.holder = subprocess.Popen(
+            ["unshare", "--pid", "--mount", "--net", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child",
+             "sh", "-c", BOOT, "sh", self.root], preexec_fn=self.cgroup.enter)
+        self.pid = servers.wait_for(self._first_process, "the first process")
+        servers.wait_for(self.has_booted, "systemd to be up")
+
+    def _first_process(self):
+        children = pathlib.Path(f"/proc/{self.holder.pid}/task/{self.holder.pid}/children").read_text().split()
+        return int(children[0]) if children else None
+
+    def has_booted(self):
+        asked = subprocess.run(self.enter("systemctl", "is-system-running"), capture_output=True, text=True)
+        return asked.stdout.strip() in ("running", "degraded")
 
     def enter(self, *words):
-        return ["nsenter", f"--target={self.pid}", "--net", "--mount", "--pid", *map(str, words)]
-
-    def chroot(self, *words):
-        return self.enter("chroot", self.root, *words)
+        return ["nsenter", f"--target={self.pid}", "--all", "env", "-i", f"PATH={PATH}", "LC_ALL=C.UTF-8",
+                "DEBIAN_FRONTEND=noninteractive", *map(str, words)]
 
     def run(self, *words):
-        return run(*self.chroot(*words), env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8",
-                                              "DEBIAN_FRONTEND": "noninteractive"})
+        return run(*self.enter(*words))
 
     def ctl(self, *words):
-        return self.run("imapmuxctl", "-s", "/run/imapmux/admin.sock", *words)
+        return self.run("imapmuxctl", *words)
+
+    def status(self):
+        return json.loads(self.ctl("--json", "status"))
+
+    def property(self, name):
+        return self.run("systemctl", "show", "--value", f"--property={name}", "imapmux.service").strip()
 
     def install(self, package):
-        shutil.copy(package, self.root / "tmp")
-        self.run("apt-get", "install", "-y", "--no-install-recommends", f"/tmp/{package.name}")
-        (self.root / "tmp" / package.name).unlink()
+        shutil.copy(package, self.root / "root/imapmux.deb")
+        self.run("apt-get", "install", "-y", "--no-install-recommends", "/root/imapmux.deb")
 
     def files(self):
-        """All paths, but those of /proc."""
-        found = run("find", self.root, "-xdev", "-path", f"{self.root}/proc", "-prune", "-o", "-printf", "/%P\n")
-        return set(found.splitlines())
+        """All paths of the root file system."""
+        return set(run("find", self.root, "-xdev", "-printf", "/%P\n").splitlines())
 
-    def connect(self, **options):
+    def connect(self):
         """A client on this machine: what a thread has entered, its sockets stay in."""
         made = []
 
@@ -115,91 +153,86 @@ class Machine:
             libc = ctypes.CDLL(None, use_errno=True)
             with open(f"/proc/{self.pid}/ns/net") as network:
                 assert libc.setns(network.fileno(), CLONE_NEWNET) == 0
-            made.append(Wire(servers.HOST, 993, tls="implicit", **options))
+            made.append(Wire(servers.HOST, 993, tls="implicit"))
         thread = threading.Thread(target=inside)
         thread.start()
         thread.join()
         return made[0]
 
+    @contextlib.contextmanager
+    def session(self):
+        with self.connect() as wire:
+            wire.login("ann", "secret")
+            yield wire
+
     def end(self):
         self.holder.kill()
         self.holder.wait()
+        self.cgroup.remove()
 
 
 @pytest.fixture(scope="session")
 def machine(base, tmp_path_factory):
-    machine = Machine(base, tmp_path_factory.mktemp("machine") / "root")
+    folder = tmp_path_factory.mktemp("machine")
+    machine = Machine(base, folder)
     machine.empty = machine.files()
     yield machine
     machine.end()
-    shutil.rmtree(machine.root)
-
-
-@contextlib.contextmanager
-def running(machine, *words):
-    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    yield process
-    process.kill()
-    process.wait()
-    process.stderr.close()
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
 def store(machine):
-    with running(machine, *machine.enter(STORE, "143")) as process:
+    """Where the package's proxy.conf expects it."""
+    command = ["nsenter", f"--target={machine.pid}", "--net", STORE, "143"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
         yield process
+        process.kill()
 
 
-@pytest.fixture(scope="session")
-def daemon(machine, store):
-    """imapmux, as the package has installed it, and as the unit starts it."""
-    for folder in ("/run/imapmux", "/var/lib/imapmux"):
-        machine.run("install", "-d", "-o", "imapmux", "-g", "imapmux", folder)
-    command = machine.chroot(*AS_THE_UNIT, "/usr/sbin/imapmux", "-c", "/etc/imapmux/proxy.conf")
-    with running(machine, *command) as process:
-        for line in process.stderr:
-            if "event=ready" in line:
-                break
-        else:
-            pytest.fail("imapmux has not started")
-        yield process
-
-
-def refused(wire, user, password):
-    return b" NO " in wire.command(b"LOGIN %s %s" % (user.encode(), password.encode()))
-
-
-def test_it_is_installed(machine, package):
-    machine.install(package)
-    assert machine.run("imapmuxctl", "--version").split()[1] == field(package, "Version").partition("-")[0]
-    assert machine.run("stat", "-c", "%A %U:%G", "/etc/imapmux/passwd").strip() == "-rw-r----- root:imapmux"
-    assert "is good" in machine.run(*AS_THE_UNIT, "imapmux", "-t")
-
-
-def test_nobody_gets_in_before_a_user_is_added(machine, daemon):
+def lets_in(machine):
     with machine.connect() as wire:
-        assert refused(wire, "ann", "secret")
+        return b" OK " in wire.command(b"LOGIN ann secret")
 
 
-def test_a_user_logs_in(machine, daemon):
+def test_it_is_installed_and_runs(machine, package, store):
+    machine.install(package)
+    assert machine.run("imapmuxctl", "--version").split()[1] == field(package, "Version")
+    assert machine.run("stat", "-c", "%A %U:%G", "/etc/imapmux/passwd").strip() == "-rw-r----- root:imapmux"
+    assert machine.property("ActiveState") == "active"
+    assert machine.run("stat", "-c", "%U", f"/proc/{machine.property('MainPID')}").strip() == "imapmux"
+
+
+def test_nobody_gets_in_before_a_user_is_added(machine):
+    assert not lets_in(machine)
+
+
+def test_a_user_is_added_as_the_file_says(machine):
     line = next(line for line in (machine.root / "etc/imapmux/passwd").read_text().splitlines() if "echo" in line)
     machine.run("sh", "-c", line.lstrip("# ").replace("passwd -6", "passwd -6 secret"))
-    servers.wait_for(lambda: not refused(machine.connect(), "ann", "secret"), "the password file to be read again")
+    servers.wait_for(lambda: lets_in(machine), "the password file to be read again")
 
 
-def pid(machine):
-    return json.loads(machine.ctl("--json", "status"))["pid"]
-
-
-def test_an_upgrade_keeps_sessions(machine, daemon, package, tmp_path):
-    with machine.connect() as wire:
-        wire.login("ann", "secret")
-        old = pid(machine)
-        machine.install(higher(package, tmp_path))
-        assert pid(machine) != old
+def test_it_is_configured_anew_under_a_session(machine):
+    path = machine.root / "etc/imapmux/proxy.conf"
+    with machine.session() as wire:
+        path.write_text(path.read_text() + 'login { greeting = "configured anew" }\n')
+        machine.run("systemctl", "reload", "imapmux")
         assert b" OK " in wire.command(b"NOOP")
-        with machine.connect() as other:
-            other.login("ann", "secret")
+    with machine.connect() as wire:
+        assert b"configured anew" in wire.greeting
+
+
+def test_an_upgrade_of_the_package_keeps_sessions(machine, package, tmp_path):
+    with machine.session() as wire:
+        old = machine.status()["pid"]
+        machine.install(higher(package, tmp_path))
+        new = machine.status()["pid"]
+        assert new != old and machine.property("MainPID") == str(new) and machine.property("NRestarts") == "0"
+        assert b" OK " in wire.command(b"NOOP")
+        assert lets_in(machine)
+    servers.wait_for(lambda: not pathlib.Path(f"{machine.root}/proc/{old}").exists(), "the old process to end")
+    assert machine.property("ActiveState") == "active"
 
 
 def higher(package, folder):
@@ -211,18 +244,58 @@ def higher(package, folder):
     return folder / "higher.deb"
 
 
-def test_it_is_removed_and_keeps_its_configuration(machine, daemon):
-    machine.run("sh", "-c", f"kill {pid(machine)}")  # as systemd would
-    daemon.wait(60)
+def drop_in(machine, unit, text):
+    folder = machine.root / f"etc/systemd/system/{unit}.d"
+    folder.mkdir(exist_ok=True)
+    (folder / "test.conf").write_text(text)
+    machine.run("systemctl", "daemon-reload")
+
+
+def test_a_process_that_hangs_is_replaced(machine):
+    drop_in(machine, "imapmux.service", "[Service]\nWatchdogSec=1s\nTimeoutAbortSec=1s\n")
+    machine.run("systemctl", "restart", "imapmux")
+    old = machine.property("MainPID")
+    machine.run("sh", "-c", f"kill -STOP {old}")
+    servers.wait_for(lambda: machine.property("NRestarts") == "1" and machine.property("ActiveState") == "active",
+                     "systemd to start another one")
+    assert machine.property("MainPID") != old and lets_in(machine)
+
+
+def test_systemd_holds_the_sockets_and_no_capability_is_needed(machine):
+    drop_in(machine, "imapmux.socket", "[Socket]\nListenStream=\nListenStream=127.0.0.1:993\n")
+    drop_in(machine, "imapmux.service", "[Service]\nAmbientCapabilities=\nCapabilityBoundingSet=\n")
+    machine.run("systemctl", "stop", "imapmux.service")
+    machine.run("systemctl", "enable", "--now", "imapmux.socket")
+    assert lets_in(machine) and machine.property("ActiveState") == "active"
+    with machine.session() as wire:
+        machine.ctl("upgrade")
+        assert b" OK " in wire.command(b"NOOP") and lets_in(machine)
+
+
+def test_a_stop_says_goodbye_to_all_generations(machine):
+    with machine.session() as old:
+        machine.ctl("upgrade")
+        with machine.session() as new:
+            machine.run("systemctl", "stop", "imapmux.socket", "imapmux.service")
+            for wire in (old, new):
+                assert b"* BYE [UNAVAILABLE]" in wire.read_to_end()
+    assert machine.property("Result") == "success"
+
+
+def test_it_is_removed_and_keeps_its_configuration(machine):
+    machine.run("systemctl", "start", "imapmux.socket", "imapmux.service")
     machine.run("apt-get", "remove", "-y", "imapmux")
     assert (machine.root / "etc/imapmux/proxy.conf").exists() and not (machine.root / "usr/sbin/imapmux").exists()
+    assert machine.run("systemctl", "list-units", "--state=active", "--plain", "--no-legend", "imapmux*") == ""
 
 
 def test_it_is_purged_without_a_trace(machine):
+    for unit in ("imapmux.service", "imapmux.socket"):  # these are the test's
+        shutil.rmtree(machine.root / f"etc/systemd/system/{unit}.d")
     machine.run("apt-get", "purge", "-y", "imapmux")
     machine.run("apt-get", "autoremove", "--purge", "-y")
-    left = {path for path in machine.files() - machine.empty if not OF_OTHERS.match(path)}
-    assert left == set()
+    assert {path for path in machine.files() - machine.empty if not OF_OTHERS.match(path)} == set()
+    assert "imapmux" not in machine.run("ls", "-R", "/run", "/etc/systemd/system", "/var/lib/systemd")
     for table in ("passwd", "group", "shadow", "gshadow"):
         assert "imapmux" not in (machine.root / "etc" / table).read_text()
     assert "imapmux" not in machine.run("dpkg", "--list")
