@@ -7,6 +7,7 @@
 #include "proxy/base/address.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
 #include <pwd.h>
 #include <string.h>
@@ -501,7 +502,8 @@ bool conf_check_file(struct conf_reader *reader, const char *section, size_t ind
     struct stat status;
     int failure = 0;
 
-    if (access(path, R_OK) != 0 || stat(path, &status) != 0)
+    /* AT_EACCESS: with the capabilities that the process has. */
+    if (faccessat(AT_FDCWD, path, R_OK, AT_EACCESS) != 0 || stat(path, &status) != 0)
         failure = errno;
     else if (S_ISDIR(status.st_mode))
         failure = EISDIR;

@@ -128,6 +128,10 @@ class Machine:
     def run(self, *words):
         return run(*self.enter(*words))
 
+    def systemctl(self, *words):
+        ended = subprocess.run(self.enter("systemctl", *words), capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr + self.run("journalctl", "--no-pager", "--lines=30")
+
     def ctl(self, *words):
         return self.run("imapmuxctl", *words)
 
@@ -213,11 +217,19 @@ def test_a_user_is_added_as_the_file_says(machine):
     servers.wait_for(lambda: lets_in(machine), "the password file to be read again")
 
 
-def test_it_is_configured_anew_under_a_session(machine):
+@pytest.fixture
+def proxy_conf(machine):
+    """The file, which is as before afterwards."""
     path = machine.root / "etc/imapmux/proxy.conf"
+    usual = path.read_text()
+    yield path
+    path.write_text(usual)
+
+
+def test_it_is_configured_anew_under_a_session(machine, proxy_conf):
     with machine.session() as wire:
-        path.write_text(path.read_text() + 'login { greeting = "configured anew" }\n')
-        machine.run("systemctl", "reload", "imapmux")
+        proxy_conf.write_text(proxy_conf.read_text() + 'login { greeting = "configured anew" }\n')
+        machine.systemctl("reload", "imapmux")
         assert b" OK " in wire.command(b"NOOP")
     with machine.connect() as wire:
         assert b"configured anew" in wire.greeting
@@ -248,12 +260,12 @@ def drop_in(machine, unit, text):
     folder = machine.root / f"etc/systemd/system/{unit}.d"
     folder.mkdir(exist_ok=True)
     (folder / "test.conf").write_text(text)
-    machine.run("systemctl", "daemon-reload")
+    machine.systemctl("daemon-reload")
 
 
 def test_a_process_that_hangs_is_replaced(machine):
     drop_in(machine, "imapmux.service", "[Service]\nWatchdogSec=1s\nTimeoutAbortSec=1s\n")
-    machine.run("systemctl", "restart", "imapmux")
+    machine.systemctl("restart", "imapmux")
     old = machine.property("MainPID")
     machine.run("sh", "-c", f"kill -STOP {old}")
     servers.wait_for(lambda: machine.property("NRestarts") == "1" and machine.property("ActiveState") == "active",
@@ -261,11 +273,26 @@ def test_a_process_that_hangs_is_replaced(machine):
     assert machine.property("MainPID") != old and lets_in(machine)
 
 
+def test_it_reads_keys_of_root_if_it_may(machine, proxy_conf):
+    page = (servers.REPOSITORY / "deploy/systemd/README.md").read_text()
+    shown = re.search(r"^```ini\n([^`]*CAP_DAC_READ_SEARCH[^`]*)^```", page, re.MULTILINE).group(1)
+    usual, of_root = "/etc/ssl/private/ssl-cert-snakeoil.key", "/etc/ssl/private/imapmux.key"
+    machine.run("install", "-m", "600", usual, of_root)
+    proxy_conf.write_text(proxy_conf.read_text().replace(usual, of_root))
+    assert subprocess.run(machine.enter("systemctl", "restart", "imapmux"), capture_output=True).returncode == 1
+    drop_in(machine, "imapmux.service", shown)
+    machine.systemctl("restart", "imapmux")
+    machine.ctl("upgrade")
+    assert lets_in(machine)
+    status = machine.run("cat", f"/proc/{machine.property('MainPID')}/status")
+    assert re.search(r"^CapEff:\t0+$", status, re.MULTILINE)
+
+
 def test_systemd_holds_the_sockets_and_no_capability_is_needed(machine):
     drop_in(machine, "imapmux.socket", "[Socket]\nListenStream=\nListenStream=127.0.0.1:993\n")
     drop_in(machine, "imapmux.service", "[Service]\nAmbientCapabilities=\nCapabilityBoundingSet=\n")
-    machine.run("systemctl", "stop", "imapmux.service")
-    machine.run("systemctl", "enable", "--now", "imapmux.socket")
+    machine.systemctl("stop", "imapmux.service")
+    machine.systemctl("enable", "--now", "imapmux.socket")
     assert lets_in(machine) and machine.property("ActiveState") == "active"
     with machine.session() as wire:
         machine.ctl("upgrade")
@@ -276,14 +303,15 @@ def test_a_stop_says_goodbye_to_all_generations(machine):
     with machine.session() as old:
         machine.ctl("upgrade")
         with machine.session() as new:
-            machine.run("systemctl", "stop", "imapmux.socket", "imapmux.service")
+            machine.systemctl("stop", "--no-block", "imapmux.socket", "imapmux.service")
             for wire in (old, new):
-                assert b"* BYE [UNAVAILABLE]" in wire.read_to_end()
+                assert b"* BYE [UNAVAILABLE]" in wire.read_response()
+    servers.wait_for(lambda: machine.property("ActiveState") == "inactive", "the end of all processes")
     assert machine.property("Result") == "success"
 
 
 def test_it_is_removed_and_keeps_its_configuration(machine):
-    machine.run("systemctl", "start", "imapmux.socket", "imapmux.service")
+    machine.systemctl("start", "imapmux.socket", "imapmux.service")
     machine.run("apt-get", "remove", "-y", "imapmux")
     assert (machine.root / "etc/imapmux/proxy.conf").exists() and not (machine.root / "usr/sbin/imapmux").exists()
     assert machine.run("systemctl", "list-units", "--state=active", "--plain", "--no-legend", "imapmux*") == ""
