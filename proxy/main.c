@@ -427,8 +427,8 @@ static bool serve(struct process *process, const struct conf *conf, const struct
         fleet_leave(control->fleet);
     listeners_close(&control->listeners);
     end_control(process);
-    takeover_close(&process->takeover); /* the other process goes on, with all that is its own */
     conf_release(&control->env.conf);
+    takeover_close(&process->takeover); /* the other process goes on, with all that is its own */
     return err->kind == ERR_NONE;
 }
 

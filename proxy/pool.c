@@ -230,7 +230,7 @@ void pool_each_parked(const struct pool *pool,
                       void *owner)
 {
     for (const struct parked_user *user = pool->users; user != NULL; user = user->hh.next)
-        tell(owner, user->name, user->first->at->store->shard, user->count);
+        tell(owner, user->name, pool_shard_conf(user->first->at), user->count);
 }
 
 static size_t *count_of(struct pool_counts *counts, enum pooled_state state)
@@ -247,22 +247,21 @@ static size_t *count_of(struct pool_counts *counts, enum pooled_state state)
     }
 }
 
-void pool_count(const struct pool *pool, struct pool_counts *counts, size_t count)
+void pool_count(const struct pool *pool, struct pool_counts *counts, size_t id_count)
 {
     uint64_t now = pool_now(pool);
 
     for (const struct pooled *p = pool->all; p != NULL; p = p->all_next) {
-        if (p->at->store->id >= count) /* a reload has brought it since */
-            continue;
-
         struct pool_counts *of_shard = &counts[p->at->store->id];
         uint64_t age = now - p->born_ms;
 
+        if (p->at->store->id >= id_count)
+            continue;
         of_shard->open++;
         ++*count_of(of_shard, (enum pooled_state)p->state);
         of_shard->oldest_ms = age > of_shard->oldest_ms ? age : of_shard->oldest_ms;
     }
-    for (size_t i = 0; i < pool->shard_count && i < count; i++) {
+    for (size_t i = 0; i < pool->shard_count && i < id_count; i++) {
         const struct pool_shard *at = pool->shards[i];
 
         counts[i].logging_in += at->logging_in;

@@ -74,8 +74,8 @@ struct pool_counts {
     uint64_t leases[LEASE_KINDS]; /* since the start, by enum lease_kind */
 };
 
-/* Adds what there is to the counts of each shard, by its id, below `count`. */
-void pool_count(const struct pool *pool, struct pool_counts *counts, size_t count);
+/* Adds what there is to the counts of each shard, by its id, of which there are so many. */
+void pool_count(const struct pool *pool, struct pool_counts *counts, size_t id_count);
 
 /* A descriptor was given out: a high number means that they run short, and an idle one must go. */
 void pool_relieve(struct pool *pool, int fd);

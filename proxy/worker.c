@@ -634,9 +634,8 @@ void workers_end(struct workers **workers, bool last_word)
 
     for (size_t i = 0; i < all->count; i++)
         close_worker(&all->list[i]);
-    if (last_word && conf != NULL &&
-        conf->metrics.file[0] != '\0') /* a failure was logged before */
-        workers_save_metrics(all, conf->metrics.file, NULL);
+    if (last_word && conf != NULL && conf->metrics.file[0] != '\0')
+        workers_save_metrics(all, conf->metrics.file, NULL); /* a failure was logged before */
     conf_release(&conf);
     close_shared(all);
     mem_free(all);

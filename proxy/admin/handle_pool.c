@@ -10,15 +10,15 @@ struct pool_call {
     struct admin_call *call; /* NULL: nobody waits for the answer any more */
     struct control *control;
     bool by_worker;
-    size_t worker_count, shard_count;
-    struct pool_counts *counts; /* of all shards, by id, of one worker after the other */
+    size_t worker_count, id_count;
+    struct pool_counts *counts; /* by worker and shard id */
 };
 
 static void visit(struct ask *ask, struct home *home, size_t worker)
 {
     struct pool_call *pool = (struct pool_call *)ask;
 
-    pool_count(home->pool, pool->counts + worker * pool->shard_count, pool->shard_count);
+    pool_count(home->pool, pool->counts + worker * pool->id_count, pool->id_count);
 }
 
 /* --- rows --- */
@@ -72,10 +72,10 @@ static json_t *list_rows(const struct pool_call *pool)
         const struct conf_shard *shard = &conf->shards[i];
         struct pool_counts sum = {0};
 
-        if (shard->id >= pool->shard_count) /* it is new */
+        if (shard->id >= pool->id_count) /* it has come meanwhile */
             continue;
         for (size_t worker = 0; worker < pool->worker_count && good; worker++) {
-            const struct pool_counts *part = &pool->counts[worker * pool->shard_count + shard->id];
+            const struct pool_counts *part = &pool->counts[worker * pool->id_count + shard->id];
 
             if (pool->by_worker)
                 good = add_row(rows, describe(shard, part), pool, worker);
@@ -128,8 +128,8 @@ void run_pool(struct admin_call *call)
     pool->control = control;
     pool->by_worker = by != NULL && strcmp(by, "worker") == 0;
     pool->worker_count = workers_count(control->workers);
-    pool->shard_count = control->env.conf->shard_titles.count;
-    pool->counts = mem_array(pool->worker_count * pool->shard_count, sizeof *pool->counts);
+    pool->id_count = control->env.conf->shard_titles.count;
+    pool->counts = mem_array(pool->worker_count * pool->id_count, sizeof *pool->counts);
     if (pool->counts == NULL || !ask_workers(&pool->ask, control->workers, &control->inbox)) {
         release(pool);
         admin_answer(call, NULL);

@@ -197,8 +197,8 @@ void conf_release(const struct conf **conf)
         return;
     for (const struct conf_section *section = conf_sections; section->name != NULL; section++)
         release_section(section, c);
-    conf_words_release(&c->files);
     conf_words_release(&c->shard_titles);
+    conf_words_release(&c->files);
     mem_free(c);
 }
 

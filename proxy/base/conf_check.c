@@ -87,7 +87,8 @@ static bool check_admin(struct conf_reader *reader, const struct conf *conf)
 {
     const struct conf_admin *admin = &conf->admin;
     size_t mode_len = strlen(admin->mode);
-    size_t path_max = sizeof((struct sockaddr_un){0}.sun_path) - sizeof ".1234567"; /* a pid behind */
+    size_t path_max =
+        sizeof((struct sockaddr_un){0}.sun_path) - sizeof ".1234567"; /* a pid behind */
 
     if (strlen(admin->socket) > path_max)
         return conf_fail_in(reader, "admin", 0,

@@ -153,6 +153,7 @@ const char *conf_why_unread(const char *path);
 
 /* May this process read and write what the configuration names? */
 bool conf_check_paths(struct conf_reader *reader, const struct conf *conf);
+
 /*
  * Compares, and gives `after` what stays as it was `before`: ids of shards, and values that only a
  * new process can change. False without memory.

@@ -131,7 +131,7 @@ void conf_print(FILE *out, const struct conf *conf, const char *only, bool all)
             continue;
         if (section->many) {
             memcpy(&count, (const char *)conf + section->count_offset, sizeof count);
-            memcpy(&values, (const void *)values, sizeof(const char *));
+            memcpy(&values, field, sizeof values);
         }
         for (size_t i = 0; i < count; i++, values += section->size)
             if (all || ((const struct conf_head *)values)->line > 0 || any_differs(section, values))

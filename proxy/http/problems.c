@@ -126,13 +126,12 @@ static json_t *sort(json_t *found)
 json_t *problems_list(const struct status_view *view, const struct counters *sum)
 {
     const struct control *control = view->control;
-    const struct stores *stores = workers_stores(control->workers);
     const struct conf *conf = control->env.conf;
     json_t *list = json_array();
 
     judge_process(list, control, sum);
     for (size_t i = 0; i < conf->shard_count; i++)
-        judge_shard(list, stores_of(stores, &conf->shards[i]));
+        judge_shard(list, stores_of(workers_stores(control->workers), &conf->shards[i]));
     judge_services(list, control, sum);
     for (size_t i = 0; i < tls_certificate_count(control->tls); i++)
         judge_certificate(list, control->tls, i);

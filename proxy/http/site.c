@@ -72,11 +72,11 @@ static unsigned write_status(void *owner, FILE *out)
 static unsigned write_history(void *owner, FILE *out)
 {
     const struct site *site = owner;
-    const struct conf *conf = site->control->env.conf;
+    const struct conf_words *all = &site->control->env.conf->shard_titles;
     const char *titles[TREND_SHARDS];
 
-    for (size_t i = 0; i < conf->shard_titles.count && i < TREND_SHARDS; i++)
-        titles[i] = conf->shard_titles.items[i];
+    for (size_t i = 0; i < all->count && i < TREND_SHARDS; i++)
+        titles[i] = all->items[i];
     trend_print(site->trend, titles, out);
     return MHD_HTTP_OK;
 }

@@ -66,7 +66,7 @@ static json_t *describe_shard(const struct control *control, const struct conf_s
     const struct store *store = stores_of(workers_stores(control->workers), shard);
     struct addresses addresses = {json_array(), ""};
 
-    if (control->health == NULL)
+    if (control->env.conf->health.interval == 0)
         add_configured(shard, &addresses);
     else
         health_each_address(control->health, store, add_address, &addresses);
@@ -77,7 +77,7 @@ static json_t *describe_shard(const struct control *control, const struct conf_s
         store_order_names[atomic_load(&store->order)], "weight",
         number(atomic_load(&store->weight)), "sessions", number(atomic_load(&store->sessions)),
         "connections", number(atomic_load(&store->connections.used)), "max_connections",
-        number(store->connections.limit), "logins_in_flight",
+        number(atomic_load(&store->connections.limit)), "logins_in_flight",
         number(atomic_load(&store->logins.used)), "waiting",
         number(atomic_load(&store->logins.waiting) + atomic_load(&store->connections.waiting)),
         "logins_ok", number(atomic_load(&store->logins_ok)), "logins_failed",

@@ -10,7 +10,7 @@
 
 #include <stdbool.h>
 
-enum { TREND_EACH_MS = 5000, TREND_SHARDS = 16 /* those with the lowest ids */ };
+enum { TREND_EACH_MS = 5000, TREND_SHARDS = 16 /* by their ids, the first ones */ };
 
 struct trend;
 
@@ -26,7 +26,7 @@ struct trend_look {
     uint64_t clock_ms; /* of a clock that never jumps */
     uint32_t sessions;
     const struct counters *sum;
-    const struct trend_shard *shards; /* by id: the first shard_count ones, at most TREND_SHARDS */
+    const struct trend_shard *shards; /* the first shard_count ones, at most TREND_SHARDS */
     size_t shard_count;
 };
 
