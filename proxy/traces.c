@@ -1,6 +1,7 @@
 /* Owns who on this worker is listened to, and the lines until they are fetched. */
 #include "proxy/traces.h"
 
+#include "proxy/base/log.h"
 #include "proxy/base/mem.h"
 #include "proxy/imap/transcript.h"
 #include "proxy/phase.h"
@@ -212,6 +213,17 @@ static void attach_relayed(void *owner, struct session *s)
         attach(owner, s);
 }
 
+/* Whoever reads the log knows that somebody has listened. */
+static void log_trace(const struct trace *trace, const char *what)
+{
+    struct log_line line;
+
+    log_begin(&line, LOG_LEVEL_INFO, "trace");
+    log_text(&line, "user", trace->user);
+    log_text(&line, "detail", what);
+    log_write(&line);
+}
+
 static struct trace *begin(struct traces *traces, const char *user, const char *id,
                            bool shows_bodies)
 {
@@ -228,6 +240,7 @@ static struct trace *begin(struct traces *traces, const char *user, const char *
     if (traces->count++ == 0)
         uv_timer_start(&traces->patrol, on_patrol, PATROL_MS, PATROL_MS);
     users_each_of(traces->home, user, attach_relayed, trace);
+    log_trace(trace, shows_bodies ? "begins, with mail" : "begins");
     return trace;
 }
 
@@ -235,6 +248,7 @@ static void end(struct trace *trace)
 {
     struct traces *traces = trace->all;
 
+    log_trace(trace, "ends");
     while (trace->taps != NULL)
         remove_tap(trace->taps);
     while (trace->first != NULL)
