@@ -142,17 +142,29 @@ void usage_print_command(FILE *out, const struct ctl_command *command)
 
 /* --- completion --- */
 
+/*
+ * Names are asked of imapmux, which may not answer; then there are none. Those with other characters
+ * are left out, for bash would expand them.
+ */
 static const char script_head[] =
     "# Completion of imapmuxctl for bash, printed by imapmuxctl --print-completion.\n"
+    "_imapmuxctl_names()\n"
+    "{\n"
+    "    [[ $word == -* ]] && return\n"
+    "    \"${COMP_WORDS[0]}\" \"${socket[@]}\" --timeout 1s --json \"${@:2}\" 2>/dev/null |\n"
+    "        grep -o \"\\\"$1\\\":\\\"[A-Za-z0-9@._+-]*\\\"\" | cut -d '\"' -f 4\n"
+    "}\n"
     "_imapmuxctl()\n"
     "{\n"
-    "    local word=${COMP_WORDS[COMP_CWORD]} typed= next= files= i\n"
-    "    case ${COMP_WORDS[COMP_CWORD - 1]} in\n"
-    "        -s | --socket | --from-file) COMPREPLY=($(compgen -f -- \"$word\")); return ;;\n"
+    "    local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}\n"
+    "    local typed= next= files= socket=() i\n"
+    "    case $previous in\n"
+    "        -s | --socket) COMPREPLY=($(compgen -f -- \"$word\")); return ;;\n"
     "    esac\n"
     "    for ((i = 1; i < COMP_CWORD; i++)); do\n"
     "        case ${COMP_WORDS[i]} in\n"
-    "            -s | --socket | --timeout) ((i++)) ;;\n"
+    "            -s | --socket) ((i++)); socket=(-s \"${COMP_WORDS[i]}\") ;;\n"
+    "            --timeout) ((i++)) ;;\n"
     "            -*) ;;\n"
     "            *) typed+=\"${COMP_WORDS[i]} \" ;;\n"
     "        esac\n"
@@ -195,18 +207,46 @@ static void print_case(FILE *out, const struct ctl_command *like, size_t len)
     fputs(len == 0 ? " help --all --json --socket --timeout --help\" ;;\n" : "\" ;;\n", out);
 }
 
+/* What a value of this argument may be, as words within double quotes. */
+static void print_values(FILE *out, const struct ctl_argument *row)
+{
+    static const char *const shards[] = {"shard", "to", "from"};
+
+    for (const char *at = row->kind == CTL_CHOICE ? row->words : ""; *at != '\0'; at++)
+        fprintf(out, "%s%c", at == row->words ? " " : "", *at == '|' ? ' ' : *at);
+    if (strcmp(row->name, "user") == 0)
+        fputs(" $(_imapmuxctl_names user users --limit 200)", out);
+    for (size_t i = 0; i < sizeof shards / sizeof *shards; i++)
+        if (strcmp(row->name, shards[i]) == 0)
+            fputs(" $(_imapmuxctl_names shard shard list)", out);
+}
+
+static bool is_file(const struct ctl_argument *row)
+{
+    return row->kind == CTL_TEXT && strcmp(row->words, "FILE") == 0;
+}
+
+/* After the name of an option its values; else names of options, and values that have a place. */
 static void print_argument_case(FILE *out, const struct ctl_command *command)
 {
     bool files = false;
 
-    fprintf(out, "        \"%s \"*) next=\"", command->name);
+    fprintf(out, "        \"%s \"*) case $previous in\n", command->name);
+    for (const struct ctl_argument *row = command->arguments; row->name != NULL; row++) {
+        if (row->kind == CTL_FLAG)
+            continue;
+        fprintf(out, "            --%s) next=\"", row->name);
+        print_values(out, row);
+        fputs(is_file(row) ? "\" files=yes ;;\n" : "\" ;;\n", out);
+    }
+    fputs("            *) next=\"", out);
     for (const struct ctl_argument *row = command->arguments; row->name != NULL; row++) {
         fprintf(out, " --%s", row->name);
-        for (const char *at = row->kind == CTL_CHOICE ? row->words : ""; *at != '\0'; at++)
-            fprintf(out, "%s%c", at == row->words ? " " : "", *at == '|' ? ' ' : *at);
-        files = files || (ctl_has_place(row) && strcmp(row->words, "FILE") == 0);
+        if (ctl_has_place(row))
+            print_values(out, row);
+        files = files || (ctl_has_place(row) && is_file(row));
     }
-    fputs(files ? "\" files=yes ;;\n" : "\" ;;\n", out);
+    fputs(files ? "\" files=yes ;;\n        esac ;;\n" : "\" ;;\n        esac ;;\n", out);
 }
 
 void usage_print_completion(FILE *out)

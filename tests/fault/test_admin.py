@@ -270,12 +270,17 @@ def test_help(proxy):
     (["version", ""], set()), (["cache", "flush", "--"], {"--user"}), (["export", ""], {"--shard", "--csv"}),
     (["import", "--"], {"--file", "--replace", "--dry-run"}), (["import", "/etc/nsswitch.c"], {"/etc/nsswitch.conf"}),
     (["move", "--from-file", "/etc/nsswitch.c"], {"/etc/nsswitch.conf"}),
+    (["who", "--by", ""], {"user", "address", "shard"}), (["sessions", "--sort", "i"], {"idle"}),
+    (["-s", "{socket}", "shard", "drain", ""], {"--shard", "--let-go", "store"}), (["shard", "drain", "st"], set()),
+    (["-s", "{socket}", "move", "--to", ""], {"store"}), (["-s", "{socket}", "kick", "--user", ""], {"alice"}),
 ])
 def test_completion(proxy, typed, offered):
     script = done(proxy, "--print-completion")
-    words = " ".join(f"'{word}'" for word in ["imapmuxctl", *typed])
+    program = proxy.binary.with_name("imapmuxctl")
+    words = " ".join(f"'{word}'" for word in [program, *typed]).replace("{socket}", str(path_of(proxy)))
     script += f'COMP_WORDS=({words}); COMP_CWORD={len(typed)}; _imapmuxctl; printf "%s\\n" "${{COMPREPLY[@]}}"\n'
-    answer = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    with proxy.logged_in("alice"):
+        answer = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, env=proxy.environment())
     assert set(answer.stdout.split()) == offered and answer.stderr == ""
 
 
