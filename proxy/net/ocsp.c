@@ -2,6 +2,7 @@
 #include "proxy/net/ocsp.h"
 
 #include "proxy/base/mem.h"
+#include "proxy/base/readers.h"
 
 #include <errno.h>
 #include <openssl/err.h>
@@ -14,6 +15,7 @@
 enum { RESPONSE_MAX = 65535, CLOCK_SKEW_S = 300 };
 
 struct staple {
+    struct readers readers;
     struct ocsp_dates dates;
     size_t len;
     unsigned char response[]; /* DER */
@@ -99,10 +101,14 @@ static bool read_response(OCSP_RESPONSE *response, X509 *certificate, struct ocs
 
 /* --- serving it --- */
 
-static void free_staple(void *context, void *staple, CRYPTO_EX_DATA *data, int index, long number,
+static void free_staple(void *context, void *pointer, CRYPTO_EX_DATA *data, int index, long number,
                         void *argument)
 {
+    struct staple *staple = pointer;
+
     (void)context, (void)data, (void)index, (void)number, (void)argument;
+    if (staple != NULL)
+        readers_look(&staple->readers);
     mem_free(staple);
 }
 
@@ -123,16 +129,15 @@ static int context_index(void)
 
 static int on_request(SSL *client, void *argument)
 {
-    const struct staple *staple = argument;
-    unsigned char *copy;
+    struct staple *staple = argument;
+    unsigned char *copy = NULL;
 
-    if (time(NULL) >= staple->dates.next_update)
-        return SSL_TLSEXT_ERR_NOACK;
-    copy = OPENSSL_memdup(staple->response, staple->len);
-    if (copy == NULL)
-        return SSL_TLSEXT_ERR_NOACK;
-    SSL_set_tlsext_status_ocsp_resp(client, copy, (long)staple->len); /* which takes it over */
-    return SSL_TLSEXT_ERR_OK;
+    if (time(NULL) < staple->dates.next_update)
+        copy = OPENSSL_memdup(staple->response, staple->len);
+    if (copy != NULL)
+        SSL_set_tlsext_status_ocsp_resp(client, copy, (long)staple->len); /* which takes it over */
+    readers_mark(&staple->readers);
+    return copy == NULL ? SSL_TLSEXT_ERR_NOACK : SSL_TLSEXT_ERR_OK;
 }
 
 static bool serve(SSL_CTX *context, struct staple *staple)
@@ -182,8 +187,13 @@ bool ocsp_staple(SSL_CTX *context, const char *file, struct err *err)
 
 struct ocsp_dates ocsp_dates(const SSL_CTX *context)
 {
-    const struct staple *staple =
+    struct staple *staple =
         context_index() < 0 ? NULL : SSL_CTX_get_ex_data(context, context_index());
+    struct ocsp_dates dates = {0};
 
-    return staple == NULL ? (struct ocsp_dates){0} : staple->dates;
+    if (staple != NULL) {
+        dates = staple->dates;
+        readers_mark(&staple->readers);
+    }
+    return dates;
 }

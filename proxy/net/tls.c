@@ -3,6 +3,7 @@
 
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
+#include "proxy/base/readers.h"
 #include "proxy/net/client_certificate.h"
 #include "proxy/net/tickets.h"
 
@@ -28,6 +29,7 @@ struct tls {
  * begins, and goes with it: a handshake keeps what it needs, whatever becomes of struct tls.
  */
 struct served {
+    struct readers readers;
     size_t count;
     SSL_CTX *contexts[];
 };
@@ -63,18 +65,20 @@ static int choose_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_l
 
 static int choose_certificate(SSL *ssl, int *alert, void *argument)
 {
-    const struct served *served = argument;
+    struct served *served = argument;
     const char *name = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
+    size_t i = 0;
 
     (void)alert;
-    for (size_t i = 0; name != NULL && i < served->count; i++) {
-        if (X509_check_host(SSL_CTX_get0_certificate(served->contexts[i]), name, 0, 0, NULL) == 1) {
-            SSL_set_SSL_CTX(ssl, served->contexts[i]);
-            return SSL_TLSEXT_ERR_OK;
-        }
-    }
-    return name == NULL ? SSL_TLSEXT_ERR_NOACK
-                        : SSL_TLSEXT_ERR_OK; /* the first certificate serves */
+    if (name == NULL)
+        return SSL_TLSEXT_ERR_NOACK;
+    while (i < served->count &&
+           X509_check_host(SSL_CTX_get0_certificate(served->contexts[i]), name, 0, 0, NULL) != 1)
+        i++;
+    if (i < served->count) /* else the first one serves */
+        SSL_set_SSL_CTX(ssl, served->contexts[i]);
+    readers_mark(&served->readers);
+    return SSL_TLSEXT_ERR_OK;
 }
 
 static void set_common(SSL_CTX *context)
@@ -154,7 +158,10 @@ static void free_served(void *first, void *pointer, CRYPTO_EX_DATA *data, int in
     struct served *served = pointer;
 
     (void)first, (void)data, (void)index, (void)number, (void)argument;
-    for (size_t i = 1; served != NULL && i < served->count; i++)
+    if (served == NULL)
+        return;
+    readers_look(&served->readers);
+    for (size_t i = 1; i < served->count; i++)
         SSL_CTX_free(served->contexts[i]);
     mem_free(served);
 }
@@ -366,8 +373,11 @@ void tls_release(const struct tls **tls)
     *tls = NULL;
     if (t == NULL || atomic_fetch_sub(&t->holders, 1) > 1)
         return;
-    if (t->served != NULL)
-        SSL_CTX_free(t->served->contexts[0]);
+    SSL_CTX *first = tls_server_context(t);
+
+    if (first != NULL)
+        readers_mark(&t->served->readers);
+    SSL_CTX_free(first);
     for (size_t i = 0; t->shards != NULL && i < t->conf->shard_titles.count; i++)
         SSL_CTX_free(t->shards[i]);
     mem_free(t->shards);
