@@ -36,12 +36,12 @@ static void cancel_begin(struct admin_call *call)
     struct handover *handover = call->state;
     struct control *control = handover->control;
 
-    log_event(LOG_LEVEL_WARNING, "hand-over failed",
-              "process %ld has gone before it was ready: this one goes on", (long)handover->heir);
     if (handover->step != BEGUN && !control->stopping) { /* else the heir goes on */
         fleet_take_back(control->fleet);
         control->give_up(control, true);
     }
+    log_event(LOG_LEVEL_WARNING, "hand-over failed",
+              "process %ld has gone before it was ready: this one goes on", (long)handover->heir);
     if (handover->release != NULL)
         handover->release->state = NULL;
     control->handover = NULL;
@@ -109,9 +109,9 @@ static void begin(struct control *control, struct admin_call *call)
         control->handover = handover;
         call->state = handover;
         call->cancel = cancel_begin;
-        log_event(LOG_LEVEL_INFO, "hand-over", "to process %ld", (long)handover->heir);
         admin_item(call, json_pack("{s:s, s:s}", "id", fleet_id(control->fleet), "version",
                                    IMAPMUX_VERSION));
+        log_event(LOG_LEVEL_INFO, "hand-over", "to process %ld", (long)handover->heir);
     }
 }
 
