@@ -8,6 +8,8 @@ import contextlib
 import glob
 import json
 import os
+import pwd
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,7 +26,7 @@ from stage import PASSWORD, Store, good, shard
 
 IDLE, BUSY = (1000, 50) if os.environ.get("IMAPMUX_LARGE") else (100, 10)
 STORM = 4
-STAY = "10s drain_time = 7d"  # nobody is let go as long as a test takes
+STAY = "drain_time = 7d"  # nobody is let go as long as a test takes
 USERS = [f"user{number}" for number in range(20)]
 BEGIN = {"command": "handover", "arguments": {"step": "begin", "protocol": "1"}}
 RELEASE = {"command": "handover", "arguments": {"step": "release"}}
@@ -62,7 +64,7 @@ def begin(folder, certificate, store, request):
         def begin_one(shards=None, **options):
             name = f"{request.node.name}-{len(glob.glob(str(folder / '*')))}".replace("[", "-").replace("]", "")
             proxy = Generations(folder / name[:40], shards=shards or shard("store", store.port), certificate=certificate,
-                                **{"users": USERS, "workers": 2, "stop_timeout": STAY, **options})
+                                **{"users": USERS, "workers": 2, "process": STAY, **options})
             stack.callback(proxy.stop)
             return proxy
         yield begin_one
@@ -302,6 +304,32 @@ def test_the_manager_hears_of_it(begin, tmp_path, monkeypatch):
     manager.close()
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_of_a_user_without_rights(folder, certificate, store):
+    """The new process has the rights of root again, for its port and its key, which the old one has given up."""
+    class Owned(Generations):
+        def prepare(self, **options):
+            super().prepare(**options)
+            for path in (self.folder, *self.folder.iterdir()):
+                shutil.chown(path, "daemon", "daemon")
+
+    with Owned(folder / "owned", shards=shard("store", store.port), certificate=certificate, users=USERS, workers=2,
+               process=f'{STAY} user = "daemon"') as proxy:
+        wire = proxy.logged_in("user1")
+        port = next(port for port in range(1023, 600, -1) if not servers.accepts(port))
+        plain = f'"{servers.HOST}:{proxy.port["plain"]}"'
+        proxy.configure(lambda text: text.replace(plain, f'{plain}, "{servers.HOST}:{port}"'))
+        for _ in range(2):
+            pid = proxy.upgrade()
+            assert uid_of(pid) == pwd.getpwnam("daemon").pw_uid
+            assert Wire(servers.HOST, port).greeting.startswith(b"* OK") and serves(proxy) and lives(wire)
+
+
+def uid_of(pid):
+    with open(f"/proc/{pid}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("Uid:"))
+
+
 # What fails
 
 def test_a_bad_configuration(begin):
@@ -396,6 +424,20 @@ def test_without_redis_nothing_is_taken(begin, redis):
     redis.resume()
     proxy.upgrade()
     assert lives(wire) and lives(again)
+
+
+def test_two_at_once(begin, redis):
+    proxy = begin(sources=BY_REDIS.format(redis=redis.address, timeout="20s"))
+    wire = proxy.logged_in("user1")
+    redis.pause()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        first = pool.submit(proxy.ctl, "--json", "upgrade")
+        proxy.wait_for_event("hand-over")
+        second = proxy.ctl("upgrade")
+        redis.resume()
+        assert second.returncode == 1 and "a new process is on its way already" in second.stderr
+        proxy.pids.append(json.loads(first.result().stdout)["pid"])
+    assert proxy.ask("status")["pid"] == proxy.pids[1] and serves(proxy) and lives(wire)
 
 
 def test_another_protocol(begin):
@@ -494,7 +536,7 @@ def listening_at(port):
 
 def test_sockets_of_systemd(folder, certificate, store):
     with Activated(folder / "activated", shards=shard("store", store.port), certificate=certificate, users=USERS,
-                   workers=3, stop_timeout=STAY) as proxy:
+                   workers=3, process=STAY) as proxy:
         for _ in range(2):
             wires = [proxy.logged_in(user, listener) for user in USERS for listener in ("plain", "starttls", "tls")]
             assert all(lives(wire) for wire in wires)
