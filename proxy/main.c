@@ -13,6 +13,7 @@
 #include "proxy/inherited.h"
 #include "proxy/launcher.h"
 #include "proxy/listeners.h"
+#include "proxy/net/private_key.h"
 #include "proxy/net/redis_link.h"
 #include "proxy/net/tls.h"
 #include "proxy/orders.h"
@@ -434,6 +435,21 @@ static bool serve(struct process *process, const struct conf *conf, const struct
 
 /* --- the command line --- */
 
+/* Where core dumps are wanted, only what is read from now on can be kept out of them. */
+static struct conf *read_conf(const char *path, struct err *err)
+{
+    struct conf *conf = conf_open(path, err);
+
+    if (conf == NULL)
+        return NULL;
+    privileges_guard_memory(conf);
+    if (conf->process.core_dumps && secret_hide_all((size_t)conf->process.max_sessions)) {
+        conf_close(&conf);
+        conf = conf_open(path, err);
+    }
+    return conf;
+}
+
 static int run(const char *path, bool only_check, const char *take_over, char **argv)
 {
     struct err err = {0};
@@ -443,11 +459,9 @@ static int run(const char *path, bool only_check, const char *take_over, char **
     if (!only_check)
         process.control.launcher = launcher_fork(argv);
 
-    struct conf *conf = conf_open(path, &err);
+    private_key_prepare();
 
-    if (conf != NULL)
-        privileges_guard_memory(conf);
-
+    struct conf *conf = read_conf(path, &err);
     const struct tls *tls = conf == NULL ? NULL : tls_open(conf, &err);
     bool good = tls != NULL;
 

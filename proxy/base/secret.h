@@ -7,10 +7,19 @@
 
 #include "proxy/base/span.h"
 
+#include <string.h>
+
 struct secret {
     char *bytes; /* NUL-terminated for libraries that want that; may contain NUL before `len` */
     size_t len;
 };
+
+/*
+ * From here on secrets, and private keys of OpenSSL, are kept in memory that core dumps leave out
+ * (and that is not swapped out, if the limit of locked memory allows). Once, before any other
+ * thread; what is there already stays where it is. False: the system does not do it.
+ */
+bool secret_hide_all(size_t max_sessions);
 
 /* Takes a copy, releasing what was held; false when memory is short (then the secret is empty). */
 bool secret_set(struct secret *secret, struct span value);
@@ -19,7 +28,10 @@ bool secret_set(struct secret *secret, struct span value);
 void secret_release(struct secret *secret);
 
 /* Overwrites `len` bytes in a way the compiler keeps. */
-void secret_wipe(void *bytes, size_t len);
+static inline void secret_wipe(void *bytes, size_t len)
+{
+    explicit_bzero(bytes, len);
+}
 
 /* Borrows the bytes. */
 static inline struct span secret_span(const struct secret *secret)

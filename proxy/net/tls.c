@@ -5,6 +5,7 @@
 #include "proxy/base/mem.h"
 #include "proxy/base/readers.h"
 #include "proxy/net/client_certificate.h"
+#include "proxy/net/private_key.h"
 #include "proxy/net/tickets.h"
 
 #include <openssl/err.h>
@@ -113,6 +114,15 @@ static void staple(SSL_CTX *context, const struct conf_certificate *certificate)
                   err.text);
 }
 
+static bool use_key(SSL_CTX *context, const char *path)
+{
+    EVP_PKEY *key = private_key_read(path);
+    bool used = key != NULL && SSL_CTX_use_PrivateKey(context, key) == 1;
+
+    EVP_PKEY_free(key);
+    return used;
+}
+
 static SSL_CTX *server_context(const struct conf_tls *conf,
                                const struct conf_certificate *certificate, struct err *err)
 {
@@ -139,7 +149,7 @@ static SSL_CTX *server_context(const struct conf_tls *conf,
     else if (SSL_CTX_use_certificate_chain_file(context, certificate->chain) != 1)
         err_set(err, ERR_CONFIG, "certificate \"%s\": chain %s: %s", certificate->title,
                 certificate->chain, reason());
-    else if (SSL_CTX_use_PrivateKey_file(context, key, SSL_FILETYPE_PEM) != 1)
+    else if (!use_key(context, key))
         err_set(err, ERR_CONFIG, "certificate \"%s\": key %s: %s", certificate->title, key,
                 reason());
     else if (client_certificate_ask(context, conf, err)) {
