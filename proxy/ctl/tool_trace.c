@@ -1,5 +1,5 @@
 /* Owns the command `trace`: asks for what was said, again and again, and writes it down. */
-#include "proxy/base/conf.h"
+#include "proxy/ctl/amount.h"
 #include "proxy/ctl/clock.h"
 #include "proxy/ctl/exchange.h"
 #include "proxy/ctl/interrupt.h"
@@ -155,7 +155,7 @@ static bool read_limits(const struct ctl_request *request, struct trace *trace)
     char *end = NULL;
 
     trace->lines_max = lines == NULL ? LINES : strtoul(lines, &end, 10);
-    if (time != NULL && (!conf_read_duration(time, FOR_MAX_MS, &time_ms) || time_ms == 0)) {
+    if (time != NULL && (!amount_read_duration(time, &time_ms) || time_ms > FOR_MAX_MS)) {
         tool_complain(CTL_FAILED, "\"for\" is \"%s\", expected a duration up to 1h, as 5m", time);
         return false;
     }
