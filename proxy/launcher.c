@@ -18,7 +18,7 @@
 #include <uv.h>
 
 enum {
-    OWN_FD = 3,       /* of the small process: the connection, and no other above */
+    OWN_FD = 3,        /* of the small process: the connection, and no other above */
     MESSAGE_MAX = 512, /* of what is said in either direction; a path is shorter */
     END_MS = 1000
 };
@@ -329,7 +329,7 @@ void launcher_take_report(void)
 {
     const char *number = getenv(REPORT_NAME);
 
-    report_fd = number == NULL ? -1 : atoi(number);
+    report_fd = number == NULL ? -1 : (int)strtol(number, NULL, 10);
     if (report_fd > STDERR_FILENO)
         fcntl(report_fd, F_SETFD, FD_CLOEXEC);
     else
