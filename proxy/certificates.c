@@ -79,6 +79,11 @@ static void put_in_force(struct certificates *certificates, const struct tls *tl
     expiry_watch(certificates->expiry, tls);
 }
 
+void certificates_follow(struct certificates *certificates, const struct tls *tls)
+{
+    put_in_force(certificates, tls);
+}
+
 struct certificates *certificates_open(struct control *control, const struct tls *tls,
                                        struct err *err)
 {

@@ -24,6 +24,12 @@ struct certificates *certificates_open(struct control *control, const struct tls
 void certificates_close(struct certificates **certificates);
 
 /*
+ * The set in force is this one from now on: workers and checks have it already, with another
+ * configuration.
+ */
+void certificates_follow(struct certificates *certificates, const struct tls *tls);
+
+/*
  * Handshakes that begin from now on, of workers, checks, and whatever the control thread opens, use
  * `tls`, which all of them hold. Those under way end with what they began with, and sessions
  * notice nothing. The watch goes on with the files of its configuration. False with *err set, and

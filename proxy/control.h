@@ -22,6 +22,7 @@ struct health;
 struct launcher;
 struct listeners;
 struct orders;
+struct reload;
 struct pulse;
 struct router;
 struct tls;
@@ -46,6 +47,7 @@ struct control {
     char conf_path[PATH_MAX];
     uint64_t started_ms; /* of the loop's clock */
     struct ending *ending;
+    struct reload *reload;     /* puts another configuration in force */
     struct admin *admin;       /* NULL without a socket */
     struct launcher *launcher; /* NULL: no new process can be started */
     struct handover *handover; /* another process is about to take the place of this one */

@@ -20,7 +20,7 @@ struct place {
 };
 
 struct listeners {
-    const struct conf *conf;
+    const struct conf *conf; /* held */
     size_t worker_count;
     struct place *places;
     size_t count;
@@ -102,7 +102,8 @@ static bool open_place(struct listeners *l, struct place *place, const struct li
         return copy_place(place, known, err);
     if (inherited != NULL && !inherit_place(place, inherited, l->worker_count, err))
         return false;
-    return place->count > 0 || bind_place(place, l->worker_count, err);
+    return place->count > 0 || bind_place(place, l->worker_count, err) ||
+           conf_blame(place->conf, err);
 }
 
 static struct listeners *open_all(const struct conf *conf, size_t worker_count,
@@ -121,7 +122,7 @@ static struct listeners *open_all(const struct conf *conf, size_t worker_count,
         err_set(err, ERR_INTERNAL, "no memory for listeners");
         return NULL;
     }
-    listeners->conf = conf;
+    listeners->conf = conf_hold(conf);
     listeners->worker_count = worker_count;
     for (size_t i = 0; i < conf->listener_count; i++) {
         for (size_t j = 0; j < conf->listeners[i].address.count; j++) {
@@ -167,6 +168,7 @@ void listeners_close(struct listeners **listeners)
         mem_free(l->places[i].fds);
     }
     mem_free(l->places);
+    conf_release(&l->conf);
     mem_free(l);
 }
 

@@ -18,8 +18,7 @@ struct listeners;
 
 /*
  * Binds what `conf` wants and was not inherited, and does not listen yet. What is taken from
- * `inherited` (which may be NULL) is taken over. `conf` is borrowed until the close. NULL with *err
- * set.
+ * `inherited` (which may be NULL) is taken over. NULL with *err set.
  */
 struct listeners *listeners_open(const struct conf *conf, size_t worker_count,
                                  struct inherited *inherited, struct err *err);

@@ -19,6 +19,7 @@
 #include "proxy/orders.h"
 #include "proxy/privileges.h"
 #include "proxy/pulse.h"
+#include "proxy/reload.h"
 #include "proxy/takeover.h"
 #include "proxy/watchdog.h"
 #include "routing/route.h"
@@ -27,6 +28,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <uv.h>
 
 #ifndef IMAPMUX_CONF
@@ -38,7 +40,7 @@ struct process {
     uv_loop_t loop;
     struct turn turn;
     struct counters counters;
-    uv_signal_t terminate, interrupt, upgrade;
+    uv_signal_t terminate, interrupt, hang_up, upgrade;
     uv_timer_t metrics;
     struct watchdog watchdog;
     struct site *site;
@@ -65,6 +67,7 @@ static const char usage[] =
     "\n"
     "SIGTERM and SIGINT end the process in order: clients are told BYE; a second one ends it at "
     "once.\n"
+    "SIGHUP has it read the configuration again.\n"
     "SIGUSR2 starts the binary anew with --take-over, as imapmuxctl upgrade does.\n";
 
 /* --- the control loop --- */
@@ -72,7 +75,8 @@ static const char usage[] =
 /* It has ended in order, and says so, whatever signals come in its last moments. */
 static void close_signals(struct process *process)
 {
-    uv_signal_t *const signals[] = {&process->terminate, &process->interrupt, &process->upgrade};
+    uv_signal_t *const signals[] = {&process->terminate, &process->interrupt, &process->hang_up,
+                                    &process->upgrade};
 
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
         int number = signals[i]->signum;
@@ -92,6 +96,7 @@ static void end_control(struct process *process)
         next = letter->next;
         letter->deliver(letter, &process->control);
     }
+    reload_close(&process->control.reload);
     certificates_close(&process->control.certificates);
     fleet_close(&process->control.fleet);
     cutovers_close(&process->control.cutovers);
@@ -148,6 +153,14 @@ static void on_signal(uv_signal_t *handle, int signum)
     ending_stop(process->control.ending, why);
 }
 
+static void on_hang_up(uv_signal_t *handle, int signum)
+{
+    struct process *process = handle->data;
+
+    (void)signum;
+    reload_wanted(process->control.reload);
+}
+
 static void on_upgrade(uv_signal_t *handle, int signum)
 {
     struct process *process = handle->data;
@@ -176,6 +189,7 @@ static void save_metrics(uv_timer_t *timer)
 
 static void start_metrics(struct process *process, const struct conf_metrics *conf)
 {
+    uv_timer_stop(&process->metrics);
     if (conf->file[0] != '\0')
         uv_timer_start(&process->metrics, save_metrics, 0, conf->interval);
 }
@@ -192,6 +206,19 @@ static void give_up(struct control *control, bool back)
         log_event(LOG_LEVEL_ERROR, "http", "%s", err.text);
 }
 
+/* Another configuration is in force. */
+static void on_change(void *owner, const struct conf *before)
+{
+    struct process *process = owner;
+    const struct conf *conf = process->control.env.conf;
+
+    if (conf->metrics.interval != before->metrics.interval ||
+        strcmp(conf->metrics.file, before->metrics.file) != 0)
+        start_metrics(process, &conf->metrics);
+    if (conf->process.max_sessions != before->process.max_sessions)
+        privileges_raise_descriptors(conf, workers_count(process->control.workers));
+}
+
 static bool open_control(struct process *process, const struct conf *conf, struct err *err)
 {
     struct control *control = &process->control;
@@ -205,18 +232,21 @@ static bool open_control(struct process *process, const struct conf *conf, struc
     control->started_ms = uv_now(&process->loop);
     control->give_up = give_up;
     control->ending = ending_open(control, err);
-    if (control->ending == NULL)
-        return false;
+    control->reload = reload_open(control, on_change, process);
+    if (control->ending == NULL || control->reload == NULL)
+        return err_set(err, ERR_INTERNAL, "no memory or descriptors for the control loop");
     turn_init(&process->turn, &process->loop);
     uv_timer_init(&process->loop, &process->metrics);
     process->metrics.data = process;
     uv_signal_init(&process->loop, &process->terminate);
     uv_signal_init(&process->loop, &process->interrupt);
+    uv_signal_init(&process->loop, &process->hang_up);
+    uv_signal_init(&process->loop, &process->upgrade);
     process->terminate.data = process->interrupt.data = process;
+    process->hang_up.data = process->upgrade.data = process;
     uv_signal_start(&process->terminate, on_signal, SIGTERM);
     uv_signal_start(&process->interrupt, on_signal, SIGINT);
-    uv_signal_init(&process->loop, &process->upgrade);
-    process->upgrade.data = process;
+    uv_signal_start(&process->hang_up, on_hang_up, SIGHUP);
     uv_signal_start(&process->upgrade, on_upgrade, SIGUSR2);
     launcher_listen(control->launcher, &control->env);
     return true;

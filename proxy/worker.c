@@ -511,6 +511,16 @@ struct stores *workers_stores(struct workers *workers)
     return workers->stores;
 }
 
+struct throttle *workers_throttle(struct workers *workers)
+{
+    return workers->throttle;
+}
+
+struct limits *workers_limits(struct workers *workers)
+{
+    return workers->limits;
+}
+
 size_t workers_count(const struct workers *workers)
 {
     return workers->count;

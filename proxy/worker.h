@@ -14,7 +14,9 @@
 struct freshness;
 struct home;
 struct known_route;
+struct limits;
 struct listeners;
+struct throttle;
 struct workers;
 
 /* What is around the workers. All that it points to outlives them. */
@@ -75,8 +77,10 @@ void workers_stop(struct workers *workers);
  */
 bool workers_use_tls(struct workers *workers, const struct tls *tls, struct err *err);
 
-/* The stores: until workers_end. */
+/* What workers have in common: until workers_end. */
 struct stores *workers_stores(struct workers *workers);
+struct throttle *workers_throttle(struct workers *workers);
+struct limits *workers_limits(struct workers *workers);
 
 size_t workers_count(const struct workers *workers);
 

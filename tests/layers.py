@@ -45,6 +45,7 @@ ROWS = [
     ["proxy/pulse"],
     ["proxy/fleet", "proxy/certificates", "proxy/watchdog"],
     ["proxy/orders"],
+    ["proxy/reload"],
     ["proxy/admin", "proxy/http"],
     ["proxy/main"],
 ]

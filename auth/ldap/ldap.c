@@ -40,8 +40,10 @@ static void *source_open(const struct env *env, struct err *err)
     const struct conf_ldap *conf = &env->conf->ldap;
     struct ldap_source *source = NULL;
 
-    if (!ldap_dial_prepare(conf, err) || !ldap_patterns_check(conf, err))
+    if (!ldap_dial_prepare(conf, err) || !ldap_patterns_check(conf, err)) {
+        conf_blame(conf, err);
         return NULL;
+    }
     source = mem_new(sizeof *source);
     if (source != NULL) {
         source->env = env_hold(env);

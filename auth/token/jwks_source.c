@@ -78,6 +78,7 @@ struct jwks_source *jwks_source_open(const struct env *env, void (*on_load)(void
     load(&source->work);
     if (source->found.keys == NULL) {
         err_set(err, ERR_CONFIG, "%s", source->found.err.text);
+        conf_blame(&env->conf->oauth, err);
         jwks_source_close(&source);
         return NULL;
     }

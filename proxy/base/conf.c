@@ -111,6 +111,7 @@ static bool fill_section(struct conf_reader *reader, const struct conf_section *
                          struct conf *conf);
 static bool fill_one(struct conf_reader *reader, const struct conf_section *section, cfg_t *cfg,
                      void *out);
+static void note_place(const struct conf_words *files, cfg_t *cfg, struct conf_head *head);
 static bool fill_words(const struct conf_row *row, cfg_t *cfg, struct conf_words *words_out);
 static bool fill_secret(struct conf_reader *reader, const struct conf_row *row, cfg_t *cfg,
                         struct secret *secret_out);
@@ -237,6 +238,18 @@ const struct conf_shard *conf_shard_of(const struct conf *conf, size_t id)
             return &conf->shards[i];
     }
     return NULL;
+}
+
+bool conf_blame(const void *section, struct err *err)
+{
+    const struct conf_head *head = section;
+    struct err why;
+
+    if (err == NULL || head->in_file == NULL)
+        return false;
+    why = *err;
+    return err_set(err, why.kind, "%.*s:%d: %s", (int)(sizeof why.text / 2), head->in_file,
+                   head->line, why.text);
 }
 
 bool conf_fail(struct conf_reader *reader, const char *file, int line, const char *format, ...)
@@ -498,6 +511,15 @@ static bool number_shards(struct conf *conf)
     return titles->items != NULL;
 }
 
+/* Where the section stands: in a file that was noted when it was read. */
+static void note_place(const struct conf_words *files, cfg_t *cfg, struct conf_head *head)
+{
+    for (size_t i = 0; i < files->count && head->in_file == NULL; i++)
+        if (strcmp(files->items[i], cfg->filename) == 0)
+            head->in_file = files->items[i];
+    head->line = start_line(cfg);
+}
+
 /* `cfg` is NULL for a section that is not in the file. */
 static bool fill_one(struct conf_reader *reader, const struct conf_section *section, cfg_t *cfg,
                      void *out)
@@ -506,9 +528,10 @@ static bool fill_one(struct conf_reader *reader, const struct conf_section *sect
     struct conf_head *head = out;
 
     head->title = mem_copy_text(title, strlen(title));
-    head->line = cfg == NULL ? 0 : start_line(cfg);
     if (head->title == NULL)
         return false;
+    if (cfg != NULL)
+        note_place(&reader->files, cfg, head);
     for (const struct conf_row *row = section->rows(); row->name != NULL; row++) {
         void *member = (char *)out + row->offset;
         const char *text = text_of(cfg, row->name);

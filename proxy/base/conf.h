@@ -28,6 +28,16 @@ struct conf_words {
 #define CONF_TYPE_SECRET   struct secret
 #define CONF_TYPE_CHOICE   int /* index into the row's words: see the enums below */
 
+/* What every section begins with. */
+#define CONF_HEAD                                                                                  \
+    char *title;         /* "" for sections without one */                                         \
+    const char *in_file; /* NULL when it is not there */                                           \
+    int line;            /* where it starts in the file; 0 when it is not there */                 \
+    size_t id;           /* of a shard: see shard_titles */
+struct conf_head {
+    CONF_HEAD
+};
+
 /*
  * struct conf_process, struct conf_log, ...: the settings of one section. MANY sections also have a
  * title.
@@ -35,9 +45,7 @@ struct conf_words {
 #define CONF_MEMBER(kind, name, ...) CONF_TYPE_##kind name;
 #define CONF_STRUCT(section, cardinality, rows, help)                                              \
     struct conf_##section {                                                                        \
-        char *title; /* "" for sections without one */                                             \
-        int line;    /* where the section starts in its file; 0 when it is not there */            \
-        size_t id;   /* of a shard: see shard_titles */                                            \
+        CONF_HEAD                                                                                  \
         rows(CONF_MEMBER)                                                                          \
     };
 SETTINGS_SECTIONS(CONF_STRUCT)
@@ -139,6 +147,12 @@ struct conf_place {
 };
 bool conf_each_path(const struct conf *conf,
                     bool (*visit)(void *owner, const struct conf_place *place), void *owner);
+
+/*
+ * Begins the text of *err, which may be NULL, with where this section stands, "file:line: ". Always
+ * false.
+ */
+bool conf_blame(const void *section, struct err *err);
 
 /* Reads a duration as it is written there, "90s", of at most `max_ms`. */
 bool conf_read_duration(const char *text, uint64_t max_ms, uint64_t *ms_out);

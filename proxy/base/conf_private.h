@@ -51,13 +51,6 @@ struct conf_section {
 /* In the order of settings.def; a NULL name ends them. */
 extern const struct conf_section conf_sections[];
 
-/* The first members of every struct conf_<section>. */
-struct conf_head {
-    char *title;
-    int line;
-    size_t id;
-};
-
 /* A value of any kind but WORDS; conf_value_release frees what it holds. */
 union conf_value {
     char *text;

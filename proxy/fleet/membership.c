@@ -46,6 +46,7 @@ struct membership {
      */
     long long since, known_since;
     uint64_t sent_ms;      /* the last beat, or when it should have been; of uv_hrtime */
+    uint64_t promised_ms;  /* by it: how long users are served without Redis */
     uint64_t confirmed_ms; /* when the last one was sent that was confirmed */
     uint64_t connection;   /* of the link, that has answered the beat */
     bool confirmed, ever_confirmed, complained;
@@ -258,7 +259,7 @@ static void move_fence(struct membership *m)
 {
     if (keep_ms(m) == 0 || m->fence == PASSED)
         return;
-    set_fence(m, m->confirmed_ms + keep_ms(m));
+    set_fence(m, m->confirmed_ms + m->promised_ms);
 }
 
 void membership_inherit(struct membership *m, uint64_t fence_ms)
@@ -363,7 +364,8 @@ static bool send_beat(struct membership *m)
         !redis_key(beats, settings(m), "beats", NULL))
         return false;
     snprintf(numbers[0], NUMBER_MAX, "%ld", (long)uv_os_getpid());
-    snprintf(numbers[1], NUMBER_MAX, "%" PRIu64, keep_ms(m) + settings(m)->node_expiry);
+    m->promised_ms = keep_ms(m); /* by the time of the answer it may be another one */
+    snprintf(numbers[1], NUMBER_MAX, "%" PRIu64, m->promised_ms + settings(m)->node_expiry);
     snprintf(numbers[2], NUMBER_MAX, "%zu", m->events->count_sessions(m->owner));
     snprintf(numbers[3], NUMBER_MAX, "%" PRId64, settings(m)->replicas);
 

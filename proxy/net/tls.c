@@ -123,36 +123,51 @@ static bool use_key(SSL_CTX *context, const char *path)
     return used;
 }
 
-static SSL_CTX *server_context(const struct conf_tls *conf,
-                               const struct conf_certificate *certificate, struct err *err)
+/* What is the same for all certificates. False with *err set. */
+static bool set_up_server(SSL_CTX *context, const struct conf_tls *conf, struct err *err)
 {
-    const char *key = certificate->key[0] == '\0' ? certificate->chain : certificate->key;
-    SSL_CTX *context = SSL_CTX_new(TLS_server_method());
+    int version = conf->min_version == TLS_MIN_1_3 ? TLS1_3_VERSION : TLS1_2_VERSION;
 
-    if (context == NULL) {
-        err_set(err, ERR_INTERNAL, "no memory for TLS");
-        return NULL;
-    }
     set_common(context);
     SSL_CTX_set_options(context, SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA |
                                      SSL_OP_CLEANSE_PLAINTEXT);
     SSL_CTX_set_alpn_select_cb(context, choose_alpn, NULL);
-    int version = conf->min_version == TLS_MIN_1_3 ? TLS1_3_VERSION : TLS1_2_VERSION;
-    if (SSL_CTX_set_min_proto_version(context, version) != 1 || !set_tickets(context, conf))
-        err_set(err, ERR_INTERNAL, "tls: %s", reason());
-    else if (SSL_CTX_set_ciphersuites(context, ciphersuites) != 1)
-        err_set(err, ERR_INTERNAL, "tls: %s", reason());
-    else if (SSL_CTX_set_cipher_list(context, conf->ciphers) != 1)
+    if (SSL_CTX_set_min_proto_version(context, version) != 1 || !set_tickets(context, conf) ||
+        SSL_CTX_set_ciphersuites(context, ciphersuites) != 1)
+        return err_set(err, ERR_INTERNAL, "tls: %s", reason());
+    if (SSL_CTX_set_cipher_list(context, conf->ciphers) != 1)
         err_set(err, ERR_CONFIG, "tls: ciphers \"%s\": %s", conf->ciphers, reason());
     else if (SSL_CTX_set1_groups_list(context, conf->groups) != 1)
         err_set(err, ERR_CONFIG, "tls: groups \"%s\": %s", conf->groups, reason());
-    else if (SSL_CTX_use_certificate_chain_file(context, certificate->chain) != 1)
+    else if (client_certificate_ask(context, conf, err))
+        return true;
+    return conf_blame(conf, err);
+}
+
+static bool load_certificate(SSL_CTX *context, const struct conf_certificate *certificate,
+                             struct err *err)
+{
+    const char *key = certificate->key[0] == '\0' ? certificate->chain : certificate->key;
+
+    if (SSL_CTX_use_certificate_chain_file(context, certificate->chain) != 1)
         err_set(err, ERR_CONFIG, "certificate \"%s\": chain %s: %s", certificate->title,
                 certificate->chain, reason());
     else if (!use_key(context, key))
         err_set(err, ERR_CONFIG, "certificate \"%s\": key %s: %s", certificate->title, key,
                 reason());
-    else if (client_certificate_ask(context, conf, err)) {
+    else
+        return true;
+    return conf_blame(certificate, err);
+}
+
+static SSL_CTX *server_context(const struct conf_tls *conf,
+                               const struct conf_certificate *certificate, struct err *err)
+{
+    SSL_CTX *context = SSL_CTX_new(TLS_server_method());
+
+    if (context == NULL)
+        err_set(err, ERR_INTERNAL, "no memory for TLS");
+    else if (set_up_server(context, conf, err) && load_certificate(context, certificate, err)) {
         staple(context, certificate);
         return context;
     }
@@ -280,6 +295,7 @@ static SSL_CTX *shard_context(const struct conf_shard *shard, struct err *err)
         return context;
     err_set(err, ERR_CONFIG, "shard \"%s\": tls_ca_file %s: %s", shard->title, shard->tls_ca_file,
             reason());
+    conf_blame(shard, err);
     SSL_CTX_free(context);
     return NULL;
 }
