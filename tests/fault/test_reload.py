@@ -4,15 +4,15 @@ a file that is not good leaves all as it was.
 """
 import json
 import signal
-import socket
 import subprocess
-import threading
 
 import pytest
 
 import servers
 from crowd import wait_for_metrics
-from stage import FILES, PASSWORD, Peer, Store, good, password_line, shard
+from host import Host
+from imapwire import Wire
+from stage import FILES, PASSWORD, Store, good, password_line, shard
 from test_admin import FAILED, ctl, done
 
 ADMIN = 'admin { socket = "admin.sock" }\n'
@@ -81,15 +81,302 @@ def refused(proxy, *replacements, more=""):
 
 
 def login_text(proxy, user="alice", listener="plain", password=PASSWORD):
-    """What the store says to who logs in."""
+    """The answer to a login, with what the store says."""
     with proxy.wire(listener) as wire:
-        return wire.command(f"LOGIN {user} {password}")[-1]
+        return wire.command(f"LOGIN {user} {password}".encode())
+
+
+def all_have_left(proxy):
+    wait_for_metrics(proxy, **{'sessions{phase="relay"}': 0})
+
+
+LOGIN = 'login { greeting = "another one." }\n'
 
 
 def test_what_has_changed_is_told_and_counts(begin):
     proxy = begin()
-    told = reloaded(proxy, more='login { greeting = "another one." }\nprocess_of_none { }\n'.replace("process_of_none { }\n", ""))
-    assert told == {"changed": ["login greeting"], "needs_restart": []}
+    assert reloaded(proxy, more=LOGIN) == {"changed": ["login greeting"], "needs_restart": []}
     with proxy.wire() as wire:
         assert b"another one." in wire.greeting
     assert proxy.events("reloaded")[-1]["changed"] == "login greeting"
+    assert reloaded(proxy) == {"changed": [], "needs_restart": []}
+
+
+def test_what_needs_a_new_process_stays_and_is_told_each_time(begin):
+    proxy = begin()
+    for _ in range(2):
+        told = reloaded(proxy, more="")
+        change(proxy, ("workers = 2", "workers = 3"))
+        told = reloaded(proxy)
+        assert told == {"changed": [], "needs_restart": ["process workers"]}
+        change(proxy, ("workers = 3", "workers = 2"))
+    assert b"first" in login_text(proxy)
+
+
+def test_by_signal(begin):
+    proxy = begin()
+    change(proxy, more=LOGIN)
+    proxy.process.send_signal(signal.SIGHUP)
+    proxy.wait_for_event("reloaded")
+    with proxy.wire() as wire:
+        assert b"another one." in wire.greeting
+
+
+# --- what counts for the next login ---
+
+def test_shards_come_change_and_go(begin, stores):
+    proxy = begin(routes={"bob": "store"})
+    first, second = stores
+    assert b"first" in login_text(proxy) and b"first" in login_text(proxy, "bob")
+
+    (proxy.folder / "routes").write_text("bob red\n* store\n")
+    told = reloaded(proxy, more=shard("red", second.port, more=QUICK))
+    assert told["changed"] == ['shard "red" (new)']
+    assert b"first" in login_text(proxy) and b"second" in login_text(proxy, "bob")
+    rows = json.loads(done(proxy, "shard", "list", "--json"))
+    assert [row["shard"] for row in rows] == ["store", "red"]
+
+    stays, goes = proxy.logged_in("alice"), proxy.logged_in("bob")
+    told = reloaded(proxy, (f"{servers.HOST}:{first.port}", f"{servers.HOST}:{second.port}"))
+    assert told["changed"] == ['shard "store" address']
+    assert b"second" in login_text(proxy)
+
+    (proxy.folder / "routes").write_text("* store\n")
+    told = reloaded(proxy, (shard("red", second.port, more=QUICK), ""))
+    assert told["changed"] == ['shard "red" (removed)']
+    assert b"* BYE [UNAVAILABLE]" in goes.read_to_end()
+    assert b"NOOP done" in stays.command(b"NOOP")
+    assert b"second" in login_text(proxy, "bob")
+    stays.close()
+
+    (proxy.folder / "routes").write_text("bob red\n* store\n")
+    assert reloaded(proxy, more=shard("red", first.port, more=QUICK))["changed"] == ['shard "red" (new)']
+    assert b"first" in login_text(proxy, "bob") and b"second" in login_text(proxy)
+
+
+def test_connections_of_a_changed_shard_are_not_kept(begin):
+    with Store(Host()) as store:
+        proxy = begin(shards=shard("store", store.port, more=QUICK), pool="warm = 0 park_time = 1m")
+        lent, parks = proxy.logged_in("bob"), proxy.logged_in()
+        parks.command(b"LOGOUT")
+        wait_for_metrics(proxy, backends_parked=1)
+        reloaded(proxy, more=LOGIN)
+        assert proxy.metrics()["imapmux_backends_parked"] == 1, "nothing has changed for its shard"
+        reloaded(proxy, ("drain_time = 200ms", "drain_time = 300ms"))
+        wait_for_metrics(proxy, backends_parked=0)
+        assert b"NOOP done" in lent.command(b"NOOP")
+        lent.command(b"LOGOUT")
+        wait_for_metrics(proxy, backends_open=0, backends_parked=0)
+        store.check()
+
+
+def test_a_shard_whose_route_is_gone_is_refused(begin, stores):
+    """The route of Redis, or of a directory, may lead to a shard that was removed: as to one that never was."""
+    proxy = begin(shards=shard("store", stores[0].port, more=QUICK) + shard("red", stores[1].port, more=QUICK),
+                  sources=FILES.replace('file = "routes"', 'default_shard = red').replace("{file}", "{default}"))
+    with proxy.wire() as early:
+        assert b"second" in login_text(proxy)
+        told = reloaded(proxy, ("default_shard = red", "default_shard = store"),
+                        (shard("red", stores[1].port, more=QUICK), ""))
+        assert told["changed"] == ["route default_shard", 'shard "red" (removed)']
+        assert b"first" in early.command(b"LOGIN alice secret")
+
+
+def test_weight_replica_and_state_follow(begin, stores):
+    proxy = begin()
+    second = shard("twin", stores[1].port, more=QUICK)
+    reloaded(proxy, ("drain_time = 200ms", "drain_time = 200ms replica = twin weight = 7"), more=second)
+    rows = {row["shard"]: row for row in json.loads(done(proxy, "shard", "list", "--json"))}
+    assert (rows["store"]["weight"], rows["store"]["replica"]) == (7, "twin")
+    done(proxy, "shard", "drain", "store")
+    assert b"second" in login_text(proxy)
+    reloaded(proxy, (" replica = twin", ""))
+    assert b"first" in login_text(proxy)
+    done(proxy, "shard", "weight", "store", "9")
+    reloaded(proxy, ("weight = 7", "weight = 8"))
+    rows = {row["shard"]: row for row in json.loads(done(proxy, "shard", "list", "--json"))}
+    assert (rows["store"]["weight"], rows["store"]["state"]) == (9, "drain"), "what operators say counts"
+
+
+def test_passwords_come_from_another_file(begin):
+    proxy = begin()
+    early = proxy.wire()
+    (proxy.folder / "others").write_text(password_line("alice", "another"))
+    (proxy.folder / "others").chmod(0o600)
+    told = reloaded(proxy, ('file = "passwd"', 'file = "others"'))
+    assert told["changed"] == ["passwd file"]
+    assert b" NO " in early.command(b"LOGIN alice secret")
+    assert b" OK " in early.command(b"LOGIN alice another")
+    early.close()
+
+
+def test_limits_and_throttle(begin):
+    proxy = begin("limits { per_user = 1 }\n")
+    with proxy.logged_in():
+        assert b"NO [LIMIT]" in login_text(proxy)
+        assert reloaded(proxy, ("per_user = 1", "per_user = 2"))["changed"] == ["limits per_user"]
+        with proxy.logged_in():
+            assert b"NO [LIMIT]" in login_text(proxy)
+    all_have_left(proxy)
+    reloaded(proxy, ("per_user = 2", "per_user = 0 per_user_address = 1"))
+    with proxy.logged_in():
+        assert b"NO [LIMIT]" in login_text(proxy)
+        reloaded(proxy, ("per_user = 0 per_user_address = 1", "per_user = 0"))
+    all_have_left(proxy)
+    reloaded(proxy, ("per_user = 0", "per_user_address = 1"))
+    with proxy.logged_in():
+        assert b"NO [LIMIT]" in login_text(proxy), "nothing is counted that has gone, and nothing twice"
+    told = reloaded(proxy, ('trusted = {"127.0.0.0/8"}', "free_failures = 0 delay = 300ms max_parallel = 1"))
+    assert told["changed"] == ["throttle free_failures", "throttle delay", "throttle max_parallel", "throttle trusted"]
+    delayed = 'imapmux_throttle_total{what="delayed"}'
+    before = proxy.metrics()[delayed]
+    for password in ("wrong", "worse"):
+        assert b" NO " in login_text(proxy, password=password)
+    assert proxy.metrics()[delayed] == before + 1
+
+
+def test_names_and_capabilities(begin):
+    proxy = begin()
+    assert b" NO " in login_text(proxy, "alice@example.org")
+    told = reloaded(proxy, more='username { domain_map = {"example.org="} }\ncapability { remove = {"ID"} add = {"XYZ"} }\n')
+    assert told["changed"] == ["capability remove", "capability add", "username domain_map"]
+    with proxy.wire() as wire:
+        answer = wire.command(b"LOGIN alice@example.org secret")
+    assert b" XYZ]" in answer and b" ID " not in answer
+
+
+def test_the_log_and_metrics(begin):
+    proxy = begin()
+    done(proxy, "log", "level", "warning")
+    reloaded(proxy, more=LOGIN)
+    assert done(proxy, "log", "level").strip() == "warning", "an operator's word counts as long as the file says the same"
+    reloaded(proxy, ("level = info", "level = debug"), ('"metrics.prom"', '"others.prom"'))
+    assert done(proxy, "log", "level").strip() == "debug"
+    servers.wait_for((proxy.folder / "others.prom").exists, "metrics at their new place")
+    reloaded(proxy, ("level = debug", "level = info format = json"))
+    login_text(proxy)
+    servers.wait_for(lambda: any(line.startswith("{") for line in proxy.output().splitlines()), "a line of JSON")
+    reloaded(proxy, ("format = json", ""), ('"others.prom"', '"metrics.prom"'))
+
+
+def test_certificates(begin, folder):
+    proxy = begin()
+
+    def serial(listener="tls"):
+        with proxy.wire(listener) as wire:
+            return wire.socket.getpeercert(binary_form=True)
+
+    old = serial()
+    with proxy.logged_in(listener="tls") as stays:
+        chain, key = servers.make_certificate(folder, name="renewed")
+        text = path_of(proxy).read_text()
+        begin_at = text.index("certificate main")
+        before = text[begin_at:text.index("}", begin_at)]
+        told = reloaded(proxy, (before, f'certificate main {{ chain = "{chain}" key = "{key}" '))
+        assert told["changed"] == ['certificate "main" chain', 'certificate "main" key']
+        assert serial() != old and serial("starttls") == serial()
+        assert b"NOOP done" in stays.command(b"NOOP")
+
+
+def test_listeners_come_change_and_go(begin):
+    proxy = begin()
+    port = servers.free_port()
+    more = f'listener more {{ address = {{"{servers.HOST}:{port}"}} tls = none plaintext_login = yes }}\n'
+    assert reloaded(proxy, more=more)["changed"] == ['listener "more" (new)']
+    proxy.port["more"] = port
+    proxy.wire = lambda listener="plain", **options: type(proxy).wire(proxy, listener, **options) \
+        if listener != "more" else Wire(servers.HOST, port, **options)
+    stays = proxy.wire("more")
+    assert b" OK " in stays.command(b"LOGIN alice secret")
+    told = reloaded(proxy, (more, more.replace("plaintext_login = yes", "plaintext_login = no")))
+    assert told["changed"] == ['listener "more" plaintext_login']
+    with proxy.wire("more") as wire:
+        assert b"LOGINDISABLED" in wire.greeting
+    told = reloaded(proxy, (more.replace("plaintext_login = yes", "plaintext_login = no"), ""))
+    assert told["changed"] == ['listener "more" (removed)']
+    with pytest.raises(ConnectionRefusedError):
+        proxy.wire("more")
+    assert b"NOOP done" in stays.command(b"NOOP")
+    stays.close()
+    assert b"first" in login_text(proxy)
+
+
+def test_checks_of_the_stores(begin, stores):
+    """Checks begin, find out what has gone, and end with the shard, or with all of them."""
+    proxy = begin()
+    gone = servers.free_port()
+    more = shard("gone", gone, more=QUICK)
+    reloaded(proxy, ("interval = 0s", "interval = 100ms timeout = 1s fall = 1"), more=more)
+    wait_for_metrics(proxy, stores_down=1)
+    reloaded(proxy, more=LOGIN)
+    assert proxy.metrics()["imapmux_stores_down"] == 1, "what was found counts on"
+    assert len(proxy.events("store is down")) == 1
+    reloaded(proxy, (f"{servers.HOST}:{gone}", f"{servers.HOST}:{stores[1].port}"))
+    wait_for_metrics(proxy, stores_down=0)
+    reloaded(proxy, (f"{servers.HOST}:{stores[1].port}", f"{servers.HOST}:{gone}"))
+    wait_for_metrics(proxy, stores_down=1)
+    reloaded(proxy, (shard("gone", gone, more=QUICK), ""))
+    assert proxy.metrics()["imapmux_stores_down"] == 0 and proxy.metrics()["imapmux_store_addresses_down"] == 0
+    reloaded(proxy, ("interval = 100ms timeout = 1s fall = 1", "interval = 0s"))
+    assert b"first" in login_text(proxy)
+
+
+# --- what is not good ---
+
+def test_a_bad_file_leaves_all_as_it_was(begin, stores):
+    proxy = begin()
+    path, taken = path_of(proxy), Store(good)
+    lines = path.read_text().splitlines()
+
+    def line_of(text):
+        return 1 + next(number for number, line in enumerate(path.read_text().splitlines()) if text in line)
+
+    (proxy.folder / "empty.pem").write_text("")
+    (proxy.folder / "bad-routes").write_text("alice nowhere\n")
+    key = next(line for line in lines if line.startswith("certificate"))
+    cases = [
+        ([("log {", "log { lvl = info ")], line_of("log {"), "no such option"),
+        ([("level = info", "level = loud")], line_of("log {"), "loud"),
+        ([(key, 'certificate main { chain = "empty.pem" }')], line_of("certificate main"), "empty.pem"),
+        ([('file = "passwd"', 'file = "nowhere"')], line_of('file = "passwd"'), "nowhere"),
+        ([("sources = {passwd}", 'sources = {ldap} }\nldap { uri = {"ldap://127.0.0.1"} base = "%{nobody}"')],
+         line_of("sources = {passwd}") + 1, "nobody"),
+        ([(f":{proxy.port['tls']}\"", f":{taken.port}\"")], line_of("listener imaps"), "in use"),
+    ]
+    with proxy.logged_in() as stays:
+        for replacements, line, words in cases:
+            said = refused(proxy, *replacements)
+            assert words in said and f"proxy.conf:{line}: " in said, (replacements, said)
+        said = refused(proxy, ('file = "routes"', 'file = "bad-routes"'))
+        assert "bad-routes:1: " in said
+        assert b"NOOP done" in stays.command(b"NOOP")
+        for listener in ("plain", "starttls", "tls"):
+            assert b"first" in login_text(proxy, listener=listener)
+    assert len(proxy.events("reload failed")) == len(cases) + 1 and not proxy.events("reloaded")
+    taken.close()
+    assert reloaded(proxy, more=LOGIN)["changed"] == ["login greeting"]
+
+
+def test_one_at_a_time(begin):
+    """A file that cannot be read yet, for it comes through a pipe."""
+    proxy = begin()
+    subprocess.run(["mkfifo", proxy.folder / "pipe"], check=True)
+    change(proxy, more='include("pipe")\n')
+    proxy.process.send_signal(signal.SIGHUP)
+    servers.wait_for(lambda: b"under way" in ctl(proxy, "reload").stderr.encode(), "the reload to be under way")
+    proxy.process.send_signal(signal.SIGHUP)
+    assert b"first" in login_text(proxy)
+    for count in (1, 2):
+        (proxy.folder / "pipe").write_text(LOGIN.replace("another", f"another {count}"))
+        servers.wait_for(lambda: len(proxy.events("reloaded")) == count, "the reload")
+    with proxy.wire() as wire:
+        assert b"another 2" in wire.greeting
+
+
+def test_not_while_it_ends(begin):
+    proxy = begin()
+    with proxy.logged_in() as stays:
+        done(proxy, "drain", "1h")
+        result = ctl(proxy, "reload")
+        assert result.returncode == FAILED and "about to end" in result.stderr
+        assert b"NOOP done" in stays.command(b"NOOP")
