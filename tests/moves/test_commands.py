@@ -28,12 +28,9 @@ STORY = [
     ("sessions", ["--sort", "idle", "--phase", "relay"], ["--shard", "nowhere"]),
     ("users", [], ["--limit", "none"]),
     ("pool", ["--by", "worker"], ["--by", "day"]),
-<<<<<<< HEAD
     ("top", ["--count", "1", "--interval", "100ms"], ["--interval", "never"]),
-=======
     ("trace", ["dora", "--for", "1s"], ["dora", "--for", "1y"]),  # tests/moves/test_trace.py
     ("trace fetch", ["ann", "1", "--end"], ["@", "1"]),
->>>>>>> c713f7d (Trace: tests at two proxies; the log tells that somebody listens)
     ("kick", ["dora"], ["nobody"]),
     ("route", ["ann"], ["nobody"]),
     ("explain", ["ann"], ["@"]),
