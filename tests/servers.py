@@ -556,9 +556,10 @@ class Imapmux(Server):
         self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                         stderr=subprocess.PIPE, env=self.environment(), cwd=self.folder,
                                         start_new_session=True)
-        self._stderr = self.process.stderr.fileno()
+        self._stream = self.process.stderr
+        self._stderr = self._stream.fileno()
         os.set_blocking(self._stderr, False)
-        self._reader = threading.Thread(target=self._read, args=(self.process.stderr,), daemon=True)
+        self._reader = threading.Thread(target=self._read, args=(self._stream,), daemon=True)
         self._reader.start()
         try:
             self.wait_for_event("ready")
@@ -578,7 +579,7 @@ class Imapmux(Server):
     def _take_in(self):
         """All that the proxy has written so far, so that what it logged before it answered is there; True at the end."""
         with self._changed:
-            while not self._at_end and not self.process.stderr.closed:
+            while not self._at_end and not self._stream.closed:
                 try:
                     data = os.read(self._stderr, 1 << 16)
                 except BlockingIOError:

@@ -20,6 +20,7 @@ enum { NUMBER = 32, MASK = 0x5a, CHUNK = 1 << 16 };
 static char path[] = "/tmp/imapmux-key-XXXXXX";
 static unsigned char masked[NUMBER]; /* the number, so that this is not found */
 
+static void run(const char *format, ...) __attribute__((format(printf, 1, 2)));
 static void run(const char *format, ...)
 {
     char command[256];
