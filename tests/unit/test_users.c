@@ -12,6 +12,7 @@
 #include "proxy/base/log.h"
 #include "proxy/relay.h"
 #include "proxy/session.h"
+#include "proxy/traces.h"
 #include "proxy/users.h"
 
 #include <arpa/inet.h>
@@ -465,6 +466,7 @@ static void open_home(void)
     home->on_held = on_held;
     home->users = users_open(home);
     home->history = history_open();
+    home->traces = traces_open(home);
     home->pool = pool_open(&home->env, stage.tls, stage.stores, 0);
     home->admission = admission_open(&home->env, stage.limits, NULL);
     home->auth = auth_open(&home->env, stage.throttle, &err);
@@ -515,6 +517,7 @@ static int teardown(void **state)
     sessions_cut_off(home);
     users_close(&home->users);
     history_close(&home->history);
+    traces_close(&home->traces);
     router_close(&home->router);
     auth_close(&home->auth);
     pool_close(&home->pool);
