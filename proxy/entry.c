@@ -567,7 +567,6 @@ void entry_release(struct session *s)
         return;
     admission_await_no_more(s->home->admission, &s->entry->waiting);
     login_release(&s->entry->login);
-    conf_release(&s->entry->conf);
     mem_free(s->entry);
     s->entry = NULL;
 }

@@ -45,7 +45,6 @@ struct phase {
 
 /* What a session holds only until it is relayed. */
 struct entry {
-    const struct conf *conf; /* in force at the first byte: held, for `login` and s->listener */
     struct login login;
     struct auth_request verify;
     struct limits_place waiting; /* among those of its address that have not logged in */
@@ -76,8 +75,9 @@ struct session {
     struct entry *entry; /* NULL once relayed */
     struct user *user;   /* on its way to a store and from then on: who it is (see users.h) */
     struct session *user_next, **user_link; /* her other sessions */
-    char *master; /* who has logged in for the user; NULL: the user itself */
-    const struct conf_listener *listener; /* until it is relayed */
+    char *master;            /* who has logged in for the user; NULL: the user itself */
+    const struct conf *conf; /* in force at the first byte: held, for the login and `listener` */
+    const struct conf_listener *listener;
     const struct conf_shard *shard;
     const struct conf *shard_conf; /* which `shard` is of: held; both are NULL, or neither is */
     struct pooled *connection;     /* to the store, while leased */

@@ -81,7 +81,7 @@ static void start(struct session *s, const union address *peer)
     make_id(s->id);
     counter_add(&s->home->env.counters->sessions_opened, 1);
     s->entry->login_started_ms = uv_now(s->home->env.loop);
-    login_init(&s->entry->login, s->entry->conf, s->listener, s->client);
+    login_init(&s->entry->login, s->conf, s->listener, s->client);
     s->phase = PHASE_COUNT; /* none yet */
     phase_move(s, comes_with_proxy_header(s->listener, peer) ? P_PROXY_HEADER : entry_first(s));
 }
@@ -101,7 +101,7 @@ bool session_accept(struct home *home, int fd, const union address *peer,
     }
     s->entry = entry;
     entry->session = s;
-    entry->conf = conf_hold(home->env.conf);
+    s->conf = conf_hold(home->env.conf);
     s->client = client;
     s->listener = listener;
     phase_join_home(s, home);
@@ -194,6 +194,7 @@ static enum phase_id enter_gone(struct session *s)
     entry_release(s);
     users_leave(s);
     phase_set_shard(s, NULL);
+    conf_release(&s->conf);
     mem_free(s->master);
     phase_leave_home(s);
     uv_close((uv_handle_t *)&s->deadline, handle_closed);

@@ -9,6 +9,7 @@ import glob
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -180,17 +181,28 @@ class Load:
         self.pool.shutdown()
 
 
-def test_three_upgrades_under_load(begin):
+def reload(proxy, number):
+    """Three times, each with something new: for all processes that are there, the newest one is asked."""
+    for round in range(3):
+        proxy.configure(lambda text: re.sub(r"stop_timeout = \d+s", f"stop_timeout = {20 + 3 * number + round}s", text))
+        done = proxy.ctl("reload")
+        assert done.returncode == 0 and "stop_timeout" in done.stdout, done
+
+
+def test_reloads_and_three_upgrades_under_load(begin):
     proxy = begin()
     first = at_rest(proxy)
     idle = [[proxy.logged_in(USERS[number % len(USERS)]) for number in range(IDLE)]]
     load = Load(proxy)
-    for _ in range(3):
+    for number in range(3):
         load.go_on()
+        reload(proxy, number)
         proxy.upgrade()
         load.go_on()
         idle.append([proxy.logged_in(user) for user in USERS[:5]])
         assert all(lives(wire) for wires in idle for wire in wires)
+    reload(proxy, 3)
+    load.go_on()
     status = proxy.all("status")
     assert sorted(status) == sorted(proxy.pids)
     assert [status[pid]["state"] for pid in proxy.pids] == ["draining", "draining", "draining", "running"]
@@ -202,7 +214,7 @@ def test_three_upgrades_under_load(begin):
         assert proxy.wait_for_end(pid) == 0
     leave(*idle[-1])
     last = at_rest(proxy, first[0])
-    print(f"\n{IDLE} idle, {BUSY} busy, {load.logins} logins and {load.commands} commands over three upgrades: first "
+    print(f"\n{IDLE} idle, {BUSY} busy, {load.logins} logins and {load.commands} commands over twelve reloads and three upgrades: first "
           f"process {first[0]} descriptors and {first[1] >> 10} KiB, last one {last[0]} and {last[1] >> 10} KiB")
     assert last[0] == first[0]
     assert proxy.sanitized or last[1] < first[1] * 2 + (8 << 20)
