@@ -1,8 +1,8 @@
 /*
  * All client sessions of this process, told on the control thread: copies, a few at a time, so that
  * no thread is kept from its work however many there are. Each worker's list is gone through in
- * steps, a letter for each. Who comes while that goes on may be missed; who changes its worker then,
- * told twice.
+ * steps, a letter for each. Who comes while that goes on may be missed; who changes its worker
+ * then, told twice.
  *
  * A census is embedded in its owner, which lives until on_done, come what may: letters cannot be
  * called back.

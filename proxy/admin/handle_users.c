@@ -146,11 +146,11 @@ static void add_parked(struct user_list *users, const struct part *part)
 
 static void release(struct user_list *users)
 {
-    struct listed_user *user, *next;
+    struct listed_user *user = users->by_name, *next;
 
-    HASH_ITER(hh, users->by_name, user, next)
-    {
-        HASH_DEL(users->by_name, user);
+    HASH_CLEAR(hh, users->by_name); /* which leaves their list as it is */
+    for (; user != NULL; user = next) {
+        next = user->hh.next;
         mem_free(user);
     }
     for (size_t i = 0; users->parts != NULL && i < users->part_count; i++)

@@ -53,11 +53,13 @@ static size_t read_buckets(const struct two *two, const char *metric,
     size_t count = 0, len;
 
     len = (size_t)snprintf(start, sizeof start, "%s_bucket{le=\"", metric);
-    for (const struct series *series = two->now->series; series != NULL; series = series->hh.next)
-        if (strncmp(series->name, start, len) == 0 && count < BUCKETS_MAX)
-            buckets[count++] =
-                (struct bucket){.below = strtod(series->name + len, NULL), /* "+Inf" is infinite */
-                                .count = series->value - sample_value(two->before, series->name)};
+    for (const struct series *series = two->now->series; series != NULL; series = series->hh.next) {
+        if (strncmp(series->name, start, len) != 0 || count == BUCKETS_MAX)
+            continue;
+        buckets[count].below = strtod(series->name + len, NULL); /* "+Inf" is infinite */
+        buckets[count].count = series->value - sample_value(two->before, series->name);
+        count++;
+    }
     return count;
 }
 

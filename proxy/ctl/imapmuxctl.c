@@ -105,8 +105,8 @@ static bool take_option(struct invocation *call, int option)
 
 /*
  * Reads options from argv[1] on: the global ones, which end at the first word, or, once there is a
- * command, all that stand somewhere, its arguments too, which come first: --timeout of a move is its
- * own.
+ * command, all that stand somewhere, its arguments too, which come first: --timeout of a move is
+ * its own.
  */
 static bool read_options(struct invocation *call, int argc, char **argv)
 {

@@ -117,10 +117,9 @@ bool manual_print(FILE *template, FILE *out, struct err *err)
     struct manual manual = {.out = out};
     char *line = NULL;
     size_t size = 0;
-    ssize_t len;
     bool good = true;
 
-    while (good && (len = getline(&line, &size, template)) >= 0) {
+    while (good && getline(&line, &size, template) >= 0) {
         if (*line != '@') {
             fputs(line, out);
             continue;

@@ -1,5 +1,5 @@
 /*
- * The manual page of imapmuxctl, made of a template and the table of commands. In the template a line
+ * The manual page of imapmuxctl, made of a template and the table of commands. In the template
  *     @command cache flush
  * stands for the head of an entry: the command, its arguments, its help. Lines behind it say more;
  * then comes what each argument is. `@end` ends the last entry.

@@ -1,4 +1,4 @@
-/* Owns where everything stands. It is made for 80 columns and 24 lines; more lines show more shards. */
+/* Owns where everything stands: for 80 columns and 24 lines; more lines show more shards. */
 #include "proxy/ctl/overview.h"
 
 #include <string.h>

@@ -1,5 +1,5 @@
 /*
- * What imapmux says of itself at one moment, for imapmuxctl top: its metrics by name, and its status.
+ * What imapmux says of itself at one moment, for imapmuxctl top: metrics by name, and its status.
  */
 #ifndef IMAPMUX_CTL_SAMPLE_H
 #define IMAPMUX_CTL_SAMPLE_H

@@ -1,6 +1,6 @@
 /*
- * A sheet of so many lines and columns of ASCII, each character with a style: what a screen shows, or
- * a page that is printed. What would not fit is cut off.
+ * A sheet of so many lines and columns of ASCII, each character with a style: what a screen shows,
+ * or a page that is printed. What would not fit is cut off.
  */
 #ifndef IMAPMUX_CTL_SHEET_H
 #define IMAPMUX_CTL_SHEET_H

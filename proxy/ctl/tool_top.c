@@ -1,5 +1,5 @@
 /*
- * Owns the command `top`: when imapmux is asked, the keys, and what is done when it does not answer.
+ * Owns the command `top`: when imapmux is asked, the keys, and what is done if it does not answer.
  */
 #include "proxy/base/mem.h"
 #include "proxy/ctl/amount.h"
@@ -160,7 +160,7 @@ static bool take_sample(struct top *top, struct sample *sample_out)
     return good;
 }
 
-/* An idle connection is closed by imapmux after a while: a new one is tried before anything is said. */
+/* imapmux closes a connection that is idle for long: a new one is tried before anything is said. */
 static bool look_once(struct top *top, struct sample *sample_out)
 {
     bool was_connected = top->fd >= 0;

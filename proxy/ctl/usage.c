@@ -143,8 +143,8 @@ void usage_print_command(FILE *out, const struct ctl_command *command)
 /* --- completion --- */
 
 /*
- * Names are asked of imapmux, which may not answer; then there are none. Those with other characters
- * are left out, for bash would expand them.
+ * Names are asked of imapmux, which may not answer; then there are none. Those with other
+ * characters are left out, for bash would expand them.
  */
 static const char script_head[] =
     "# Completion of imapmuxctl for bash, printed by imapmuxctl --print-completion.\n"
