@@ -42,7 +42,7 @@ struct control {
     struct workers *workers;     /* NULL before they start, and once they have ended */
     struct orders *orders;       /* what operators want of the shards */
     struct health *health;       /* checks of the stores; idle while health.interval is 0 */
-    const struct pulse *pulse;   /* whether the workers answer; NULL: nobody looks */
+    const struct pulse *pulse;   /* whether the workers answer */
     struct inbox inbox;          /* for letters of the workers; open until they have ended */
     char conf_path[PATH_MAX];
     uint64_t started_ms; /* of the loop's clock */

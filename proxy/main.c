@@ -21,7 +21,6 @@
 #include "proxy/pulse.h"
 #include "proxy/reload.h"
 #include "proxy/takeover.h"
-#include "proxy/watchdog.h"
 #include "routing/route.h"
 
 #include <getopt.h>
@@ -42,7 +41,6 @@ struct process {
     struct counters counters;
     uv_signal_t terminate, interrupt, hang_up, upgrade;
     uv_timer_t metrics;
-    struct watchdog watchdog;
     struct site *site;
     struct pulse pulse;
     const char *take_over;     /* the socket of the process whose place this one takes; or NULL */
@@ -249,6 +247,8 @@ static bool open_control(struct process *process, const struct conf *conf, struc
     uv_signal_start(&process->hang_up, on_hang_up, SIGHUP);
     uv_signal_start(&process->upgrade, on_upgrade, SIGUSR2);
     launcher_listen(control->launcher, &control->env);
+    pulse_start(&process->pulse, control);
+    control->pulse = &process->pulse;
     return true;
 }
 
@@ -287,8 +287,6 @@ static bool open_site(struct process *process, struct err *err)
 
     if (control->env.conf->http.address[0] == '\0')
         return true;
-    pulse_start(&process->pulse, control);
-    control->pulse = &process->pulse;
     process->site = site_open(control, err);
     return process->site != NULL;
 }
@@ -374,7 +372,6 @@ static void end_workers(struct process *process)
 {
     uv_timer_stop(&process->metrics);
     listeners_close(&process->control.listeners);
-    watchdog_stop(&process->watchdog);
     fleet_stop(process->control.fleet);
     workers_end(&process->control.workers, !process->control.has_heir);
     health_close(&process->control.health);
@@ -443,7 +440,6 @@ static bool serve(struct process *process, const struct conf *conf, const struct
         fleet_serve(control->fleet, err) && take_place(process, err)) {
         control->serving = true;
         log_event(LOG_LEVEL_INFO, "ready", "imapmux " IMAPMUX_VERSION);
-        watchdog_start(&process->watchdog, control);
         notify_status("imapmux " IMAPMUX_VERSION ": %zu workers", workers_count(control->workers));
         notify_ready();
         start_metrics(process, &conf->metrics);

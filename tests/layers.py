@@ -43,7 +43,7 @@ ROWS = [
     ["proxy/census"],
     ["proxy/ending"],
     ["proxy/pulse"],
-    ["proxy/fleet", "proxy/certificates", "proxy/watchdog"],
+    ["proxy/fleet", "proxy/certificates"],
     ["proxy/orders"],
     ["proxy/reload"],
     ["proxy/admin", "proxy/http"],

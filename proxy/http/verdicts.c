@@ -32,7 +32,7 @@ const char *verdict_obstacle(const struct control *control)
         return control->draining ? "it drains" : "it stops";
     if (!control->serving)
         return "it starts";
-    if (control->pulse != NULL && !pulse_is_well(control->pulse))
+    if (!pulse_is_well(control->pulse))
         return "a worker does not answer";
     if (freshness_fences_off(fleet_freshness(control->fleet), uv_hrtime() / 1000000))
         return "Redis has been away for longer than route.keep_while_down";
