@@ -5,6 +5,7 @@
  */
 #include "proxy/reload.h"
 
+#include "auth/ldap/tls.h"
 #include "auth/throttle.h"
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
@@ -39,6 +40,7 @@ struct reload {
     const struct conf *before; /* held */
     struct conf *conf;
     const struct tls *tls;
+    bool has_directory; /* its TLS is there for the workers */
     struct conf_changes changes;
     struct err err;
     struct router *router;
@@ -93,6 +95,9 @@ static void release(struct reload *reload)
     mem_free(reload->visits);
     reload->visits = NULL;
     tls_release(&reload->tls);
+    if (reload->has_directory)
+        ldap_tls_leave(&reload->conf->ldap);
+    reload->has_directory = false;
     conf_close(&reload->conf);
     conf_release(&reload->before);
 }
@@ -304,6 +309,17 @@ static bool prepare_own(struct reload *reload)
 
 /* --- read --- */
 
+/* What all workers would wait for: authorities are read. False with reload->err set. */
+static bool open_directory(struct reload *reload)
+{
+    const struct conf *conf = reload->conf;
+
+    if (!conf_has_word(&conf->auth.sources, "ldap") || conf_same_auth(reload->before, conf))
+        return true;
+    reload->has_directory = ldap_tls_join(&conf->ldap, &reload->err);
+    return reload->has_directory || conf_blame(&conf->ldap, &reload->err);
+}
+
 /* In a pool thread. */
 static void read_file(uv_work_t *work)
 {
@@ -311,7 +327,7 @@ static void read_file(uv_work_t *work)
 
     reload->conf =
         conf_reopen(reload->control->conf_path, reload->before, &reload->changes, &reload->err);
-    if (reload->conf != NULL)
+    if (reload->conf != NULL && open_directory(reload))
         reload->tls = tls_open(reload->conf, &reload->err);
 }
 

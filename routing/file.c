@@ -1,5 +1,6 @@
 /*
- * The source `file`: conf->route.file, read once at open into a hash table. A line is
+ * The source `file`: conf->route.file, read once for a configuration into a hash table that its
+ * routers have in common. A line is
  *     name shard [backend_user]        # the name as it is after normalisation; compared octet by octet
  * with blanks or tabs between. The name * is the route of everybody who has no line. Empty lines,
  * and what follows a word that begins with #, are comments.
@@ -13,6 +14,8 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <utlist.h>
+#include <uv.h>
 
 enum { LINE_MAX_BYTES = 1024, WORDS_MAX = 3 };
 
@@ -25,8 +28,14 @@ struct entry {
 };
 
 struct file {
-    struct entry *entries; /* by name */
+    const struct conf *conf; /* which it was read for: its users hold it */
+    struct entry *entries;   /* by name; never changed once it is in the list */
+    size_t user_count;       /* routers */
+    struct file *next;
 };
+
+static struct file *all_files;
+static uv_mutex_t all_files_lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* Where the reader stands, for its messages. */
 struct place {
@@ -40,16 +49,31 @@ static bool take_line(struct file *file, char *line, const struct place *place, 
 static bool add_entry(struct file *file, char *words[WORDS_MAX], const struct place *place,
                       struct err *err);
 static struct entry *entry_find(struct file *file, const char *name);
-static void file_close(void *state);
+static struct file *read_file(const struct env *env, struct err *err);
+static void free_file(struct file *file);
 
 static void *file_open(const struct env *env, const struct router_view *view, struct err *err)
+{
+    struct file *file;
+
+    (void)view;
+    uv_mutex_lock(&all_files_lock);
+    LL_SEARCH_SCALAR(all_files, file, conf, env->conf);
+    if (file == NULL && (file = read_file(env, err)) != NULL)
+        LL_PREPEND(all_files, file);
+    if (file != NULL)
+        file->user_count++;
+    uv_mutex_unlock(&all_files_lock);
+    return file;
+}
+
+static struct file *read_file(const struct env *env, struct err *err)
 {
     struct place place = {.env = env, .path = env->conf->route.file};
     struct file *file = NULL;
     FILE *stream;
     bool ok = false;
 
-    (void)view;
     if (place.path == NULL || place.path[0] == '\0') {
         err_set(err, ERR_CONFIG, "route: the source file needs the setting \"file\"");
         return NULL;
@@ -60,14 +84,16 @@ static void *file_open(const struct env *env, const struct router_view *view, st
         return NULL;
     }
     file = mem_new(sizeof *file);
-    if (file == NULL)
+    if (file == NULL) {
         err_set(err, ERR_INTERNAL, "%s: no memory", place.path);
-    else
+    } else {
+        file->conf = env->conf;
         ok = read_lines(file, stream, &place, err);
+    }
     fclose(stream);
     if (ok)
         return file;
-    file_close(file);
+    free_file(file);
     return NULL;
 }
 
@@ -189,6 +215,18 @@ static void file_cancel(void *state, struct route_request *request)
 static void file_close(void *state)
 {
     struct file *file = state;
+
+    uv_mutex_lock(&all_files_lock);
+    if (--file->user_count == 0)
+        LL_DELETE(all_files, file);
+    else
+        file = NULL;
+    uv_mutex_unlock(&all_files_lock);
+    free_file(file);
+}
+
+static void free_file(struct file *file)
+{
     struct entry *entry, *next;
 
     if (file == NULL)

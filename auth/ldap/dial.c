@@ -3,6 +3,7 @@
 
 #include "auth/ldap/deadline.h"
 #include "auth/ldap/socket.h"
+#include "auth/ldap/tls.h"
 
 #include <assert.h>
 #include <string.h>
@@ -15,7 +16,6 @@ enum {
 };
 
 static const char sasl_external[] = "EXTERNAL"; /* RFC 4422 A */
-static const char debian_ca_file[] = "/etc/ssl/certs/ca-certificates.crt";
 
 /* An attempt, and the step that it has come to. */
 struct attempt {
@@ -38,74 +38,6 @@ static bool needs_start_tls(const struct ldap_target *target)
 
 /* --- options --- */
 
-static bool set_text(int option, const char *text)
-{
-    return ldap_set_option(NULL, option, text) == LDAP_OPT_SUCCESS;
-}
-
-/* Whom we trust; from ldap.conf, if proxy.conf does not tell. */
-static bool set_authorities(const struct conf_ldap *conf)
-{
-    char *inherited = NULL;
-    bool ok = true;
-
-    if (!conf->verify)
-        return true;
-    if (conf->ca_file[0] != '\0')
-        return set_text(LDAP_OPT_X_TLS_CACERTFILE, conf->ca_file);
-    (void)ldap_get_option(NULL, LDAP_OPT_X_TLS_CACERTFILE, &inherited);
-    if (inherited == NULL)
-        ok = set_text(LDAP_OPT_X_TLS_CACERTFILE, debian_ca_file);
-    ldap_memfree(inherited);
-    return ok;
-}
-
-/* The certificate that we show, if there is one; not that of a user's ldap.conf. */
-static bool set_certificate(const struct conf_ldap *conf)
-{
-    const char *chain = conf->client_certificate[0] == '\0' ? NULL : conf->client_certificate;
-
-    return set_text(LDAP_OPT_X_TLS_CERTFILE, chain) &&
-           set_text(LDAP_OPT_X_TLS_KEYFILE, conf->client_key[0] == '\0' ? chain : conf->client_key);
-}
-
-static bool needs_tls(const struct conf_ldap *conf)
-{
-    bool needed = conf->start_tls || conf->referrals;
-
-    for (size_t i = 0; i < conf->uri.count; i++)
-        needed = needed || ldap_is_ldaps_url(conf->uri.items[i]);
-    return needed;
-}
-
-/*
- * One TLS context for the process, of which each LDAP* takes a part: it costs some hundred KiB and
- * the reading of all authorities, and libldap 2.5 with GnuTLS does not free keys.
- */
-static bool set_up_tls(const struct conf_ldap *conf)
-{
-    int verify = conf->verify ? LDAP_OPT_X_TLS_DEMAND : LDAP_OPT_X_TLS_NEVER;
-    int oldest = LDAP_OPT_X_TLS_PROTOCOL_TLS1_2, client = 0;
-
-    return ldap_set_option(NULL, LDAP_OPT_X_TLS_REQUIRE_CERT, &verify) == LDAP_OPT_SUCCESS &&
-           ldap_set_option(NULL, LDAP_OPT_X_TLS_PROTOCOL_MIN, &oldest) == LDAP_OPT_SUCCESS &&
-           set_authorities(conf) && set_certificate(conf) &&
-           ldap_set_option(NULL, LDAP_OPT_X_TLS_NEWCTX, &client) == LDAP_OPT_SUCCESS;
-}
-
-bool ldap_dial_prepare(const struct conf_ldap *conf, struct err *err)
-{
-    LDAP *ldap = NULL;
-
-    /* libldap reads its own files at first use. */
-    if (ldap_initialize(&ldap, NULL) != LDAP_SUCCESS)
-        return err_set(err, ERR_INTERNAL, "ldap: libldap cannot be used");
-    (void)ldap_unbind_ext(ldap, NULL, NULL);
-    return !needs_tls(conf) || set_up_tls(conf) ||
-           err_set(err, ERR_CONFIG,
-                   "ldap: TLS: the authorities, the certificate or its key cannot be used");
-}
-
 static bool set_options(const struct attempt *attempt)
 {
     LDAP *ldap = attempt->ldap;
@@ -118,7 +50,7 @@ static bool set_options(const struct attempt *attempt)
     return ldap_set_option(ldap, LDAP_OPT_PROTOCOL_VERSION, &version) == LDAP_OPT_SUCCESS &&
            ldap_set_option(ldap, LDAP_OPT_REFERRALS, LDAP_OPT_OFF) == LDAP_OPT_SUCCESS &&
            ldap_set_option(ldap, LDAP_OPT_RESTART, LDAP_OPT_ON) == LDAP_OPT_SUCCESS &&
-           ldap_deadline_install(ldap);
+           ldap_tls_apply(attempt->conf, ldap) && ldap_deadline_install(ldap);
 }
 
 /* --- steps: each returns an LDAP code --- */

@@ -16,12 +16,6 @@ struct ldap_target {
     bool as_searcher; /* binds the service account, if there is one */
 };
 
-/*
- * Before threads use libldap: what it keeps for the process. Certificates and keys are read here,
- * and not again. False with *err set (CONFIG).
- */
-bool ldap_dial_prepare(const struct conf_ldap *conf, struct err *err);
-
 /* Whether it begins with ldap://, and so needs StartTLS to be safe. */
 bool ldap_dial_is_plain(const char *uri);
 

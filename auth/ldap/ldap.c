@@ -1,6 +1,7 @@
 /* Owns the source `ldap`, and how it begins and ends; what it does stands in ldap_lookup.c. */
 #include "auth/ldap/lookup.h"
 #include "auth/ldap/pattern.h"
+#include "auth/ldap/tls.h"
 #include "proxy/base/mem.h"
 
 static void pool_closed(void *owner);
@@ -31,6 +32,7 @@ static bool is_secure(const struct conf_ldap *conf)
 static void free_source(struct ldap_source *source)
 {
     ldap_wishes_close(&source->wishes);
+    ldap_tls_leave(&source->env->conf->ldap);
     env_release(&source->env);
     mem_free(source);
 }
@@ -40,12 +42,14 @@ static void *source_open(const struct env *env, struct err *err)
     const struct conf_ldap *conf = &env->conf->ldap;
     struct ldap_source *source = NULL;
 
-    if (!ldap_dial_prepare(conf, err) || !ldap_patterns_check(conf, err)) {
+    if (!ldap_patterns_check(conf, err) || !ldap_tls_join(conf, err)) {
         conf_blame(conf, err);
         return NULL;
     }
     source = mem_new(sizeof *source);
-    if (source != NULL) {
+    if (source == NULL) {
+        ldap_tls_leave(conf);
+    } else {
         source->env = env_hold(env);
         source->mask_unknown = is_last_source(env->conf) && conf->dn_template[0] == '\0';
         source->base_varies = strstr(conf->base, "%{") != NULL;

@@ -198,6 +198,7 @@ void conf_release(const struct conf **conf)
         return;
     for (const struct conf_section *section = conf_sections; section->name != NULL; section++)
         release_section(section, c);
+    conf_forget_files(c);
     conf_words_release(&c->shard_titles);
     conf_words_release(&c->files);
     mem_free(c);
@@ -457,7 +458,7 @@ static struct conf *build(struct conf_reader *reader)
 
     for (const struct conf_section *section = conf_sections; ok && section->name != NULL; section++)
         ok = fill_section(reader, section, conf);
-    if (ok && number_shards(conf)) {
+    if (ok && number_shards(conf) && conf_see_files(conf)) {
         conf->read_at = time(NULL);
         conf->files = reader->files;
         reader->files = (struct conf_words){0};

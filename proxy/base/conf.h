@@ -65,6 +65,8 @@ struct conf {
      * and of those that earlier ones had. What there is for each shard is kept by its id.
      */
     struct conf_words shard_titles;
+    struct conf_seen *seen; /* the files that it names, as they were: conf_change.c */
+    size_t seen_count;
     _Atomic size_t holders; /* beside the first one */
 };
 

@@ -2,6 +2,7 @@
 #include "proxy/base/conf_change.h"
 
 #include "proxy/base/conf_private.h"
+#include "proxy/base/file_version.h"
 #include "proxy/base/mem.h"
 
 #include <assert.h>
@@ -22,6 +23,77 @@ static const struct conf_section *section_named(const char *name)
     while (strcmp(section->name, name) != 0)
         section++;
     return section;
+}
+
+/* --- files --- */
+
+struct conf_seen {
+    char *path;
+    struct file_version version;
+};
+
+static bool count_file(void *owner, const struct conf_place *place)
+{
+    (void)place;
+    ++*(size_t *)owner;
+    return true;
+}
+
+static bool see_file(void *owner, const struct conf_place *place)
+{
+    struct conf *conf = owner;
+    struct conf_seen *seen = &conf->seen[conf->seen_count];
+
+    seen->path = mem_copy_text(place->path, strlen(place->path));
+    seen->version = file_version_of(place->path);
+    return seen->path != NULL && ++conf->seen_count > 0;
+}
+
+bool conf_see_files(struct conf *conf)
+{
+    size_t count = 0;
+
+    (void)conf_each_path(conf, count_file, &count);
+    conf->seen = mem_array(count + 1, sizeof *conf->seen);
+    return conf->seen != NULL && conf_each_path(conf, see_file, conf);
+}
+
+void conf_forget_files(struct conf *conf)
+{
+    for (size_t i = 0; i < conf->seen_count; i++)
+        mem_free(conf->seen[i].path);
+    mem_free(conf->seen);
+}
+
+static const struct file_version *seen_at(const struct conf *conf, const char *path)
+{
+    for (size_t i = 0; i < conf->seen_count; i++)
+        if (strcmp(conf->seen[i].path, path) == 0)
+            return &conf->seen[i].version;
+    return NULL;
+}
+
+/* Whether it is of a file that is read once. Others are written here, or looked at all the time. */
+static bool is_read_once(const struct conf_section *section, const struct conf_row *row)
+{
+    return row->kind == CONF_KIND_PATH && strcmp(section->name, "metrics") != 0 &&
+           strcmp(section->name, "admin") != 0 && strcmp(section->name, "passwd") != 0 &&
+           strcmp(row->name, "snapshot") != 0;
+}
+
+/* Both have the same path there: whether the file has changed between them. */
+static bool same_content(const struct conf_section *section, const struct conf_row *row,
+                         const struct conf *one, const struct conf *other, const void *values)
+{
+    const struct file_version *a, *b;
+    const char *path;
+
+    if (!is_read_once(section, row))
+        return true;
+    path = *(char *const *)((const char *)values + row->offset);
+    a = seen_at(one, path);
+    b = seen_at(other, path);
+    return a == NULL || b == NULL || file_version_same(a, b);
 }
 
 /* --- values --- */
@@ -73,6 +145,16 @@ bool conf_same_shard(const struct conf_shard *one, const struct conf_shard *othe
     return same_section(section_named("shard"), one, other);
 }
 
+/* Of a section that both have alike. */
+static bool same_files(const struct conf_section *section, const struct conf *one,
+                       const struct conf *other)
+{
+    for (const struct conf_row *row = section->rows(); row->name != NULL; row++)
+        if (!same_content(section, row, one, other, (const char *)one + section->offset))
+            return false;
+    return true;
+}
+
 bool conf_same_auth(const struct conf *one, const struct conf *other)
 {
     static const char *const names[] = {"auth",  "auth_cache", "passwd",  "ldap",
@@ -83,8 +165,9 @@ bool conf_same_auth(const struct conf *one, const struct conf *other)
         const struct conf_section *section = section_named(names[i]);
 
         same = (strcmp(section->name, "throttle") == 0 && !one->throttle.shared) ||
-               same_section(section, (const char *)one + section->offset,
-                            (const char *)other + section->offset);
+               (same_section(section, (const char *)one + section->offset,
+                             (const char *)other + section->offset) &&
+                same_files(section, one, other));
     }
     return same;
 }
@@ -168,6 +251,15 @@ static bool needs_restart(const struct pair *pair, const struct conf_row *row, c
             conf_routes_by_redis(pair->before) != conf_routes_by_redis(pair->after));
 }
 
+static bool add_content(struct pair *pair, const struct conf_section *section, const char *title,
+                        const struct conf_row *row)
+{
+    char what[NAME_MAX_BYTES];
+
+    snprintf(what, sizeof what, "%s (its content)", row->name);
+    return add(&pair->changes->changed, section->name, title, what);
+}
+
 /* Both have it. False without memory. */
 static bool compare(struct pair *pair, const struct conf_section *section, const void *before,
                     void *after)
@@ -176,8 +268,11 @@ static bool compare(struct pair *pair, const struct conf_section *section, const
     bool good = true;
 
     for (const struct conf_row *row = section->rows(); good && row->name != NULL; row++) {
-        if (same_value(row, before, after))
+        if (same_value(row, before, after)) {
+            good = same_content(section, row, pair->before, pair->after, after) ||
+                   add_content(pair, section, title, row);
             continue;
+        }
         if (needs_restart(pair, row, after))
             good = add(&pair->changes->needs_restart, section->name, title, row->name) &&
                    keep_value(row, before, after);

