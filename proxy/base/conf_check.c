@@ -508,6 +508,7 @@ bool conf_check_file(struct conf_reader *reader, const char *section, size_t ind
         failure = errno;
     else if (S_ISDIR(status.st_mode))
         failure = EISDIR;
+    errno = failure;
     return failure == 0 || conf_fail_in(reader, section, index, "setting \"%s\" of %s: %.120s: %s",
-                                        setting, section, path, strerror(failure));
+                                        setting, section, path, conf_why_unread(path));
 }

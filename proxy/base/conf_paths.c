@@ -9,6 +9,8 @@
 static const char outside[] =
     "outside of what this process may touch (process.sandbox): an upgrade "
     "or a restart takes it in";
+static const char not_as_this_user[] = "Permission denied; if root may read it, an upgrade or a "
+                                       "restart takes it in";
 
 bool conf_note_file(struct conf_reader *reader, const char *path)
 {
@@ -81,5 +83,7 @@ const char *conf_why_unread(const char *path)
 {
     int failure = errno;
 
-    return failure != EACCES || sandbox_may_read(path) ? strerror(failure) : outside;
+    if (failure != EACCES || !sandbox_is_entered())
+        return strerror(failure);
+    return sandbox_may_read(path) ? not_as_this_user : outside;
 }

@@ -141,7 +141,7 @@ bool conf_fail_in(struct conf_reader *reader, const char *section, size_t index,
 /* It was read for this configuration. False without memory. */
 bool conf_note_file(struct conf_reader *reader, const char *path);
 
-/* What errno says of a file that could not be opened, or that it lies outside of the sandbox. */
+/* What errno says of a file that could not be opened, or why it was another matter at the start. */
 const char *conf_why_unread(const char *path);
 
 /* May this process read and write what the configuration names? */

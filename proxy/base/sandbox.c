@@ -205,6 +205,11 @@ static bool may(const char *path, bool write)
     return false;
 }
 
+bool sandbox_is_entered(void)
+{
+    return places != NULL;
+}
+
 bool sandbox_may_read(const char *path)
 {
     return may(path, false);

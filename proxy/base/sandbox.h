@@ -15,6 +15,9 @@
  */
 bool sandbox_enter(const struct conf *conf, struct err *err);
 
+/* Control thread. */
+bool sandbox_is_entered(void);
+
 /*
  * Whether a file that another configuration names can be had from within: true without a sandbox,
  * and for what is not there. Control thread.

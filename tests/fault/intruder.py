@@ -17,10 +17,10 @@ ALL_KINDS = 0x40000000  # __WALL: threads, too
 REGISTERS = ("r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp ss fs_base gs_base "
              "ds es fs gs").split()
 ARGUMENTS = "rdi rsi rdx r10 r8 r9".split()
-NUMBERS = {"open": 2, "socket": 41, "clone": 56, "fork": 57, "execve": 59, "kill": 62, "rename": 82, "mkdir": 83, "unlink": 87,
-           "ptrace": 101, "setuid": 105, "setresuid": 117, "mount": 165, "init_module": 175, "mprotect": 10, "mmap": 9,
-           "prctl": 157, "unshare": 272, "bpf": 321, "io_uring_setup": 425, "clone3": 435, "keyctl": 250, "ioctl": 16,
-           "getpid": 39, "capset": 126, "process_vm_readv": 310, "gettid": 186, "vmsplice": 278}
+NUMBERS = {"mmap": 9, "mprotect": 10, "open": 2, "ioctl": 16, "getpid": 39, "socket": 41, "clone": 56, "fork": 57,
+           "execve": 59, "kill": 62, "mkdir": 83, "unlink": 87, "ptrace": 101, "setuid": 105, "setresuid": 117,
+           "capset": 126, "mount": 165, "init_module": 175, "keyctl": 250, "unshare": 272, "vmsplice": 278,
+           "process_vm_readv": 310, "bpf": 321, "io_uring_setup": 425, "clone3": 435}
 needs_root = pytest.mark.skipif(os.getuid() != 0 or platform.machine() != "x86_64", reason="for root on x86-64")
 
 _ptrace = ctypes.CDLL(None, use_errno=True).ptrace

@@ -24,12 +24,13 @@ FOLDERS = 'admin {{ socket = "{at}/admin.sock" {admin} }}\n'
 
 
 class Changing(Proxy):
-    """A proxy that becomes USER, started by `run_by`. Its folder and files are USER's, but for those that are `kept`."""
+    """A proxy that becomes USER, started by `run_by`. Its folder and files are USER's, but for those to be `kept`."""
 
     def prepare(self, process=f'user = "{USER}"', admin="", kept=(), run_by=(), **options):
         self.run_by = run_by
         certificate = servers.make_certificate(self.folder)
-        super().prepare(process=process, more=FOLDERS.format(at=self.folder, admin=admin), certificate=certificate, **options)
+        super().prepare(process=process, more=FOLDERS.format(at=self.folder, admin=admin), certificate=certificate,
+                        **options)
         for path in (self.folder, *self.folder.iterdir()):
             if path.name not in kept:
                 shutil.chown(path, USER, USER)
@@ -165,7 +166,8 @@ def test_users_that_cannot_be(begin, process, said):
 
 
 def test_only_root_changes(begin, folder):
-    said = refusal(begin, process='user = "nobody"', binary=copy_for_all(folder), run_by=["setpriv", f"--reuid={USER}", "--clear-groups"])
+    said = refusal(begin, process='user = "nobody"', binary=copy_for_all(folder),
+                   run_by=["setpriv", f"--reuid={USER}", "--clear-groups"])
     assert 'only root can become "nobody"' in said
 
 
@@ -192,8 +194,8 @@ def test_root_raises_the_limit(begin):
 
 
 def test_a_limit_that_is_too_low_is_told(begin, folder):
-    proxy = begin(max_sessions=3000, process="", binary=copy_for_all(folder), run_by=["prlimit", "--nofile=500:1000", "setpriv", f"--reuid={USER}",
-                                                                      "--clear-groups"])
+    proxy = begin(max_sessions=3000, process="", binary=copy_for_all(folder),
+                  run_by=["prlimit", "--nofile=500:1000", "setpriv", f"--reuid={USER}", "--clear-groups"])
     said = proxy.wait_for_event("descriptors")["detail"]
     needed = int(re.search(r"LimitNOFILE=(\d+)", said).group(1))
     assert said.startswith("1000 are allowed") and 2 * 3000 < needed < resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -89,10 +89,11 @@ class Site:
         folder.mkdir()
         folder.chmod(0o755)
         authority = Authority(folder / "authority", "Our authority")
-        server = authority.issue("server", "/CN=localhost", ["subjectAltName=DNS:localhost,IP:127.0.0.1"])
+        self.server = server = authority.issue("server", "/CN=localhost", ["subjectAltName=DNS:localhost,IP:127.0.0.1"])
         self.other = servers.make_certificate(folder / "authority", name="other", hosts=("other.example.org",))
         tls = f"TLSCertificateFile {server}\nTLSCertificateKeyFile {server}"
-        self.directories = [keep(servers.Slapd(folder / f"slapd-{number}", users=PEOPLE, settings=tls)) for number in "12"]
+        self.directories = [keep(servers.Slapd(folder / f"slapd-{number}", users=PEOPLE, settings=tls))
+                            for number in "12"]
         self.redis = keep(servers.WatchedRedis(folder / "redis"))
         self.issuer = Issuer(folder / "issuer")
         keys = KeyServer(folder / "issuer", server)
@@ -103,9 +104,9 @@ class Site:
                                  redis=self.redis.settings)
         stores = shard("store", self.store.port, tls="implicit", host=DOMAIN).replace(
             "tls_verify = no", f'tls_ca_file = "{authority.file}"')
-        self.proxy = keep(Boxed(folder / "proxy", process=process, shards=stores, certificate=(server, server), workers=2,
-                                sources=sources, more=MORE.format(other=self.other), health="interval = 200ms",
-                                pool="warm = 1"))
+        self.proxy = keep(Boxed(folder / "proxy", process=process, shards=stores, certificate=(server, server),
+                                workers=2, sources=sources, more=MORE.format(other=self.other),
+                                health="interval = 200ms", pool="warm = 1"))
 
     def logs_in(self, user, command=None):
         """At last: that a server has gone may have to be found out first."""
@@ -191,6 +192,44 @@ def test_files_and_administration(site):
     proxy.start()
     site.logs_in("ann")
     assert not any(proxy.events(f"snapshot {word}") for word in ("unusable", "not kept"))
+
+
+@pytest.fixture
+def refused_reload(site):
+    """Whether a reload of this text is refused, and why; the old one comes back."""
+    conf = site.proxy.folder / "proxy.conf"
+    before = conf.read_text()
+
+    def refused_reload(old="", new=""):
+        assert old in before
+        conf.write_text(before.replace(old, new, 1))
+        result = subprocess.run([RELEASE.with_name("imapmuxctl"), "-s", site.proxy.folder / "admin.sock", "reload"],
+                                capture_output=True, text=True, timeout=60)
+        return result.stderr if result.returncode == 1 else None
+    yield refused_reload
+    conf.write_text(before)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="there is no file that only root can read")
+def test_a_reload_with_keys_of_root(site, refused_reload):
+    why = refused_reload()
+    assert 'setting "chain" of certificate' in why and "if root may read it, an upgrade or a restart" in why
+    for file in (site.server, site.other[1]):
+        file.chmod(0o644)
+    assert not refused_reload()
+    site.logs_in("ann")
+
+
+def test_a_reload_of_files_outside(site, refused_reload, folder, certificate):
+    secret, told = folder / "outside-secret", "outside of what this process may touch (process.sandbox)"
+    secret.write_text("secret")
+    secret.chmod(0o644)
+    new_shard = f'shard new {{ address = "127.0.0.1:1" tls_ca_file = "{certificate[0]}" }}'
+    for why in (refused_reload("shard store {", f"{new_shard} shard store {{"),
+                refused_reload('"metrics.prom"', f'"{folder}/metrics.prom"'),
+                refused_reload("ldap {", f'ldap {{ bind_dn = "cn=x" bind_password_file = "{secret}"'),
+                refused_reload("log {", f'include("{secret}") log {{')):
+        assert told in why and "proxy.conf:" in why
 
 
 @needs_root
