@@ -97,6 +97,7 @@ def proxy():
                                                                    capture_output=True, text=True).stdout)
             configuration = f"""
 process {{ drain_time = 5m core_dumps = {servers.CORE_DUMPS} }}
+log {{ level = debug }}
 listener plain {{ address = "{servers.HOST}:{port}" tls = none plaintext_login = yes }}
 admin {{ socket = "{folder}/admin.sock" }}
 passwd {{ file = "{folder}/passwd" }}
@@ -115,6 +116,8 @@ def test_prestop_ends_with_the_last_session(proxy):
         wire.login("ann", "secret")
         hook = subprocess.Popen([*shell[:-1], shell[-1].replace("imapmuxctl", ctl)], stdout=subprocess.DEVNULL)
         proxy.wait_for_event("draining")
+        servers.wait_for(lambda: len([event for event in proxy.events("admin") if event["command"] == "status"]) > 1,
+                         "it to look whether the process is still there")
         assert b" OK " in wire.command(b"NOOP") and hook.poll() is None
         wire.command(b"LOGOUT")
     assert hook.wait(30) == 0
