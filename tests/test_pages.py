@@ -108,11 +108,19 @@ def in_folder(text, files):
     return re.sub(r'"/(?:etc/imapmux|var/lib|run)/(?:[^"]*/)?([^"/]+)"', rf'"{files["FOLDER"]}/\1"', text)
 
 
-@pytest.mark.parametrize("text", each_block("conf"))
+def sections_in_comments():
+    """Those of proxy.conf, which show how to go on."""
+    for section in re.findall(r"^#(?=\w+ .*\{$)(.*?^#\}\n)", (TOP / "proxy.conf").read_text(), re.MULTILINE | re.DOTALL):
+        text = re.sub("^#", "", section, flags=re.MULTILINE)
+        yield pytest.param(text, id="proxy.conf:" + text.partition(" {")[0])
+
+
+@pytest.mark.parametrize("text", [*each_block("conf"), *sections_in_comments()])
 def test_configurations_are_good(text, files, tmp_path):
     there = set(re.findall(r"^\s*(\w+)(?: \"?[\w-]+\"?)? \{", text, re.MULTILINE))
     whole = in_folder(text, files) + "".join(part for name, part in AROUND.items() if name not in there)
-    for name, value in files.items():
+    first = re.search(r'^shard "?([\w-]+)', whole, re.MULTILINE).group(1)
+    for name, value in {**files, "default_shard = blue }": f"default_shard = {first} }}"}.items():
         whole = whole.replace(name, value)
     path = tmp_path / "proxy.conf"
     path.write_text(whole)
