@@ -100,6 +100,14 @@ def test_fields_of_the_log_are_explained():
     assert len(keys) > 20 and keys - told - {"time", "level", "event"} == set()
 
 
+def test_ends_of_sessions_are_explained():
+    page = " ".join((TOP / "docs/operations.md").read_text().split())
+    told = re.search(r"- `why` is one of: (.*?), or what OpenSSL", page).group(1).split(", ")
+    ends = r'(?:\b(?:phase_gone|phase_linger|end_relay|say_last|cut_off)\([\w>-]+, |\[RELAY_\w+\] = )"([^"]+)"'
+    used = {end for _, text in sources() for end in re.findall(ends, text)}
+    assert len(used) > 15 and used - set(told) == set()
+
+
 def test_a_user_of_redis_may_do_all_that_is_asked_of_it():
     page = (TOP / "docs/operations.md").read_text()
     rights = set(re.findall(r" \+(\w+)", re.search(r"^ +ACL SETUSER .*$", page, re.MULTILINE).group()))
