@@ -135,7 +135,20 @@ def commands_in(text):
             and pathlib.Path(words[0]).name == "imapmuxctl"] if "imapmuxctl" in text else []
 
 
-@pytest.mark.parametrize("text", [block for block in each_block("sh") + each_block("console") if commands_in(block.values[0])])
+def in_sentences():
+    """Commands within the text that are more than a name, if the sentence leaves nothing out."""
+    names = re.findall(r'^    X\(\w+, "([^"]+)"', (TOP / "proxy/ctl/commands.def").read_text(), re.MULTILINE)
+    names = {name[:end] for name in names for end in [*(blank.start() for blank in re.finditer(" ", name)), None]}
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        calls = [" ".join(call.split()) for call in re.findall(r"`imapmuxctl ([^`]+)`", text)]
+        lines = [f"imapmuxctl {call.replace('COMMAND', 'status')}\n" for call in calls
+                 if call not in names and "..." not in call]
+        yield pytest.param("".join(lines), id=f"{page.relative_to(TOP)}:text")
+
+
+@pytest.mark.parametrize("text", [block for block in each_block("sh") + each_block("console") + list(in_sentences())
+                                  if commands_in(block.values[0])])
 def test_commands_are_well_formed(text, tmp_path):
     """Nobody listens, so each of them fails for that reason, and not for its words (2)."""
     for words in commands_in(text):
