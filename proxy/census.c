@@ -57,6 +57,7 @@ static void describe(const struct session *s, struct census_session *out)
         out->idle_ms = uv_now(home->env.loop) - s->relay.last_active_ms;
         out->bytes_in = s->relay.bytes_from_client;
         out->bytes_out = s->relay.bytes_to_client;
+        out->commands = dialog_command_count(&s->relay.dialog);
     }
 }
 

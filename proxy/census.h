@@ -25,7 +25,7 @@ struct census_session {
     const char *phase, *tls, *method, *lease; /* constants; "" for what is not there yet */
     union address peer, store;                /* `store` is zeroed before the login there */
     uint64_t age_ms, idle_ms;                 /* idle: since the last byte, once relayed */
-    uint64_t bytes_in, bytes_out;             /* from and to the client, once relayed */
+    uint64_t bytes_in, bytes_out, commands;   /* of the client, and to it, once relayed */
     bool has_user;                            /* verified, and on its way to a store or there */
     bool is_relayed;                          /* is or was logged in at a store */
 };

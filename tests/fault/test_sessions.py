@@ -83,7 +83,8 @@ def test_order(proxy):
     with stage_of_three(proxy):
         with proxy.logged_in(USERS[2]) as busy:
             busy.command(b"NOOP")
-            assert rows(proxy, "sessions", "--sort", "bytes")[0]["user"] == USERS[2]
+            first = rows(proxy, "sessions", "--sort", "bytes")[0]
+            assert (first["user"], first["commands"]) == (USERS[2], 1) and first["in_bytes"] > 0 < first["out_bytes"]
             names = [row["user"] or "" for row in rows(proxy, "sessions", "--sort", "user")]
             assert names == sorted(names) and len(names) == 5
             for word in "age", "idle":
