@@ -30,7 +30,8 @@ unsigned long long privileges_descriptors(const struct conf *conf, size_t worker
     for (size_t i = 0; i < conf->shard_count; i++)
         stores += conf->shards[i].address.count;
     if (conf_has_word(&conf->auth.sources, "ldap"))
-        ldap = (unsigned long long)(conf->ldap.search_handles + conf->ldap.bind_handles);
+        ldap = (unsigned long long)conf->ldap.search_handles +
+               (unsigned long long)conf->ldap.bind_handles;
     return 2 * (unsigned long long)conf->process.max_sessions +
            (conf->pool.park_time > 0 ? (unsigned long long)conf->pool.park_total : 0) +
            worker_count * ((unsigned long long)conf->pool.warm * conf->shard_count + 2 * listeners +
