@@ -8,7 +8,11 @@
 
 #include <stdio.h>
 
-enum { VISITS_MAX = 256, FOUND_MAX = 64 /* of one step */ };
+enum {
+    VISITS_MAX = 256, /* of one step, as is */
+    FOUND_MAX = 64,
+    TOGETHER_MAX = 512 /* found in the steps of all workers: so many may come after a pause */
+};
 
 /* A worker's side. While its letter is on its way, or at the worker, only the worker touches it. */
 struct census_part {
@@ -68,7 +72,7 @@ static void go_through(struct census_part *part)
     const struct session *s;
 
     part->count = 0;
-    for (size_t i = 0; i < VISITS_MAX && part->count < FOUND_MAX; i++) {
+    for (size_t i = 0; i < VISITS_MAX && part->count < census->step_max; i++) {
         s = phase_walk_next(&part->walk);
         part->over = s == NULL;
         if (part->over)
@@ -144,6 +148,10 @@ bool census_begin(struct census *census, struct control *control)
     census->control = control;
     census->part_count = census->parts_left = workers_count(control->workers);
     census->parts = mem_array(census->part_count, sizeof *census->parts);
+    census->step_max = TOGETHER_MAX / census->part_count;
+    census->step_max = census->step_max > FOUND_MAX ? FOUND_MAX
+                       : census->step_max == 0      ? 1
+                                                    : census->step_max;
     census->paused = false;
     atomic_store(&census->cancelled, false);
     for (size_t i = 0; census->parts != NULL && i < census->part_count; i++) {

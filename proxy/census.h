@@ -43,6 +43,7 @@ struct census {
     struct control *control;
     struct census_part *parts; /* for each worker */
     size_t part_count, parts_left;
+    size_t step_max; /* sessions that one worker tells of at a time */
     bool paused;
     _Atomic bool cancelled;
 };
@@ -50,7 +51,7 @@ struct census {
 /* Nothing is told inside the call. False without memory: then nothing comes. */
 bool census_begin(struct census *census, struct control *control);
 
-/* Paused, it goes on with what is under way already, and then rests. */
+/* Paused, it goes on with what is under way already, 512 sessions at the most, and then rests. */
 void census_pause(struct census *census);
 void census_go_on(struct census *census);
 

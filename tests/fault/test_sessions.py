@@ -24,8 +24,8 @@ USERS = [of_worker(0)[0], of_worker(1)[0], of_worker(0)[1]]
 @pytest.fixture(scope="module")
 def begin(start):
     with Store(Host()) as store:
-        yield lambda **options: start(shard("store", store.port), workers=2, users=USERS,
-                                      pool="warm = 1 park_time = 1m", more='admin { socket = "admin.sock" }', **options)
+        yield lambda **options: start(shard("store", store.port), **{
+            "workers": 2, "users": USERS, "pool": "warm = 1 park_time = 1m", "more": 'admin { socket = "admin.sock" }', **options})
 
 
 @pytest.fixture(scope="module")
@@ -176,4 +176,21 @@ def test_who_does_not_take_what_it_asked_for(begin):
         peer.close()
     assert proxy.stop() == 0
     for peer in asking[8:]:
+        peer.close()
+
+
+def test_what_many_workers_tell_waits_for_the_reader(begin):
+    """They all tell at a time, of more than is kept for somebody who does not read."""
+    proxy = begin(throttle="", workers=96)
+    staying = silent_clients(proxy, 3 * COUNT)
+    servers.wait_for(lambda: len(ids(proxy, "--limit", "1000000")) == 3 * COUNT, "all of them")
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        asking.connect(str(path_of(proxy)))
+        asking.sendall(REQUESTS[0])
+        assert len(ids(proxy, "--sort", "age")) == 3 * COUNT  # of all workers: they have told something
+        asking.shutdown(socket.SHUT_WR)
+        answer = [json.loads(line) for line in asking.makefile("rb")]
+    assert len(answer) == 3 * COUNT + 1 and answer[-1]["ok"] is True
+    for peer in staying:
         peer.close()
