@@ -114,7 +114,8 @@ def cli(redis, *words):
 
 def content(redis):
     """All that is in Redis, but for what beats: the keys and their values."""
-    keys = sorted(key for key in cli(redis, "KEYS", "*").split() if not any(word in key for word in ("proxies", "node", "beats")))
+    keys = sorted(key for key in cli(redis, "KEYS", "*").split()
+                  if not any(word in key for word in ("proxies", "node", "beats")))
     return {key: cli(redis, "DUMP", key) for key in keys}
 
 
