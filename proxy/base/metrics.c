@@ -102,7 +102,8 @@ static void print_metric(FILE *out, const struct metric *metric, const struct co
     if (metric->kind == HISTOGRAM)
         print_histogram(out, metric, sum);
     else
-        fprintf(out, "%s %llu\n", metric->name, (unsigned long long)metric_value(sum, metric->offset));
+        fprintf(out, "%s %llu\n", metric->name,
+                (unsigned long long)metric_value(sum, metric->offset));
 }
 
 void metrics_print(FILE *out, const struct counters *sum)
