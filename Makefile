@@ -229,12 +229,16 @@ install: all ## Install under PREFIX, with DESTDIR before it; systemd units in U
 	test -z "$(UNITDIR)" || install -D -m 644 -t $(DESTDIR)$(UNITDIR) deploy/systemd/imapmux.service deploy/systemd/imapmux.socket
 	test -z "$(UNITDIR)" || sed -i 's|/usr/\(s\?bin\)/|$(PREFIX)/\1/|; s|/etc/imapmux|$(SYSCONF)|' $(DESTDIR)$(UNITDIR)/imapmux.service
 
-deb: ## Build the Debian package in build/deb, and let lintian look at it
+deb: ## Build the Debian package in build/deb, and let lintian look at it, if that is installed
 	deploy/make-deb $B/deb
-	lintian --allow-root --fail-on error,warning --tag-display-limit 0 $B/deb/imapmux_$(VERSION)_*.changes
+	! command -v lintian >/dev/null || \
+	  lintian --allow-root --fail-on error,warning --tag-display-limit 0 $B/deb/imapmux_$(VERSION)_*.changes
 
 deb-test: deb $B/bench/store ## Boot an empty Debian (kept in DEB_CACHE; as root), install, try, upgrade and purge the package there
 	$(PYTEST) tests/deploy/in_chroot.py
+
+quick-start-test: ## Do what docs/quick-start.md says, word for word, in the same empty Debian (as root), and tell how long it takes
+	$(PYTEST) tests/deploy/in_quick_start.py
 
 container-test: deb ## Carry out the Containerfile in the same empty Debian (as root, with the net): no engine is needed
 	$(PYTEST) tests/deploy/in_container.py
@@ -249,5 +253,5 @@ comma := ,
 -include $(shell find $B -name '*.d' 2>/dev/null)
 
 .PHONY: all deps cyrus demo test test-faults-a-h test-faults-i-z test-threads test-moves test-others asan tsan unit-tests fuzz fuzz-run fuzz-merge fuzz-merge-run bench bench-tools \
-        bench-deps bench-quick soak lint layers install deb deb-test container-test clean help
+        bench-deps bench-quick soak lint layers install deb deb-test quick-start-test container-test clean help
 .SECONDARY:

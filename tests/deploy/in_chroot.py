@@ -23,6 +23,7 @@ CACHE = pathlib.Path(os.environ.get("DEB_CACHE", pathlib.Path.home() / ".cache/i
 PACKAGES = servers.REPOSITORY / "build/deb"
 STORE = servers.REPOSITORY / "build/bench/store"
 SUITE = "bookworm"
+BOOTSTRAP = ("debootstrap", "--variant=minbase", "--include=systemd-sysv", SUITE)
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 CLONE_NEWNET = 0x40000000
 # The root file system of the namespaces is the folder $1, and systemd its first process.
@@ -63,20 +64,33 @@ def package():
     return next(PACKAGES.glob("imapmux_*.deb"))
 
 
+def kept(make, *of):
+    """A folder of the cache, which `make` makes if it is not there yet; `of` is all that what is in it depends on."""
+    folder = CACHE / f"{SUITE}-{hashlib.sha256(repr(of).encode()).hexdigest()[:16]}"
+    if not folder.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        made = folder.with_suffix(f".{os.getpid()}")
+        make(made)
+        made.rename(folder)
+    return folder
+
+
+def empty_debian(*downloads):
+    """An empty Debian with systemd, for which these commands have downloaded what they will install."""
+    def bare(made):
+        run(*BOOTSTRAP, made, mirror())
+        run("chroot", made, "apt-get", "clean")
+
+    def filled(made):
+        run("cp", "-a", "--reflink=auto", kept(bare, BOOTSTRAP, mirror()), made)
+        for words in downloads:
+            run("chroot", made, *words, "-y", "--download-only")
+    return kept(filled, BOOTSTRAP, mirror(), downloads)
+
+
 @pytest.fixture(scope="session")
 def base(package):
-    """An empty Debian with systemd, that has downloaded, and not installed, what the package depends on."""
-    needed = field(package, "Depends")
-    name = hashlib.sha256(f"{SUITE} {mirror()} {needed}".encode()).hexdigest()[:16]
-    kept = CACHE / f"{SUITE}-{name}"
-    if not kept.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        made = CACHE / f"{SUITE}-{name}.{os.getpid()}"
-        run("debootstrap", "--variant=minbase", "--include=systemd", SUITE, made, mirror())
-        run("chroot", made, "apt-get", "clean")
-        run("chroot", made, "apt-get", "satisfy", "-y", "--no-install-recommends", "--download-only", needed)
-        made.rename(kept)
-    return kept
+    return empty_debian(("apt-get", "satisfy", "--no-install-recommends", field(package, "Depends")))
 
 
 class Cgroup:
