@@ -9,6 +9,11 @@
 #include "proxy/listeners.h"
 #include "proxy/users.h"
 
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+
 enum { AFTER_MS = 15000 }; /* what comes after the last session: leaving Redis, closing */
 
 struct ending {
@@ -155,4 +160,31 @@ bool ending_drain(struct ending *ending, uint64_t within_ms, const char *why)
         workers_drain(control->workers);
     }
     return true;
+}
+
+/* --- what comes after the last session --- */
+
+/* A signal's handler. Nobody may read standard error either. */
+static void give_up(int number)
+{
+    static const char text[] = "imapmux: the end takes too long: something does not answer\n";
+    struct pollfd out = {STDERR_FILENO, POLLOUT, 0};
+
+    (void)number;
+    if (poll(&out, 1, 0) > 0)
+        (void)!write(STDERR_FILENO, text, sizeof text - 1);
+    _exit(EXIT_FAILURE);
+}
+
+void ending_has_begun(const struct conf *conf)
+{
+    uint64_t limit_ms = AFTER_MS + (conf_uses_redis(conf) ? 2 * conf->redis.timeout : 0);
+
+    signal(SIGALRM, give_up); /* no loop need turn for it */
+    alarm((unsigned)(limit_ms / 1000));
+}
+
+void ending_is_complete(void)
+{
+    alarm(0);
 }

@@ -445,6 +445,7 @@ static bool serve(struct process *process, const struct conf *conf, const struct
         start_metrics(process, &conf->metrics);
         uv_run(&process->loop, UV_RUN_DEFAULT);
     }
+    ending_has_begun(control->env.conf);
     admin_close(&control->admin);
     site_close(&process->site);
     pulse_stop(&process->pulse);
@@ -456,6 +457,7 @@ static bool serve(struct process *process, const struct conf *conf, const struct
     end_control(process);
     conf_release(&control->env.conf);
     takeover_close(&process->takeover); /* the other process goes on, with all that is its own */
+    ending_is_complete();
     return err->kind == ERR_NONE;
 }
 

@@ -483,3 +483,16 @@ def test_ten_reloads_under_load(begin, stores, folder):
     assert len(proxy.events("reloaded")) == RELOADS
     for wire in idle:
         wire.close()
+
+
+def test_a_disk_that_hangs_does_not_keep_the_process(begin):
+    """The file is never read to its end: the process ends all the same, after a while."""
+    proxy = begin()
+    subprocess.run(["mkfifo", proxy.folder / "pipe"], check=True)
+    change(proxy, more='include("pipe")\n')
+    proxy.process.send_signal(signal.SIGHUP)
+    servers.wait_for(lambda: "under way" in ctl(proxy, "reload").stderr, "the reload to be under way")
+    proxy.process.send_signal(signal.SIGTERM)
+    proxy.process.wait(60)
+    with pytest.raises(servers.ServerError, match="ended with 1:[^$]*the end takes too long"):
+        proxy.stop()
