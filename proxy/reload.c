@@ -15,6 +15,7 @@
 #include "proxy/listeners.h"
 #include "proxy/orders.h"
 #include "proxy/worker_change.h"
+#include "routing/route.h"
 
 #include <assert.h>
 
@@ -41,6 +42,7 @@ struct reload {
     struct conf *conf;
     const struct tls *tls;
     bool has_directory; /* its TLS is there for the workers */
+    void *routes;       /* the file of routes, for all routers; NULL: none is read */
     struct conf_changes changes;
     struct err err;
     struct router *router;
@@ -98,6 +100,9 @@ static void release(struct reload *reload)
     if (reload->has_directory)
         ldap_tls_leave(&reload->conf->ldap);
     reload->has_directory = false;
+    if (reload->routes != NULL)
+        route_source_file.close(reload->routes);
+    reload->routes = NULL;
     conf_close(&reload->conf);
     conf_release(&reload->before);
 }
@@ -320,6 +325,17 @@ static bool open_directory(struct reload *reload)
     return reload->has_directory || conf_blame(&conf->ldap, &reload->err);
 }
 
+/* The same: what the routers would read, each on a loop. */
+static bool open_routes(struct reload *reload)
+{
+    const struct env env = {.conf = reload->conf};
+
+    if (!conf_has_word(&reload->conf->route.sources, route_source_file.name))
+        return true;
+    reload->routes = route_source_file.open(&env, NULL, &reload->err);
+    return reload->routes != NULL;
+}
+
 /* In a pool thread. */
 static void read_file(uv_work_t *work)
 {
@@ -327,7 +343,7 @@ static void read_file(uv_work_t *work)
 
     reload->conf =
         conf_reopen(reload->control->conf_path, reload->before, &reload->changes, &reload->err);
-    if (reload->conf != NULL && open_directory(reload))
+    if (reload->conf != NULL && open_directory(reload) && open_routes(reload))
         reload->tls = tls_open(reload->conf, &reload->err);
 }
 

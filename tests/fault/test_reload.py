@@ -485,6 +485,23 @@ def test_ten_reloads_under_load(begin, stores, folder):
         wire.close()
 
 
+def test_no_loop_waits_for_the_routes(begin):
+    """Their file comes slowly, through a pipe: meanwhile everybody is served, and administration answers."""
+    proxy = begin()
+    pipe = proxy.folder / "slow-routes"
+    subprocess.run(["mkfifo", pipe], check=True)
+    change(proxy, ('file = "routes"', 'file = "slow-routes"'))
+    proxy.process.send_signal(signal.SIGHUP)
+    servers.wait_for(lambda: "under way" in ctl(proxy, "reload").stderr, "the reload to be under way")
+    with open(pipe, "w") as routes:  # which waits for who reads it
+        assert b"first" in login_text(proxy) and b"first" in login_text(proxy, "bob")
+        assert json.loads(done(proxy, "--json", "status"))["state"] == "running"
+        assert not proxy.events("reloaded")
+        routes.write("alice store\n")
+    proxy.wait_for_event("reloaded")
+    assert b"first" in login_text(proxy) and b" NO " in login_text(proxy, "bob")
+
+
 def test_a_disk_that_hangs_does_not_keep_the_process(begin):
     """The file is never read to its end: the process ends all the same, after a while."""
     proxy = begin()
