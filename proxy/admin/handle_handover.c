@@ -121,6 +121,10 @@ static void on_released(void *owner)
 {
     struct control *control = owner;
     struct handover *handover = control->handover;
+
+    if (handover == NULL)
+        return; /* the heir has gone meanwhile, and this process ends: nothing was taken back */
+
     struct admin_call *call = handover->release;
 
     handover->release = NULL;

@@ -104,7 +104,7 @@ class Heir:
 
     def __init__(self, proxy):
         self.path, self.peers, self.descriptors = str(proxy.path), [], array.array("i")
-        self.life = self._connect(BEGIN)
+        self.life = self.send(BEGIN)
         self.said = b""
         while b'"id"' not in self.said and b'"ok"' not in self.said:
             data, controls, _, _ = self.life.recvmsg(4096, socket.CMSG_SPACE(1024))
@@ -113,7 +113,7 @@ class Heir:
             for _, _, content in controls:
                 self.descriptors.frombytes(content)
 
-    def _connect(self, request):
+    def send(self, request):
         peer = socket.socket(socket.AF_UNIX)
         peer.connect(self.path)
         peer.sendall(json.dumps(request).encode() + b"\n")
@@ -121,7 +121,7 @@ class Heir:
         return peer
 
     def ask(self, request):
-        return json.loads(self._connect(request).makefile("rb").readline())
+        return json.loads(self.send(request).makefile("rb").readline())
 
     def go(self):
         for descriptor in self.descriptors:
@@ -389,6 +389,31 @@ def test_a_new_process_that_dies(begin, redis, store, released):
     assert move(proxy, "user2", "other").returncode == 0  # it consents again
     proxy.upgrade()
     assert serves(proxy) and lives(wire)
+
+
+def test_a_new_process_that_dies_while_the_old_one_drains(begin, redis, tmp_path, monkeypatch):
+    """And the disk is slow: what is released in the end is so for nobody."""
+    held, library = tmp_path / "held", tmp_path / "held_fsync.so"
+    subprocess.run(["cc", "-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-o", library,
+                    servers.REPOSITORY / "tests/fault/held_fsync.c"], check=True)
+    with monkeypatch.context() as environment:
+        environment.setenv("LD_PRELOAD", str(library))
+        environment.setenv("HELD_FSYNC", str(held))
+        proxy = begin(sources=BY_REDIS.format(redis=redis.address, timeout="500ms"))
+    wire = proxy.logged_in("user1")
+    servers.wait_for((proxy.folder / "snapshot").exists, "the first snapshot")
+    heir = Heir(proxy)
+    held.touch()
+    heir.send(RELEASE)
+    servers.wait_for((proxy.folder / "snapshot.new").exists, "the last one to be written")
+    assert proxy.ctl("drain", "1h").returncode == 0
+    heir.go()
+    proxy.wait_for_event("hand-over failed")
+    held.unlink()
+    servers.wait_for(lambda: not (proxy.folder / "snapshot.new").exists(), "it to be there")
+    assert lives(wire)
+    leave(wire)
+    assert proxy.wait_for_end(proxy.pids[0]) == 0
 
 
 def test_a_new_process_that_is_killed(begin, redis):
