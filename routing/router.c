@@ -86,7 +86,9 @@ struct router *router_open(const struct env *env, const struct router_view *view
     router->env = env_copy(env);
     router->view = *view;
     router->view.before = NULL;
-    bool good = router->env != NULL || err_set(err, ERR_INTERNAL, "route: no memory");
+    bool good = router->env != NULL;
+    if (!good)
+        err_set(err, ERR_INTERNAL, "route: no memory");
     good = good && open_known(router, view->before, err);
     for (size_t i = 0; good && i < names->count; i++)
         good = open_link(router, names->items[i], err);
