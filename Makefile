@@ -65,7 +65,7 @@ SOAK_SEED    ?=
 THREAD_STORIES := tests/fault/test_clients_misbehave.py tests/fault/test_many_sessions.py tests/fault/test_storm.py \
                   tests/fault/test_letting_go.py tests/fault/test_hold.py tests/fault/test_guessers.py tests/fault/test_masters.py \
                   tests/fault/test_limits.py tests/fault/test_admin.py tests/fault/test_log.py tests/fault/test_directory_servers.py \
-                  tests/fault/test_ctl_move.py::test_at_most_so_many_at_a_time tests/fault/test_shards.py tests/fault/test_fleet.py
+                  tests/fault/test_ctl_move.py::test_at_most_so_many_at_a_time tests/fault/test_shards.py tests/fault/test_fleet.py tests/fault/test_reload.py
 
 all: $B/imapmux $B/imapmuxctl ## Build the release: build/imapmux and build/imapmuxctl
 

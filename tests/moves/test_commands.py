@@ -19,6 +19,7 @@ STORY = [
     ("metrics", [], None),
     ("log level", ["info"], ["loud"]),
     ("cache flush", ["ann"], ["@"]),
+    ("reload", [], ["now"]),
     ("drain", None, ["soon"]),  # for then it is gone; tests/fault/test_drain.py
     ("config show", ["shard"], ["sing"]),
     ("upgrade", None, ["now"]),  # for then another process is there; tests/fault/test_upgrade.py

@@ -24,7 +24,7 @@ GOOD_ENDS = {"logout", "closed by client", "connection to client broke", "ended 
 EXCUSED_ENDS = {"closed by store": "bye", "connection to store broke": "cut"}
 BAD_ENDS_BEFORE_LOGIN = {"out of memory", "out of descriptors", "no memory for TLS", "TLS time-out", "time-out"}
 GOOD_EVENTS = {"privileges", "sandbox", "ready", "hand-over", "upgrade", "draining", "stopping", "stopped",
-                "redis connected", "proxy known", "login ok", "repeated", "new ticket key"}
+                "redis connected", "proxy known", "login ok", "repeated", "new ticket key", "reloaded"}
 
 
 class Memory(threading.Thread):
