@@ -209,12 +209,13 @@ static void on_change(void *owner, const struct conf *before)
 {
     struct process *process = owner;
     const struct conf *conf = process->control.env.conf;
+    size_t workers = workers_count(process->control.workers);
 
     if (conf->metrics.interval != before->metrics.interval ||
         strcmp(conf->metrics.file, before->metrics.file) != 0)
         start_metrics(process, &conf->metrics);
-    if (conf->process.max_sessions != before->process.max_sessions)
-        privileges_raise_descriptors(conf, workers_count(process->control.workers));
+    if (privileges_descriptors(conf, workers) != privileges_descriptors(before, workers))
+        privileges_raise_descriptors(conf, workers);
 }
 
 static bool open_control(struct process *process, const struct conf *conf, struct err *err)

@@ -380,6 +380,8 @@ bool reload_start(struct reload *reload, struct reload_request *request, struct 
 
     if (control->stopping)
         return err_set(err, ERR_PEER, "the process is about to end");
+    if (control->handover != NULL)
+        return err_set(err, ERR_UNAVAILABLE, "another process is about to take the place of this");
     if (!control->serving)
         return err_set(err, ERR_UNAVAILABLE, "the process is not ready yet");
     if (reload->busy)
@@ -387,6 +389,11 @@ bool reload_start(struct reload *reload, struct reload_request *request, struct 
     reload->request = request;
     start(reload);
     return true;
+}
+
+bool reload_is_under_way(const struct reload *reload)
+{
+    return reload->busy;
 }
 
 void reload_wanted(struct reload *reload)

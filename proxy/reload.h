@@ -29,13 +29,16 @@ struct reload *reload_open(struct control *control,
                            void (*on_change)(void *owner, const struct conf *before), void *owner);
 
 /*
- * False with *err set, and no answer follows: one is under way, or the process is about to end, or not
- * ready yet.
+ * False with *err set, and no answer follows: one is under way; or the process is about to end, or to
+ * give its place to another one, or not ready yet.
  */
 bool reload_start(struct reload *reload, struct reload_request *request, struct err *err);
 
 /* The same for whoever waits for no answer; one that is under way is followed by another. */
 void reload_wanted(struct reload *reload);
+
+/* While it is, this process gives its place to no other one: they would not have the same sockets. */
+bool reload_is_under_way(const struct reload *reload);
 
 /*
  * Workers have ended, and the inbox was emptied: one that is under way is answered. Nulls the pointer,

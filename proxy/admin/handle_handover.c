@@ -12,6 +12,7 @@
 #include "proxy/fleet.h"
 #include "proxy/health.h"
 #include "proxy/listeners.h"
+#include "proxy/reload.h"
 #include "proxy/takeover.h"
 
 #include <string.h>
@@ -99,6 +100,8 @@ static void begin(struct control *control, struct admin_call *call)
                      (long)control->handover->heir);
     } else if (control->stopping) {
         admin_refuse(call, "the process is %s", control->draining ? "draining" : "stopping");
+    } else if (reload_is_under_way(control->reload)) {
+        admin_refuse(call, "a reload is under way");
     } else if ((handover = mem_new(sizeof *handover)) == NULL) {
         admin_answer(call, NULL);
     } else if (!pass_all(control, call)) {
