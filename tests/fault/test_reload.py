@@ -2,8 +2,11 @@
 Another configuration for a running process: each kind of change counts for the next login, sessions notice nothing, and
 a file that is not good leaves all as it was.
 """
+import contextlib
 import json
+import re
 import signal
+import socket
 import subprocess
 import threading
 
@@ -15,6 +18,7 @@ from host import Host
 from imapwire import Wire
 from stage import FILES, PASSWORD, Store, good, password_line, shard
 from test_admin import FAILED, ctl, done
+from test_no_memory import NEVER, Control, Starving, shim  # noqa: F401
 
 ADMIN = 'admin { socket = "admin.sock" }\n'
 QUICK = "connect_timeout = 20s login_timeout = 20s drain_time = 200ms"
@@ -513,3 +517,63 @@ def test_a_disk_that_hangs_does_not_keep_the_process(begin):
     proxy.process.wait(60)
     with pytest.raises(servers.ServerError, match="ended with 1:[^$]*the end takes too long"):
         proxy.stop()
+
+
+# --- without memory ---
+
+LOST = "no memory for the connection, or for the answer"
+
+
+def ask(proxy):
+    """A reload, asked for by a process that has memory: the answer, which may be an end for want of it."""
+    answer = b""
+    with socket.socket(socket.AF_UNIX) as peer, contextlib.suppress(ConnectionError):
+        peer.settimeout(60)
+        peer.connect(str(proxy.folder / "admin.sock"))
+        peer.sendall(b'{"command":"reload"}\n')
+        while not answer.endswith(b"\n"):
+            piece = peer.recv(65536)
+            if not piece:
+                break
+            answer += piece
+    assert proxy.process.poll() is None, proxy.output()[-4000:]
+    return json.loads(answer or json.dumps({"ok": False, "error": LOST}))
+
+
+@pytest.mark.parametrize("main_only", [False, True])
+def test_without_memory_nothing_has_changed(shim, folder, certificate, stores, main_only):
+    """Allocations of a reload fail, one after the other: of the threads that read and prepare; of the one that leads."""
+    control = Control(folder / f"reload-memory-{main_only}")
+    one, other = shard("store", stores[0].port, more=QUICK), shard("red", stores[1].port, more=QUICK)
+    with Starving(folder / f"reload-starving-{main_only}", shim=shim, control=control, shards=one + other, more=ADMIN,
+                  certificate=certificate, workers=2, metrics="", pool="warm = 0 park_time = 1m") as proxy:
+        path = path_of(proxy)
+        plain = re.sub(r"^(certificate|listener imap).*\n", "", path.read_text(), flags=re.MULTILINE)  # OpenSSL has its own
+        texts = [plain, plain.replace(other, shard("blue", stores[1].port, more=QUICK)) + LOGIN +
+                 "limits { per_user = 5 }\nauth_cache { ttl = 1h }\n"]
+
+        def reload(index, first=NEVER):
+            path.write_text(texts[index])
+            control.arm(first, own_only=1, main_only=main_only)
+            answer = ask(proxy)
+            return answer, control.disarm()
+
+        counts = []
+        for index in (1, 0, 1, 0, 1, 0):
+            answer, (count, _, _) = reload(index)
+            assert answer["ok"]
+            counts.append(count)
+        count = max(counts[2:])
+        firsts = sorted({*range(1, count + 1, max(1, count // 30)), *range(max(1, count - 100), count + 1)})
+        refused = now = 0
+        for first in firsts:
+            answer, (_, failed, _) = reload(1 - now, first)
+            assert answer["ok"] or failed, answer
+            refused += not answer["ok"]
+            with proxy.wire() as wire:
+                is_other = b"another one." in wire.greeting
+                assert is_other == (now if not answer["ok"] else 1 - now) or answer.get("error") == LOST, answer
+                now = int(is_other)
+                assert re.search(rb" OK .*first", wire.command(b"LOGIN alice secret"))
+        assert refused > len(firsts) / 3
+        assert reload(1 - now)[0]["ok"]
