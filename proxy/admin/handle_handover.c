@@ -183,8 +183,9 @@ static void finish(struct handover *handover, struct admin_call *call)
     fleet_has_heir(control->fleet);
     if (control->health != NULL)
         health_stop(control->health);
-    if (!ending_drain(control->ending, control->env.conf->process.drain_time,
-                      "another process serves"))
+    bool stops = control->stopping && !control->draining; /* and so it ends, sooner */
+    if (!stops && !ending_drain(control->ending, control->env.conf->process.drain_time,
+                                "another process serves"))
         ending_stop(control->ending, "another process serves");
     admin_answer(handover->begin, json_null());
     admin_answer(call, json_null());

@@ -31,6 +31,7 @@ STAY = "drain_time = 7d"  # nobody is let go as long as a test takes
 USERS = [f"user{number}" for number in range(20)]
 BEGIN = {"command": "handover", "arguments": {"step": "begin", "protocol": "1"}}
 RELEASE = {"command": "handover", "arguments": {"step": "release"}}
+FINISH = {"command": "handover", "arguments": {"step": "finish"}}
 BY_REDIS = """
 auth {{ sources = {{passwd}} }}
 passwd {{ file = "passwd" }}
@@ -413,6 +414,21 @@ def test_a_new_process_that_dies_while_the_old_one_drains(begin, redis, tmp_path
     servers.wait_for(lambda: not (proxy.folder / "snapshot.new").exists(), "it to be there")
     assert lives(wire)
     leave(wire)
+    assert proxy.wait_for_end(proxy.pids[0]) == 0
+
+
+def test_an_old_process_that_stops_meanwhile(begin, store):
+    """It was told to stop before the new one has its place: it does, and does not drain."""
+    proxy = begin(stop_timeout="1s")
+    wire = proxy.logged_in("user1")
+    wire.socket.sendall(b"a APPEND INBOX {10+}\r\n12345")  # a command that does not end
+    servers.wait_for(lambda: any(b"APPEND" in line for peer in store.peers for line in peer.heard), "the store to hear it")
+    heir = Heir(proxy)
+    assert heir.ask(RELEASE)["ok"] is True
+    proxy.process.send_signal(signal.SIGTERM)
+    proxy.wait_for_event("stopping")
+    assert heir.ask(FINISH)["ok"] is True
+    heir.go()
     assert proxy.wait_for_end(proxy.pids[0]) == 0
 
 
