@@ -374,7 +374,8 @@ static void end_workers(struct process *process)
     uv_timer_stop(&process->metrics);
     listeners_close(&process->control.listeners);
     fleet_stop(process->control.fleet);
-    workers_end(&process->control.workers, !process->control.has_heir);
+    /* Else another process writes its own there. */
+    workers_end(&process->control.workers, process->control.serving && !process->control.has_heir);
     health_close(&process->control.health);
     orders_close(&process->control.orders);
     fleet_leave(process->control.fleet);

@@ -392,29 +392,56 @@ def test_a_new_process_that_dies(begin, redis, store, released):
     assert serves(proxy) and lives(wire)
 
 
-def test_a_new_process_that_dies_while_the_old_one_drains(begin, redis, tmp_path, monkeypatch):
-    """And the disk is slow: what is released in the end is so for nobody."""
+@pytest.fixture
+def disk(tmp_path, monkeypatch):
+    """What the processes of a test write does not reach the disk for as long as this file is there."""
     held, library = tmp_path / "held", tmp_path / "held_fsync.so"
     subprocess.run(["cc", "-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-o", library,
                     servers.REPOSITORY / "tests/fault/held_fsync.c"], check=True)
-    with monkeypatch.context() as environment:
-        environment.setenv("LD_PRELOAD", str(library))
-        environment.setenv("HELD_FSYNC", str(held))
-        proxy = begin(sources=BY_REDIS.format(redis=redis.address, timeout="500ms"))
+    monkeypatch.setenv("LD_PRELOAD", str(library))
+    monkeypatch.setenv("HELD_FSYNC", str(held))
+    return held
+
+
+def test_a_new_process_that_dies_while_the_old_one_drains(begin, redis, disk):
+    """And the disk is slow: what is released in the end is so for nobody."""
+    proxy = begin(sources=BY_REDIS.format(redis=redis.address, timeout="500ms"))
     wire = proxy.logged_in("user1")
     servers.wait_for((proxy.folder / "snapshot").exists, "the first snapshot")
     heir = Heir(proxy)
-    held.touch()
+    disk.touch()
     heir.send(RELEASE)
     servers.wait_for((proxy.folder / "snapshot.new").exists, "the last one to be written")
     assert proxy.ctl("drain", "1h").returncode == 0
     heir.go()
     proxy.wait_for_event("hand-over failed")
-    held.unlink()
+    disk.unlink()
     servers.wait_for(lambda: not (proxy.folder / "snapshot.new").exists(), "it to be there")
     assert lives(wire)
     leave(wire)
     assert proxy.wait_for_end(proxy.pids[0]) == 0
+
+
+def test_a_new_process_that_fails_in_the_end(begin, redis, disk):
+    """Its own numbers do not take the place of those of the process that goes on."""
+    proxy = begin(sources=BY_REDIS.format(redis=redis.address, timeout="500ms"))
+    metrics = proxy.folder / "metrics.prom"
+    assert serves(proxy)
+    servers.wait_for((proxy.folder / "snapshot").exists, "the first snapshot")
+    proxy.configure(lambda text: text.replace("interval = 100ms", "interval = 1h", 1))
+    assert proxy.ctl("reload").returncode == 0
+    servers.wait_for(lambda: "imapmux_sessions_opened_total 1" in metrics.read_text(), "the last metrics for an hour")
+    before = metrics.read_text()
+    disk.touch()
+    heir = proxy.take_over()
+    beside = proxy.path.with_name(f"{proxy.path.name}.{heir.pid}")
+    servers.wait_for((proxy.folder / "snapshot.new").exists, "the old process to release what it has")
+    servers.wait_for(beside.exists, "its socket")
+    beside.unlink()  # so it cannot be given the place
+    disk.unlink()
+    assert heir.wait(60) == 1
+    proxy.wait_for_event("hand-over failed")
+    assert metrics.read_text() == before and serves(proxy)
 
 
 def test_an_old_process_that_stops_meanwhile(begin, store):
