@@ -132,8 +132,8 @@ static void order_is_a_change(void **state)
 {
     (void)state;
     expect_change(GOOD RED, LISTENER FILES RED BLUE, "shard (order)", "");
-    expect_change(LISTENER FILES BLUE RED GREEN, LISTENER FILES BLUE GREEN, "shard \"red\" (removed)",
-                  "");
+    expect_change(LISTENER FILES BLUE RED GREEN, LISTENER FILES BLUE GREEN,
+                  "shard \"red\" (removed)", "");
     expect_change(GOOD, LISTENER FILES RED BLUE, "shard \"red\" (new)", "");
 }
 
@@ -157,8 +157,9 @@ static void what_needs_a_new_process_keeps_its_value(void **state)
     for (int i = 0; i < 2; i++) {
         struct conf *before = next == NULL ? first : next;
 
-        next = open_next(GOOD "process { workers = 3 stop_timeout = 1m }\nredis { password = new }\n",
-                         before, &changes);
+        next =
+            open_next(GOOD "process { workers = 3 stop_timeout = 1m }\nredis { password = new }\n",
+                      before, &changes);
         expect_words(&changes.changed, i == 0 ? "process stop_timeout" : "");
         expect_words(&changes.needs_restart, "process workers; redis password");
         assert_int_equal(next->process.workers, 2);
@@ -179,8 +180,9 @@ static void redis_as_a_source_needs_a_new_process(void **state)
     expect_change(GOOD, with, "", "route sources");
     expect_change(with, GOOD, "", "route sources");
     expect_change(GOOD,
-                  LISTENER BLUE "passwd { file = users }\n"
-                                "route { sources = {file, default} file = routes default_shard = blue }\n",
+                  LISTENER BLUE
+                  "passwd { file = users }\n"
+                  "route { sources = {file, default} file = routes default_shard = blue }\n",
                   "route sources; route default_shard", "");
 }
 
