@@ -9,7 +9,9 @@
 #include "proxy/base/mem.h"
 
 #include <errno.h>
+#include <stdint.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* A place in the text that is being cleaned. */
 struct cursor {
@@ -19,6 +21,7 @@ struct cursor {
     const char *problem;
 };
 
+static size_t room_for(FILE *file, size_t max);
 static void count_brace(struct cursor *cursor);
 static void blank_line(struct cursor *cursor);
 static bool blank_block(struct cursor *cursor);
@@ -29,11 +32,12 @@ static void step(struct cursor *cursor);
 char *conf_load(const char *path, size_t max, size_t *len_out)
 {
     FILE *file = fopen(path, "re");
-    char *text = file == NULL ? NULL : mem_new(max + 1);
+    size_t room = file == NULL ? 0 : room_for(file, max);
+    char *text = file == NULL ? NULL : mem_new(room + 1);
     int failure = errno;
 
     if (text != NULL) {
-        *len_out = fread(text, 1, max, file);
+        *len_out = fread(text, 1, room, file);
         failure = ferror(file) ? errno : fgetc(file) != EOF ? EFBIG : 0;
         text[*len_out] = '\0';
     }
@@ -46,6 +50,16 @@ char *conf_load(const char *path, size_t max, size_t *len_out)
     }
     errno = failure;
     return text;
+}
+
+/* As much as a file on a disk holds: each thread that has ever read one keeps the room. */
+static size_t room_for(FILE *file, size_t max)
+{
+    struct stat status;
+
+    if (fstat(fileno(file), &status) < 0 || !S_ISREG(status.st_mode) || status.st_size == 0)
+        return max;
+    return (uintmax_t)status.st_size < max ? (size_t)status.st_size : max;
 }
 
 bool conf_blank_comments(char *text, size_t len, const char **problem_out, int *line_out)
