@@ -31,7 +31,8 @@ static void on_line(void *owner, struct span line)
     told->text[told->len++] = '\n';
 }
 
-static void add(struct told *told, struct transcript *transcript, struct scan *scan,
+/* False over a limit of the scanner: then the session is over. */
+static bool add(struct told *told, struct transcript *transcript, struct scan *scan,
                 struct span bytes)
 {
     transcript_add(transcript, scan, bytes, on_line, told);
@@ -40,22 +41,24 @@ static void add(struct told *told, struct transcript *transcript, struct scan *s
         ptrdiff_t len = scan_next(scan, bytes, &piece);
 
         if (len <= 0)
-            return;
+            return false;
         bytes = span_after(bytes, (size_t)len);
     }
+    return true;
 }
 
 static void play(struct told *told, uint8_t mode, struct span bytes, size_t step)
 {
     struct transcript transcript;
     struct scan scan;
+    bool goes_on = true;
 
     told->len = 0;
     scan_init(&scan, (mode & 1) != 0 ? SCAN_CLIENT : SCAN_SERVER, 0, 0);
     transcript_init(&transcript, (mode & 2) != 0);
-    for (size_t at = 0; at < bytes.len; at += step)
-        add(told, &transcript, &scan,
-            (struct span){bytes.ptr + at, bytes.len - at < step ? bytes.len - at : step});
+    for (size_t at = 0; goes_on && at < bytes.len; at += step)
+        goes_on = add(told, &transcript, &scan,
+                      (struct span){bytes.ptr + at, bytes.len - at < step ? bytes.len - at : step});
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
