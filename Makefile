@@ -124,7 +124,7 @@ test: deps ## Set up and run all tests: unit, real and fault under ASan+UBSan, t
 	@$(MAKE) --no-print-directory asan
 	@$(MAKE) --no-print-directory tsan
 	@$(MAKE) --no-print-directory fuzz
-	@MAKEFLAGS= $(MAKE) --no-print-directory --jobs=5 --output-sync=target test-faults-a-h test-faults-i-z test-threads test-moves test-others
+	@MAKEFLAGS= $(MAKE) --no-print-directory --jobs=6 --output-sync=target test-faults-a-h test-faults-i-o test-faults-p-z test-threads test-moves test-others
 
 # They wait more than they compute, and run side by side; each is shown when it is done. pytest runs the unit tests, too
 # (tests/test_unit.py), so that its last lines count everything.
@@ -132,8 +132,11 @@ PYTEST := $(PYTHON) -m pytest -q -p no:cacheprovider --durations=5
 test-faults-a-h:
 	IMAPMUX=build-asan/imapmux $(PYTEST) tests/fault/test_[a-h]*.py
 
-test-faults-i-z:
-	IMAPMUX=build-asan/imapmux $(PYTEST) tests/fault/test_[i-z]*.py
+test-faults-i-o:
+	IMAPMUX=build-asan/imapmux $(PYTEST) tests/fault/test_[i-o]*.py
+
+test-faults-p-z:
+	IMAPMUX=build-asan/imapmux $(PYTEST) tests/fault/test_[p-z]*.py
 
 test-threads:
 	IMAPMUX=build-tsan/imapmux $(PYTEST) $(THREAD_STORIES)
@@ -252,6 +255,6 @@ help: ## Print this
 comma := ,
 -include $(shell find $B -name '*.d' 2>/dev/null)
 
-.PHONY: all deps cyrus demo test test-faults-a-h test-faults-i-z test-threads test-moves test-others asan tsan unit-tests fuzz fuzz-run fuzz-merge fuzz-merge-run bench bench-tools \
+.PHONY: all deps cyrus demo test test-faults-a-h test-faults-i-o test-faults-p-z test-threads test-moves test-others asan tsan unit-tests fuzz fuzz-run fuzz-merge fuzz-merge-run bench bench-tools \
         bench-deps bench-quick soak lint layers install deb deb-test quick-start-test container-test clean help
 .SECONDARY:

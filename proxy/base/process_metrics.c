@@ -2,6 +2,7 @@
 #include "proxy/base/process_metrics.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -28,17 +29,21 @@ static bool read_memory(unsigned long *size_out, unsigned long *resident_out)
     return good;
 }
 
+/* Not by opendir: the thread sanitizer does not see that it opens a descriptor, only its end. */
 int process_count_descriptors(void)
 {
-    DIR *folder = opendir("/proc/self/fd");
-    int count = -2; /* not the folder's own; "." and ".." are two more */
+    _Alignas(struct dirent64) char entries[4096];
+    int folder = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC), count = 0;
+    ssize_t len;
 
-    if (folder == NULL)
+    if (folder < 0)
         return -1;
-    while (readdir(folder) != NULL)
-        count++;
-    closedir(folder);
-    return count - 1;
+    while ((len = getdents64(folder, entries, sizeof entries)) > 0)
+        for (const char *at = entries; at < entries + len;
+             at += ((const struct dirent64 *)(const void *)at)->d_reclen)
+            count += ((const struct dirent64 *)(const void *)at)->d_name[0] != '.';
+    close(folder);
+    return count - 1; /* without the folder's own */
 }
 
 static double seconds(const struct timeval *time)
