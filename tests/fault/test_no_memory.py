@@ -176,8 +176,9 @@ class Site:
         stack.callback(self.stop)
 
     def start(self):
-        """The proxy, anew, and warm: what is set up once has been set up."""
+        """The proxy, anew, and warm: what is set up once has been set up. One that has died is forgotten."""
         self.count += 1
+        self.redis_server.call("DEL", "imapmux:proxies")
         self.moves.forget()
         limits = "connect_timeout = 3s login_timeout = 3s"
         shards = "".join(shard(name, store.port, tls="starttls" if name == "secure" else "none", more=limits)
@@ -436,7 +437,7 @@ class Trial:
 
     def run(self):
         total = self.count()
-        step = 1 if self.own_only else STEP if total > MANY else STEP // 8 + 1
+        step = 1 + total // MANY * (STEP > 1) if self.own_only else STEP if total > MANY else STEP // 8 + 1
         for first in range(1, total + 1, step):
             self.play(first)
         print(f"\n{self.story.__name__}: {total} allocations, {self.tried} of them failed, "
