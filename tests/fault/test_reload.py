@@ -301,6 +301,11 @@ def test_certificates(begin, folder):
         told = reloaded(proxy)
         assert told["changed"] == ['certificate "main" chain (its content)', 'certificate "main" key (its content)']
         assert serial() != old
+        old = serial()
+        assert reloaded(proxy, more="tls { watch = 100ms }\n")["changed"] == ["tls watch"]
+        servers.make_certificate(folder, name="renewed")  # which is found without a reload now
+        proxy.wait_for_event("certificates read")
+        assert serial() != old
         assert b"NOOP done" in stays.command(b"NOOP")
 
 
@@ -379,8 +384,12 @@ def test_a_bad_file_leaves_all_as_it_was(begin, stores):
         for listener in ("plain", "starttls", "tls"):
             assert b"first" in login_text(proxy, listener=listener)
     assert len(proxy.events("reload failed")) == len(cases) + 1 and not proxy.events("reloaded")
+    said = refused(proxy, (f":{proxy.port['tls']}\"", f":{taken.port}\""), more=shard("red", stores[0].port))
+    assert "in use" in said
     taken.close()
-    assert reloaded(proxy, more=LOGIN)["changed"] == ["login greeting"]
+    assert reloaded(proxy, more=shard("blue", stores[0].port))["changed"] == ['shard "blue" (new)']
+    assert {row["shard"] for row in json.loads(done(proxy, "shard", "list", "--json"))} == {"store", "blue"}
+    assert json.loads(done(proxy, "shard", "weight", "blue", "3", "--json"))["shard"] == "blue"
 
 
 def test_one_at_a_time(begin):

@@ -96,8 +96,11 @@ def test_routes_are_known_while_redis_is_away(folder, begin):
         reloaded(proxy, ("shard blue", "shard red"))
         assert b"second" in log_in(proxy, BOB)
         redis.resume()
-        redis.route({EVE: "store"})
-        servers.wait_for(lambda: re.match(OK, log_in(proxy, EVE)), "Redis to be back")
+        reloaded(proxy, ("shard red", "shard blue"))
+        redis.route({EVE: "blue"})
+        servers.wait_for(lambda: b"second" in log_in(proxy, EVE), "Redis to be back")
+        redis.pause()
+        assert b"second" in log_in(proxy, EVE)  # what is new is remembered, too
 
 
 def test_who_is_held_for_a_move_is_held_on(folder, begin):
