@@ -259,7 +259,8 @@ def test_limits_and_throttle(begin):
 def test_names_and_capabilities(begin):
     proxy = begin()
     assert b" NO " in login_text(proxy, "alice@example.org")
-    told = reloaded(proxy, more='username { domain_map = {"example.org="} }\ncapability { remove = {"ID"} add = {"XYZ"} }\n')
+    told = reloaded(proxy, more='username { domain_map = {"example.org="} }\n'
+                                'capability { remove = {"ID"} add = {"XYZ"} }\n')
     assert told["changed"] == ["capability remove", "capability add", "username domain_map"]
     with proxy.wire() as wire:
         answer = wire.command(b"LOGIN alice@example.org secret")
@@ -270,7 +271,7 @@ def test_the_log_and_metrics(begin):
     proxy = begin()
     done(proxy, "log", "level", "warning")
     reloaded(proxy, more=LOGIN)
-    assert done(proxy, "log", "level").strip() == "warning", "an operator's word counts as long as the file says the same"
+    assert done(proxy, "log", "level").strip() == "warning", "an operator's word counts while the file is the same"
     reloaded(proxy, ("level = info", "level = debug"), ('"metrics.prom"', '"others.prom"'))
     assert done(proxy, "log", "level").strip() == "debug"
     servers.wait_for((proxy.folder / "others.prom").exists, "metrics at their new place")
@@ -473,10 +474,12 @@ def test_ten_reloads_under_load(begin, stores, folder):
     port = servers.free_port()
     more = (f'listener more {{ address = {{"{servers.HOST}:{port}"}} tls = none plaintext_login = yes }}\n' +
             shard("red", stores[1].port, more=QUICK))
-    there = [(certificate, f'certificate main {{ chain = "{chain}" key = "{key}" '), ('file = "passwd"', 'file = "others"'),
+    there = [(certificate, f'certificate main {{ chain = "{chain}" key = "{key}" '),
+             ('file = "passwd"', 'file = "others"'),
              ("drain_time = 200ms", "drain_time = 300ms max_connections = 500"),
              ("interval = 0s", "interval = 100ms"), ("warm = 2", "warm = 1"), ('trusted = {"127.0.0.0/8"}', EVERYBODY)]
-    idle = [proxy.logged_in(("alice", "bob")[number % 2], ("plain", "starttls", "tls")[number % 3]) for number in range(30)]
+    idle = [proxy.logged_in(("alice", "bob")[number % 2], ("plain", "starttls", "tls")[number % 3])
+            for number in range(30)]
     crowd = [Logins(proxy, number) for number in range(6)] + [Busy(proxy, number) for number in range(6)]
     for generation in range(RELOADS):
         counts = [one.count for one in crowd]
@@ -551,13 +554,13 @@ def ask(proxy):
 
 @pytest.mark.parametrize("main_only", [False, True])
 def test_without_memory_nothing_has_changed(shim, folder, certificate, stores, main_only):
-    """Allocations of a reload fail, one after the other: of the threads that read and prepare; of the one that leads."""
+    """Allocations of a reload fail, one after the other: of the threads that read and prepare; of the leading one."""
     control = Control(folder / f"reload-memory-{main_only}")
     one, other = shard("store", stores[0].port, more=QUICK), shard("red", stores[1].port, more=QUICK)
     with Starving(folder / f"reload-starving-{main_only}", shim=shim, control=control, shards=one + other, more=ADMIN,
                   certificate=certificate, workers=2, metrics="", pool="warm = 0 park_time = 1m") as proxy:
         path = path_of(proxy)
-        plain = re.sub(r"^(certificate|listener imap).*\n", "", path.read_text(), flags=re.MULTILINE)  # OpenSSL has its own
+        plain = re.sub(r"^(certificate|listener imap).*\n", "", path.read_text(), flags=re.MULTILINE)
         texts = [plain, plain.replace(other, shard("blue", stores[1].port, more=QUICK)) + LOGIN +
                  "limits { per_user = 5 }\nauth_cache { ttl = 1h }\n"]
 
