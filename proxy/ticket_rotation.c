@@ -18,6 +18,7 @@
 
 enum { LEAD_PART = 4, TICK_PART = 16, TICK_MIN_MS = 100, TICK_MAX_MS = 60000, RETRY_MS = 1000 };
 enum { NUMBER_MAX = 24 };
+#define AGE_MAX_MS (INT64_MAX / 4) /* a number that a script has made of anything */
 
 /*
  * KEYS: the hash. ARGV: a new key, or ""; how long one is the newest; how long those before it are
@@ -247,6 +248,7 @@ static bool hear_one(struct ticket_rotation *rotation, const redisReply *age,
     struct ring_key *heard = &rotation->heard[rotation->heard_count];
 
     if (rotation->heard_count == TICKET_KEYS_MAX || age->type != REDIS_REPLY_INTEGER ||
+        age->integer < -AGE_MAX_MS || age->integer > AGE_MAX_MS ||
         text->type != REDIS_REPLY_STRING ||
         !ticket_key_read((struct span){text->str, text->len}, &heard->key, NULL))
         return false;
