@@ -500,6 +500,7 @@ static int run(const char *path, bool only_check, const char *take_over, char **
     } else if (good) {
         log_configure(&conf->log);
         signal(SIGPIPE, SIG_IGN); /* OpenSSL, hiredis and libldap write without MSG_NOSIGNAL */
+        signal(SIGHUP, SIG_IGN);  /* who starts reads the configuration anyway */
         /* A directory that hangs may keep threads waiting; names and hashes need some, too. */
         setenv("UV_THREADPOOL_SIZE", "32", 0);
         privileges_raise_descriptors(conf, workers_wanted(conf));
