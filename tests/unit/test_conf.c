@@ -1,37 +1,9 @@
 /*
  * The reading of proxy.conf: what a good file becomes, and what is said of bad ones, to the line.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
+#include "tests/unit/conf_folder.h"
 
 #include "proxy/base/conf.h"
-
-#include <stdlib.h>
-#include <unistd.h>
-
-static char folder[64];
-
-static const char *path_of(const char *name)
-{
-    static char path[2][128];
-    static int turn;
-
-    turn = !turn;
-    snprintf(path[turn], sizeof path[turn], "%s/%s", folder, name);
-    return path[turn];
-}
-
-static void put(const char *name, const char *text)
-{
-    FILE *file = fopen(path_of(name), "w");
-
-    assert_non_null(file);
-    assert_true(fputs(text, file) >= 0);
-    assert_int_equal(fclose(file), 0);
-}
 
 static struct conf *open_text(const char *text, struct err *err)
 {
@@ -63,27 +35,6 @@ static void expect_error(const char *text, const char *expected)
 
 #define SIXTY_FOUR "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 #define FLOOR      "/run/imapmux/of/the/second/machine/on/the/fourth/floor"
-
-static int make_folder(void **state)
-{
-    (void)state;
-    snprintf(folder, sizeof folder, "/tmp/test_conf.XXXXXX");
-    if (mkdtemp(folder) == NULL)
-        return -1;
-    put("users", "");
-    put("routes", "");
-    return 0;
-}
-
-static int remove_folder(void **state)
-{
-    static const char *const names[] = {"users", "routes", "proxy.conf", "more.conf", "secret"};
-
-    (void)state;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        unlink(path_of(names[i]));
-    return rmdir(folder);
-}
 
 static void defaults_apply(void **state)
 {

@@ -1,57 +1,9 @@
 /* From one configuration to the next: what is told of the difference, and what stays. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
+#include "tests/unit/conf_folder.h"
 
 #include "proxy/base/conf_change.h"
 
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
-
-static char folder[64];
-
-static const char *path_of(const char *name)
-{
-    static char path[2][128];
-    static int turn;
-
-    turn = !turn;
-    snprintf(path[turn], sizeof path[turn], "%s/%s", folder, name);
-    return path[turn];
-}
-
-static void put(const char *name, const char *text)
-{
-    FILE *file = fopen(path_of(name), "w");
-
-    assert_non_null(file);
-    assert_true(fputs(text, file) >= 0);
-    assert_int_equal(fclose(file), 0);
-}
-
-static int make_folder(void **state)
-{
-    (void)state;
-    snprintf(folder, sizeof folder, "/tmp/test_conf_change.XXXXXX");
-    if (mkdtemp(folder) == NULL)
-        return -1;
-    put("users", "");
-    put("routes", "");
-    return 0;
-}
-
-static int remove_folder(void **state)
-{
-    static const char *const names[] = {"users", "routes", "proxy.conf"};
-
-    (void)state;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        unlink(path_of(names[i]));
-    return rmdir(folder);
-}
 
 #define LISTENER "listener l { address = 127.0.0.1:1143 tls = none }\n"
 #define FILES    "passwd { file = users }\nroute { file = routes }\n"
