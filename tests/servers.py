@@ -279,7 +279,9 @@ repl-diskless-sync-delay 0
         return json.loads(said.stdout)
 
     def role(self):
-        return self.ask("ROLE")[0]
+        """"master", "slave"; None while it changes, and ends all connections."""
+        with contextlib.suppress(subprocess.CalledProcessError):
+            return self.ask("ROLE")[0]
 
     def call(self, *words):
         """Sends one command and returns the first line of the answer."""

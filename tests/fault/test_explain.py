@@ -249,7 +249,7 @@ def test_sessions_and_their_ends(real, redis):
     assert sorted(end.split("(")[1] for end in told["last_sessions"]) == ["closed by client)", "logout)"]
     for number in range(4):
         real.logged_in("user3").close()
-    servers.wait_for(lambda: explain(real, "user3")["sessions"] == 0, "the ends of all")
+        servers.wait_for(lambda: explain(real, "user3")["sessions"] == 0, "its end")
     assert len(explain(real, "user3")["last_sessions"]) == 3
 
 
