@@ -607,14 +607,24 @@ static void on_doubt(uv_async_t *doubts)
 
 /* --- for those who look --- */
 
-void health_each_address(const struct health *health, const struct store *store,
+static const char *state_name(bool is_down)
+{
+    return is_down ? "down" : "up";
+}
+
+void health_each_address(const struct health *health, const struct conf_shard *shard,
                          void (*visit)(void *owner, const struct health_address *address),
                          void *owner)
 {
-    const struct watch *watch = health->watches[store->id];
+    const struct watch *watch = health->watches[shard->id];
+    char text[ADDRESS_TEXT_MAX];
 
-    if (watch->checks == NULL)
-        visit(owner, &(struct health_address){NULL, watch->names.is_down, watch->why});
-    for (const struct check *check = watch->checks; check != NULL; check = check->next)
-        visit(owner, &(struct health_address){&check->address, check->state.is_down, check->why});
+    for (size_t i = 0; watch->shard == NULL && i < shard->address.count; i++)
+        visit(owner, &(struct health_address){shard->address.items[i], "not checked", ""});
+    if (watch->shard != NULL && watch->checks == NULL)
+        visit(owner, &(struct health_address){"", state_name(watch->names.is_down), watch->why});
+    for (const struct check *check = watch->checks; check != NULL; check = check->next) {
+        address_text(&check->address, text);
+        visit(owner, &(struct health_address){text, state_name(check->state.is_down), check->why});
+    }
 }

@@ -37,15 +37,15 @@ void health_use_tls(struct health *health, const struct tls *tls);
 void health_stop(struct health *health);
 
 /*
- * What is known of the addresses of a store whose shard is configured; `why` is "", or why the last
- * check failed. `address` is NULL, once, while its names have none, or it is not checked.
+ * What is known of the addresses of a shard of the configuration that is in force. Without checks, or
+ * while its names have no address, nobody knows more than that says.
  */
 struct health_address {
-    const union address *address;
-    bool is_down;
-    const char *why;
+    const char *text;  /* "192.0.2.1:143"; not checked: as it is in proxy.conf; "": none is known */
+    const char *state; /* "up", "down", "not checked" */
+    const char *why;   /* why the last check failed; "": it has not */
 };
-void health_each_address(const struct health *health, const struct store *store,
+void health_each_address(const struct health *health, const struct conf_shard *shard,
                          void (*visit)(void *owner, const struct health_address *address),
                          void *owner);
 

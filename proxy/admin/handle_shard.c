@@ -28,21 +28,11 @@ static void add(struct addresses *addresses, json_t *text)
 static void add_address(void *owner, const struct health_address *at)
 {
     struct addresses *addresses = owner;
-    char text[ADDRESS_TEXT_MAX];
 
     if (*at->why != '\0')
         addresses->error = at->why;
-    if (at->address == NULL)
-        return;
-    address_text(at->address, text);
-    add(addresses, json_sprintf("%s %s", text, at->is_down ? "down" : "up"));
-}
-
-/* Without checks nobody knows more than proxy.conf says. */
-static void add_configured(const struct conf_shard *shard, struct addresses *addresses)
-{
-    for (size_t i = 0; i < shard->address.count; i++)
-        add(addresses, json_string(shard->address.items[i]));
+    if (*at->text != '\0')
+        add(addresses, json_sprintf("%s %s", at->text, at->state));
 }
 
 static json_t *describe(const struct control *control, const struct conf_shard *shard)
@@ -53,10 +43,7 @@ static json_t *describe(const struct control *control, const struct conf_shard *
     uint32_t waiting =
         atomic_load(&store->logins.waiting) + atomic_load(&store->connections.waiting);
 
-    if (control->env.conf->health.interval == 0)
-        add_configured(shard, &addresses);
-    else
-        health_each_address(control->health, store, add_address, &addresses);
+    health_each_address(control->health, shard, add_address, &addresses);
     return json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:o, s:s, s:s}", "shard", shard->title,
                      "state", store_order_names[atomic_load(&store->order)], "health",
                      atomic_load(&store->is_down) ? "down" : "up", "since_seconds",

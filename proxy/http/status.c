@@ -41,24 +41,12 @@ struct addresses {
 static void add_address(void *owner, const struct health_address *at)
 {
     struct addresses *addresses = owner;
-    char text[ADDRESS_TEXT_MAX];
 
     if (*at->why != '\0')
         addresses->error = at->why;
-    if (at->address == NULL)
-        return;
-    address_text(at->address, text);
-    json_array_append_new(addresses->list, json_pack("{s:s, s:s}", "address", text, "state",
-                                                     at->is_down ? "down" : "up"));
-}
-
-/* Without checks nobody knows more than proxy.conf says. */
-static void add_configured(const struct conf_shard *shard, struct addresses *addresses)
-{
-    for (size_t i = 0; i < shard->address.count; i++)
-        json_array_append_new(addresses->list,
-                              json_pack("{s:o, s:s}", "address", json_text(shard->address.items[i]),
-                                        "state", "not checked"));
+    if (*at->text != '\0')
+        json_array_append_new(addresses->list, json_pack("{s:o, s:s}", "address",
+                                                         json_text(at->text), "state", at->state));
 }
 
 static json_t *describe_shard(const struct control *control, const struct conf_shard *shard)
@@ -66,10 +54,7 @@ static json_t *describe_shard(const struct control *control, const struct conf_s
     const struct store *store = stores_of(workers_stores(control->workers), shard);
     struct addresses addresses = {json_array(), ""};
 
-    if (control->env.conf->health.interval == 0)
-        add_configured(shard, &addresses);
-    else
-        health_each_address(control->health, store, add_address, &addresses);
+    health_each_address(control->health, shard, add_address, &addresses);
     return json_pack(
         "{s:s, s:s, s:I, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s}", "shard",
         shard->title, "state", state_of(store), "since",
