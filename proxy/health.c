@@ -256,10 +256,17 @@ static void log_address(const struct check *check)
                   check->shard.title);
 }
 
-/* Workers dial it last, or as usual again. */
+/*
+ * Workers dial it last, or as usual again. Who is on the way to it goes elsewhere if there is
+ * anywhere; if not, it is the verdict on the store that counts.
+ */
 static void tell_address(struct check *check, bool is_down)
 {
-    store_address_found(check->watch->store, &check->address, is_down);
+    struct store *store = check->watch->store;
+
+    store_address_found(store, &check->address, is_down);
+    if (is_down && !all_down(check->watch))
+        store_leave_down_addresses(store);
     gauge_add(&check->watch->health->counters->addresses_down, is_down ? 1 : -1);
 }
 

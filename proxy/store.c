@@ -272,10 +272,12 @@ void store_address_found(struct store *store, const union address *address, bool
         place = place_of(store, 0);
     if (place < STORE_DOWN_ADDRESSES)
         atomic_store(&store->down_addresses[place], is_down ? digest : 0);
-    if (is_down) {
-        atomic_fetch_add(&store->down_address_news, 1);
-        gate_call(&store->logins);
-    }
+}
+
+void store_leave_down_addresses(struct store *store)
+{
+    atomic_fetch_add(&store->down_address_news, 1);
+    gate_call(&store->logins);
 }
 
 /* --- what the control thread decides --- */

@@ -38,7 +38,7 @@ struct store {
     _Atomic bool is_doubted;              /* a login has failed, or a session was lost */
     _Atomic(uv_async_t *) on_doubt;
     _Atomic uint64_t down_addresses[STORE_DOWN_ADDRESSES]; /* digests; 0: a free place */
-    _Atomic uint32_t down_address_news;                    /* grows when one was found down */
+    _Atomic uint32_t down_address_news;                    /* grows when one is to be left */
 };
 
 /*
@@ -124,8 +124,11 @@ void store_watch(struct store *store, uv_async_t *on_doubt);
  */
 void store_found(struct store *store, bool is_down, const char *why);
 
-/* The same for one address: what is under way there is to be given up. */
+/* The same for one address: it is dialled last. */
 void store_address_found(struct store *store, const union address *address, bool is_down);
+
+/* While others of its addresses are well: what is under way at those that are down begins anew. */
+void store_leave_down_addresses(struct store *store);
 
 /* What an operator wants; `weight` 0 is that of the configuration. True: something has changed. */
 bool store_set_operator(struct store *store, enum store_order order, uint32_t weight);

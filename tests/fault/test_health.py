@@ -257,28 +257,36 @@ def test_a_store_that_answers_every_other_check(start):
 
 
 def test_a_store_with_no_room_for_checks_is_not_down(start):
-    """While others are greeted, what checks meet is not the whole truth."""
+    """While others are greeted, what checks meet is not the whole truth; nor is a login cut off that takes long."""
+    ended = threading.Event()
+
     def slow_for_probes(peer):
         peer.greet()
-        if b"AHByb2Jl" in peer.until_login():  # \0probe
+        said = peer.until_login()
+        if b"AHByb2Jl" in said:  # \0probe
             peer.wait_for_end()
             return
+        if b"AGJvY" in said:  # \0bob
+            ended.wait()
         peer.send(b"L OK [CAPABILITY %s] Logged in\r\n" % CAPABILITIES)
         peer.serve()
 
-    def log_in_until(ended):
+    def log_in_until_the_end():
         while not ended.is_set():
-            assert login(proxy)[0].startswith(b"in OK ")
+            answer, _ = login(proxy)
+            assert answer.startswith(b"in OK "), (answer, proxy.events("login refused"))
 
     with Store(slow_for_probes) as store, concurrent.futures.ThreadPoolExecutor() as pool:
-        proxy = start(shard("store", store.port, more=PROBE), health="interval = 1s timeout = 2s fall = 2")
-        ended = threading.Event()
-        others = [pool.submit(log_in_until, ended) for _ in range(4)]
+        proxy = start(shard("store", store.port, more=f"{PATIENT} {PROBE}"), users=("alice", "bob"),
+                      health="interval = 1s timeout = 2s fall = 2")
+        others = [pool.submit(log_in_until_the_end) for _ in range(4)]
+        slow = pool.submit(login, proxy, "bob")
         try:
             servers.wait_for(lambda: checks_of(proxy)["failed"] >= 3, "checks that fail")
-            assert not proxy.events("store is down")
+            assert not proxy.events("store is down") and not proxy.events("login refused")
         finally:
             ended.set()
+        assert slow.result()[0].startswith(b"in OK ")
         for other in others:
             other.result()
         wait_for_events(proxy, "store is down")  # once nobody is greeted any more
