@@ -28,7 +28,8 @@ struct trace {
     struct tap *taps;
     struct traces_line *first, *last;
     size_t bytes;
-    uint64_t lost, until_ms;
+    struct traces_loss loss;
+    uint64_t until_ms;
     bool shows_bodies;
     char id[TRACES_ID_MAX + 1];
     char user[];
@@ -76,18 +77,30 @@ static void drop_first(struct trace *trace)
     mem_free(line);
 }
 
+static uint64_t wall_ms(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static void lose_line(struct trace *trace)
+{
+    trace->loss.lines++;
+    trace->loss.at_ms = wall_ms();
+}
+
 static void add_line(struct trace *trace, const char *session, const char *from, struct span text)
 {
     size_t size = sizeof(struct traces_line) + text.len + 1;
     struct traces_line *line = trace->bytes + size > TRACES_BYTES_MAX ? NULL : mem_new(size);
-    struct timespec now;
 
     if (line == NULL) {
-        trace->lost++;
+        lose_line(trace);
         return;
     }
-    clock_gettime(CLOCK_REALTIME, &now);
-    line->at_ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+    line->at_ms = wall_ms();
     line->from = from;
     snprintf(line->session, sizeof line->session, "%s", session);
     for (size_t i = 0; i < text.len; i++) /* a text has no NUL */
@@ -144,7 +157,8 @@ static void attach(struct trace *trace, struct session *s)
     struct tap *tap = s->relay.tap != NULL ? NULL : mem_new(sizeof *tap);
 
     if (tap == NULL) {
-        trace->lost += s->relay.tap == NULL;
+        if (s->relay.tap == NULL)
+            lose_line(trace);
         return;
     }
     tap->trace = trace;
@@ -280,11 +294,11 @@ static void on_patrol(uv_timer_t *timer)
 enum traces_answer traces_fetch(struct traces *traces, const char *user, const char *id,
                                 bool shows_bodies,
                                 bool (*take)(void *owner, const struct traces_line *line),
-                                void *owner, uint64_t *lost_out)
+                                void *owner, struct traces_loss *loss_out)
 {
     struct trace *trace = find(traces, user);
 
-    *lost_out = 0;
+    *loss_out = (struct traces_loss){0};
     if (trace != NULL && strcmp(trace->id, id) != 0)
         return TRACES_OTHER;
     if (trace == NULL)
@@ -294,8 +308,8 @@ enum traces_answer traces_fetch(struct traces *traces, const char *user, const c
     trace->until_ms = uv_now(traces->home->env.loop) + TRACES_LEASE_MS;
     while (trace->first != NULL && take(owner, trace->first))
         drop_first(trace);
-    *lost_out = trace->lost;
-    trace->lost = 0;
+    *loss_out = trace->loss;
+    trace->loss = (struct traces_loss){0};
     return TRACES_TOLD;
 }
 

@@ -34,6 +34,12 @@ struct traces_line {
     char text[]; /* one line */
 };
 
+/* Lines that were left out. */
+struct traces_loss {
+    uint64_t lines;
+    uint64_t at_ms; /* the last of them, since 1970 */
+};
+
 enum traces_answer {
     TRACES_TOLD,
     TRACES_OTHER, /* she is listened to under another id */
@@ -43,12 +49,12 @@ enum traces_answer {
 /*
  * Listens to this user from now on, if that is not so yet; `take` hears the lines since the last
  * call, in order, and returns false when it can take no more: that line is told again. With
- * `shows_bodies` they have mail in them. `lost_out` is how many were left out since then.
+ * `shows_bodies` they have mail in them. `loss_out` is what was left out since then.
  */
 enum traces_answer traces_fetch(struct traces *traces, const char *user, const char *id,
                                 bool shows_bodies,
                                 bool (*take)(void *owner, const struct traces_line *line),
-                                void *owner, uint64_t *lost_out);
+                                void *owner, struct traces_loss *loss_out);
 
 /* Who has listened under this id does so no more. Harmless if nobody does. */
 void traces_end(struct traces *traces, const char *user, const char *id);

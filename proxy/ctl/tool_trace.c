@@ -104,20 +104,27 @@ static bool goes_on(void *owner)
     return interrupt_count() == 0;
 }
 
-static enum ctl_status fetch(struct trace *trace)
+/* With the answer to be released. */
+static void ask(const struct trace *trace, uint64_t patience_ms, struct answer *answer_out)
 {
+    bool is_last = json_object_get(trace->arguments, "end") != NULL;
     struct exchange request = {.socket = trace->tool->socket,
                                .command = "trace fetch",
                                .arguments = trace->arguments,
                                .limit_ms = tool_limit(trace->tool, "trace fetch"),
-                               .patience_ms = trace->lines > 0 ? PATIENCE_MS : 0,
-                               .on_wait = json_object_get(trace->arguments, "end") == NULL ? goes_on
-                                                                                           : NULL};
+                               .patience_ms = patience_ms,
+                               .on_wait = is_last ? NULL : goes_on};
+
+    exchange(&request, answer_out);
+}
+
+static enum ctl_status fetch(struct trace *trace)
+{
     const char *refusal;
     struct answer answer;
     enum ctl_status status = CTL_DONE;
 
-    exchange(&request, &answer);
+    ask(trace, trace->lines > 0 ? PATIENCE_MS : 0, &answer);
     if (!print_items(trace, answer.items, &refusal))
         status = refusal != NULL ? tool_complain(CTL_FAILED, "%s", refusal)
                                  : tool_complain(CTL_FAILED, "the trace could not be written");
@@ -126,6 +133,15 @@ static enum ctl_status fetch(struct trace *trace)
         status = tool_complain_of(&answer);
     answer_release(&answer);
     return status;
+}
+
+/* One proxy has refused, but others may listen by now, and would refuse whoever asks next. */
+static void give_up(const struct trace *trace)
+{
+    struct answer answer;
+
+    ask(trace, 0, &answer);
+    answer_release(&answer);
 }
 
 static enum ctl_status follow(struct trace *trace)
@@ -139,10 +155,11 @@ static enum ctl_status follow(struct trace *trace)
             clock_sleep(PAUSE_MS);
     } while (status == CTL_DONE && interrupt_count() == 0 && clock_ms() < trace->until_ms &&
              trace->lines < trace->lines_max);
-    if (status != CTL_DONE)
-        return status;
     json_object_set_new(trace->arguments, "end", json_string("yes"));
-    return fetch(trace);
+    if (status == CTL_DONE)
+        return fetch(trace);
+    give_up(trace);
+    return status;
 }
 
 /* --- the command --- */

@@ -263,21 +263,22 @@ static bool take_line(void *owner, const struct traces_line *line)
 static void fetch_trace(struct ask *ask, struct home *home, size_t number)
 {
     struct answer *answer = (struct answer *)ask;
-    uint64_t lost;
+    struct traces_loss loss;
 
     (void)number;
     if (home->home_of(home, answer->value) != home)
         return;
 
     enum traces_answer told = traces_fetch(home->traces, answer->value, answer->session,
-                                           answer->shows_bodies, take_line, answer, &lost);
+                                           answer->shows_bodies, take_line, answer, &loss);
 
     if (told != TRACES_TOLD)
         add_item(answer, json_pack("{s:s, s:s}", "proxy", answer->id, "refused",
                                    told == TRACES_OTHER ? "somebody else traces this user"
                                                         : "too many traces, or out of memory"));
-    else if (lost > 0)
-        add_item(answer, json_pack("{s:s, s:I}", "proxy", answer->id, "lost", (json_int_t)lost));
+    else if (loss.lines > 0)
+        add_item(answer, json_pack("{s:I, s:s, s:I}", "at_ms", (json_int_t)loss.at_ms, "proxy",
+                                   answer->id, "lost", (json_int_t)loss.lines));
     if (answer->ends)
         traces_end(home->traces, answer->value, answer->session);
 }

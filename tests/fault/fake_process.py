@@ -1,6 +1,7 @@
 """An imapmux for the tests of imapmuxctl: it speaks the protocol of administration, knows routes, moves and waves, and
 misbehaves when it is told to."""
 import collections
+import contextlib
 import json
 import os
 import socket
@@ -27,6 +28,7 @@ class Process:
         self.path, self.shards = str(path), shards
         self.routes = {user: {"shard": shards[0], "state": "active", "epoch": 0} for user in users}
         self.waves, self.holders = {}, {}
+        self.listened_to = {}  # user -> the trace at the proxy of this process; another one may listen at other proxies
         self.misbehave = collections.defaultdict(list)
         self.requests, self.failures = [], []
         self.missing = []  # proxies that do not let go
@@ -58,7 +60,7 @@ class Process:
         self.listener.close()
 
     def _serve(self, peer):
-        with peer, peer.makefile("rb") as lines:
+        with contextlib.suppress(ConnectionResetError), peer, peer.makefile("rb") as lines:
             for line in lines:
                 request = json.loads(line)
                 assert len(line) <= 64 * 1024 and request.keys() == {"command", "arguments"}
@@ -158,6 +160,14 @@ class Process:
         route.update(state="active", epoch=route["epoch"] + 1)
         del route["move"], route["target"]
         return self._describe(user)
+
+    def trace_fetch(self, user, trace, end=None):
+        lines = [{"at_ms": 0, "proxy": "here", "session": "1", "from": "proxy", "text": "here"}]
+        if self.listened_to.setdefault(user, trace) != trace:
+            lines = [{"proxy": "here", "refused": "somebody else traces this user"}]
+        elif end:
+            del self.listened_to[user]
+        return lines, None
 
     def wave_create(self, wave, record):
         self.waves[wave] = ({}, json.loads(record))

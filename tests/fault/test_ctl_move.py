@@ -664,3 +664,18 @@ def test_export(process):
                                                                                    "user", "epoch"]
     process.misbehave["routes export"] = [refuse("Redis does not answer")]
     assert failed(process, "export", "--csv") == "imapmuxctl: Redis does not answer\n"
+
+
+# A trace
+
+def test_a_trace_that_one_proxy_refuses_is_over_at_the_others(process):
+    """Else it would be in the way of the next one, until its time is up."""
+    def refused_elsewhere(arguments, carry_out):
+        items, result = carry_out()
+        return [*items, {"proxy": "elsewhere", "refused": "somebody else traces this user"}], result
+    process.misbehave["trace fetch"] = [refused_elsewhere, refused_elsewhere]
+    assert failed(process, "trace", "ann") == "imapmuxctl: somebody else traces this user\n"
+    assert [arguments.get("end") for arguments in process.asked("trace fetch")] == [None, "yes"]
+    assert process.listened_to == {}
+    done(process, "trace", "ann", "--lines", "1")
+    assert process.listened_to == {}
