@@ -227,7 +227,15 @@ static bool number_differs(struct comparing *c, const struct inventory_mailbox *
     return from != to;
 }
 
-/* One difference of a mailbox is enough. */
+static bool never_had_mail(const struct inventory_mailbox *mailbox)
+{
+    return mailbox->messages == 0 && mailbox->uidnext == 1;
+}
+
+/*
+ * One difference of a mailbox is enough. Where there never was a message nobody can know a UID, and
+ * the UIDVALIDITY may be another: stores make an INBOX when somebody first looks at it, as we do.
+ */
 static void compare_both(struct comparing *c, const struct inventory_mailbox *from,
                          const struct inventory_mailbox *to)
 {
@@ -239,9 +247,10 @@ static void compare_both(struct comparing *c, const struct inventory_mailbox *fr
                      from->counted ? c->to_name : c->from_name);
         return;
     }
-    if (number_differs(c, from, "UIDVALIDITY", from->uidvalidity, to->uidvalidity) ||
-        number_differs(c, from, "UIDNEXT", from->uidnext, to->uidnext) ||
-        number_differs(c, from, "MESSAGES", from->messages, to->messages))
+    if (!(never_had_mail(from) && never_had_mail(to)) &&
+        (number_differs(c, from, "UIDVALIDITY", from->uidvalidity, to->uidvalidity) ||
+         number_differs(c, from, "UIDNEXT", from->uidnext, to->uidnext) ||
+         number_differs(c, from, "MESSAGES", from->messages, to->messages)))
         return;
     c->result->mailboxes++;
     c->result->messages += from->messages;

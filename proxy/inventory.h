@@ -1,8 +1,9 @@
 /*
  * The mailboxes that a store tells a user of, and how those of two stores differ: which can be
- * selected, and of each its UIDVALIDITY, UIDNEXT and number of messages. Names are compared as
- * paths: whatever separates their parts, and whatever the user's own namespace begins with. INBOX
- * is so in any case; mailboxes of other namespaces do not count. A plain value.
+ * selected, and of each its UIDVALIDITY (unless it never had a message), UIDNEXT and number of
+ * messages. Names are compared as paths: whatever separates their parts, and whatever the user's
+ * own namespace begins with. INBOX is so in any case; mailboxes of other namespaces do not count.
+ * A plain value.
  */
 #ifndef IMAPMUX_PROXY_INVENTORY_H
 #define IMAPMUX_PROXY_INVENTORY_H

@@ -147,8 +147,13 @@ def test_a_message_less(proxy, filled, stores):
 
 
 def test_a_mailbox_made_anew(proxy, filled, stores):
+    """Counts where there was mail; where there never was, nobody has a UID that could mean another message now."""
     do(stores["b"], b"DELETE Sent", b"CREATE Sent")
-    assert differ(proxy, "a", "b").keys() == {"Sent"} and "UIDVALIDITY is " in differ(proxy, "a", "b")["Sent"]
+    assert same(proxy, "a", "b") == WHOLE
+    do(stores["b"], b"DELETE Work/2026", b"CREATE Work/2026")
+    append(stores["b"], b"Work/2026", 2)
+    found = differ(proxy, "a", "b")
+    assert found.keys() == {"Work/2026"} and "UIDVALIDITY is " in found["Work/2026"]
 
 
 def test_mailboxes_at_one_only(proxy, filled, stores):

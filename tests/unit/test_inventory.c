@@ -115,6 +115,24 @@ static void test_each_number(void **state)
     expect(5, "f", "only at other");
 }
 
+/* Where there never was a message UIDVALIDITY is that of whoever looked first. */
+static void test_without_any_mail_ever(void **state)
+{
+    (void)state;
+    tell(&one, "\"/\"", "a", "MESSAGES 0 UIDNEXT 1 UIDVALIDITY 9");
+    tell(&one, "\"/\"", "b", "MESSAGES 0 UIDNEXT 2 UIDVALIDITY 9");
+    tell(&one, "\"/\"", "c", "MESSAGES 0 UIDNEXT 1 UIDVALIDITY 9");
+    tell(&one, "\"/\"", "d", "MESSAGES 0 UIDNEXT 1 UIDVALIDITY 9");
+    tell(&other, "\"/\"", "a", "MESSAGES 0 UIDNEXT 1 UIDVALIDITY 8");
+    tell(&other, "\"/\"", "b", "MESSAGES 0 UIDNEXT 2 UIDVALIDITY 8");
+    tell(&other, "\"/\"", "c", "MESSAGES 1 UIDNEXT 2 UIDVALIDITY 8");
+    tell(&other, "\"/\"", "d", "MESSAGES 0 UIDNEXT 2 UIDVALIDITY 9");
+    compare(1, 0, 3);
+    expect(0, "b", "UIDVALIDITY is 9 at one, 8 at other");
+    expect(1, "c", "UIDVALIDITY is 9 at one, 8 at other");
+    expect(2, "d", "UIDNEXT is 1 at one, 2 at other");
+}
+
 static void test_ten_are_told(void **state)
 {
     char name[8];
@@ -168,8 +186,10 @@ static void test_too_many(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE(test_names_are_paths), CASE(test_in_whatever_order),   CASE(test_each_number),
-        CASE(test_ten_are_told),    CASE(test_what_makes_no_sense), CASE(test_too_many),
+        CASE(test_names_are_paths), CASE(test_in_whatever_order),
+        CASE(test_each_number),     CASE(test_without_any_mail_ever),
+        CASE(test_ten_are_told),    CASE(test_what_makes_no_sense),
+        CASE(test_too_many),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
