@@ -37,6 +37,7 @@ struct keeper {
     struct err err;
     bool writing, closing, complained;
     bool forgotten; /* what is being written is of no use any more */
+    bool again;     /* somebody wants what was learned since that began, too */
     void (*on_kept)(void *owner);
     void *owner;
 };
@@ -181,9 +182,10 @@ static void free_keeper(struct keeper *keeper)
 static void end_writing(struct keeper *keeper)
 {
     void (*on_kept)(void *owner) = keeper->on_kept;
+    bool again = keeper->again && !keeper->forgotten;
 
     free_parts(keeper);
-    keeper->writing = false;
+    keeper->writing = keeper->again = false;
     keeper->on_kept = NULL;
     if (keeper->err.kind != ERR_NONE)
         complain(keeper, &keeper->err);
@@ -193,7 +195,7 @@ static void end_writing(struct keeper *keeper)
         keeper_forget(keeper);
     if (keeper->closing)
         free_keeper(keeper);
-    else if (on_kept != NULL)
+    else if (on_kept != NULL && !(again && keeper_write(keeper, on_kept, keeper->owner)))
         on_kept(keeper->owner);
 }
 
@@ -258,6 +260,7 @@ bool keeper_write(struct keeper *keeper, void (*on_kept)(void *owner), void *own
     struct control *control = keeper->control;
 
     if (keeper->writing) {
+        keeper->again = true;
         keeper->on_kept = on_kept;
         keeper->owner = owner;
         return true;
