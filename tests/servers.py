@@ -619,6 +619,7 @@ class Imapmux(Server):
         return found[0]
 
     def output(self):
+        self._take_in()
         return "\n".join(self.lines)
 
     @property

@@ -305,6 +305,8 @@ def test_redis_is_away(begin, folder):
         assert (found["store"]["state"], found["store"]["weight"], found["second"]["state"]) == ("up", 100, "drain")
         own.start()  # it has forgotten everything
         own.call("HSET", "imapmux:shard:{store}", "state", "down")
+        for kind in "normal", "pubsub":  # whoever was there before that was said comes again
+            own.call("CLIENT", "KILL", "TYPE", kind)
         wait_for_row(proxy, state="down")
         wait_for_row(proxy, "second", state="up")
 
