@@ -270,7 +270,7 @@ static bool may_commit_again(struct move *m, const char *why, uint64_t end)
     char about_look[512];
     enum stand stand = ask_stand(m, NULL, about_look);
 
-    m->committed = stand == STAND_COMMITTED || stand == STAND_UNKNOWN;
+    m->committed = stand != STAND_MOVING && stand != STAND_OVER;
     m->lost = stand == STAND_OVER;
     if (stand == STAND_OVER || clock_ms() >= end)
         return fail(m, "the commit failed: %s", why);

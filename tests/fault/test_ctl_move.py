@@ -303,6 +303,19 @@ def test_a_commit_in_part_goes_forward(process):
     assert place(process, "ann") == ("green", "active") and "cutover abort" not in names(process)
 
 
+def test_a_commit_that_is_done_and_not_answered(process):
+    """As without a replica: she is at the new shard, though nobody promises it, and so not at the old one."""
+    def unanswered(arguments, carry_out):
+        carry_out()
+        return refuse("redis: 0 replicas have it, and 1 must", again=True)(arguments, carry_out)
+
+    process.misbehave["cutover commit"] = [unanswered] * 20
+    told = failed(process, "move", "ann", "--to", "green", "--timeout", "500ms")
+    assert told == ("imapmuxctl: ann: the commit failed: redis: 0 replicas have it, and 1 must; "
+                    "it is committed, or may be: if so it goes on by itself, to green\n")
+    assert place(process, "ann") == ("green", "active") and "cutover abort" not in names(process)
+
+
 def test_a_commit_that_is_refused_goes_back(process):
     def over(arguments, carry_out):
         lose_move(process, "ann")
