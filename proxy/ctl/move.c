@@ -422,6 +422,13 @@ enum move_end move_look_up(struct move *m)
     return end;
 }
 
+/* Nobody knows yet what became of the old move: whoever looks again needs its id. */
+static enum move_end leave_unsettled(struct move *m, const char *old_id)
+{
+    snprintf(m->id, sizeof m->id, "%s", old_id);
+    return add_place(m, MOVE_UNSURE, "; what became of an earlier move is not known");
+}
+
 enum move_end move_settle(struct move *m, const char *old_id)
 {
     uint64_t end = clock_ms() + SETTLE_MS;
@@ -432,10 +439,12 @@ enum move_end move_settle(struct move *m, const char *old_id)
     answer_release(&answer); /* refused, it is over, or goes forward */
     for (;;) {
         enum move_end now = move_look_up(m);
+        bool moves = strcmp(m->state, "moving") == 0 || strcmp(m->state, "committed") == 0;
 
-        if (now != MOVE_FAILED || clock_ms() >= end || is_given_up(m) ||
-            (strcmp(m->state, "moving") != 0 && strcmp(m->state, "committed") != 0))
+        if (now != MOVE_FAILED)
             return now;
+        if (!moves || clock_ms() >= end || is_given_up(m))
+            return moves || m->state[0] == '\0' ? leave_unsettled(m, old_id) : MOVE_FAILED;
         clock_sleep(LOOK_EVERY_MS);
     }
 }

@@ -60,7 +60,7 @@ enum move_end move_run(struct move *move);
 
 /*
  * Ends a move that somebody has left alone, and waits until the user is at the one shard or the
- * other; as move_look_up.
+ * other; as move_look_up. UNSURE, with the old id, if it cannot be found out where she is.
  */
 enum move_end move_settle(struct move *move, const char *old_id);
 

@@ -493,6 +493,32 @@ def test_the_tool_is_killed(process, tmp_path):
                                               {"user": "user2", "move": "0123456789abcdef"}]
 
 
+@pytest.mark.parametrize("words,state,at", [(["--resume"], "moved", "green"),
+                                            (["--rollback", "--sync", "true"], "back", "blue")])
+def test_what_cannot_be_found_out_is_not_forgotten(process, words, state, at):
+    """Whether the one whom a killed imapmuxctl has left was moved, nobody can tell now: it is looked for again."""
+    process.misbehave["cutover commit"] = [lose]
+    process.misbehave["wave add"] = [None, None] + [vanish] * 1000
+    tool = start(process, "move", "ann", "bob", "--to", "green")
+    servers.wait_for(lambda: len(process.asked("wave add")) > 2, "ann to be moved")
+    tool.kill()
+    tool.communicate()
+    process.holders.clear()
+    process.misbehave["wave add"].clear()
+    wave, users = wave_of(process)
+    before = dict(users["ann"])
+    assert before["state"] == "moving" and place(process, "ann") == ("green", "active")
+    process.misbehave["route"] = [refuse("the directory does not answer")]
+    option, *more = words
+    tool = ctl(process, "move", option, wave, *more, "--stop-if-errors", "0%", "--json")
+    line = json_lines(tool.stdout_text)[0]
+    assert tool.returncode == FAILED and line["state"] == "unsure"
+    assert line["why"] == "the directory does not answer; what became of an earlier move is not known"
+    assert users["ann"]["move"] == before["move"] and users["ann"]["from"] == "blue"
+    done_quietly(process, "move", option, wave, *more)
+    assert users["ann"]["state"] == state and place(process, "ann") == (at, "active")
+
+
 def users_move(process, user):
     """The id of the first move of this user."""
     return next(arguments["move"] for arguments in process.asked("cutover begin") if arguments["user"] == user)
