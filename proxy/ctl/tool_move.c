@@ -307,7 +307,9 @@ enum ctl_status tool_move(const struct tool *tool, const struct ctl_request *req
     if (wave != NULL)
         return move_again(tool, request, wave);
     reached = check_target(tool, argument(request, "to"));
-    json_t *users = reached == CTL_DONE ? read_users(request) : NULL;
+    if (reached != CTL_DONE)
+        return reached;
+    json_t *users = read_users(request);
     if (users == NULL)
         return CTL_FAILED;
     if (json_object_size(users) != 1 || is_given(request, "from-file") ||
@@ -332,8 +334,10 @@ enum ctl_status tool_shard_empty(const struct tool *tool, const struct ctl_reque
         return tool_complain(CTL_WRONG_USAGE, "%s", fault != NULL ? fault : err.text);
     plan.move.socket = tool->socket;
     enum ctl_status reached = tool_reach(tool);
+    if (reached == CTL_DONE)
+        reached = check_target(tool, to);
     if (reached != CTL_DONE)
         return reached;
-    json_t *users = check_target(tool, to) == CTL_DONE ? export_users(tool, shard) : NULL;
+    json_t *users = export_users(tool, shard);
     return users == NULL ? CTL_FAILED : move_wave(tool, request, &plan, users);
 }

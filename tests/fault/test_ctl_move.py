@@ -367,6 +367,16 @@ def test_nobody_listens(process):
         assert "No such file or directory" in failed(process, *words, status=NO_CONNECTION)
 
 
+@pytest.mark.parametrize("words", [["move", "ann", "--to", "green"], ["shard", "empty", "blue", "--to", "green"]])
+def test_the_process_ends_meanwhile(process, words):
+    def end(arguments, carry_out):
+        process.close()
+        return carry_out()
+
+    process.misbehave["version"] = [end]
+    assert "No such file or directory" in failed(process, *words, status=NO_CONNECTION)
+
+
 # Waves
 
 def write_users(tmp_path, text):
