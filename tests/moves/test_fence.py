@@ -103,6 +103,25 @@ def test_an_operator_knows_that_a_proxy_is_dead(place):
     assert campus.login(here, USER) == "green"
 
 
+def test_a_proxy_that_was_forgotten_has_lost_its_snapshot_too():
+    """As the documentation has it: no move waits for it, so what it has left is of no use if it comes back, cut off."""
+    with campus.Campus([USER], sentinels=False, keep_while_down="10m") as place:
+        here, dead = place.proxies
+        snapshot = dead.folder / "routes.snapshot"
+        assert campus.login(dead, USER) == "blue"
+        servers.wait_for(lambda: snapshot.exists() and f"\n{USER}\tblue\t" in snapshot.read_text(),
+                         "her route in the snapshot", 60)
+        record = next(record["id"] for record in place.rows(here, "proxies")[0] if record["state"] == "live")
+        dead.kill()
+        servers.wait_for(lambda: place.ctl(here, "proxies", "forget", record).returncode == 0, "it to be silent")
+        snapshot.unlink()
+        with moving(place) as move:
+            assert move.result().returncode == 0, move.result()
+        place.passages[1].close()
+        dead.start()
+        assert campus.login(dead, USER) == UNAVAILABLE
+
+
 def test_a_proxy_that_is_started_again_speaks_for_the_one_before(place):
     """It has the snapshot of the one that has crashed, so that one does not run any more."""
     here, crashed = place.proxies
