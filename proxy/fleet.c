@@ -255,6 +255,7 @@ static bool open_parts(struct fleet *fleet, struct err *err)
         before.id = keeper_predecessor(fleet->keeper);
     fleet->membership =
         membership_open(env, fleet->id, &before, &fleet->freshness, &membership_events, fleet, err);
+    fleet->freshness.proxy = fleet->id;
     if (fleet->membership != NULL)
         fleet->acks = acks_open(env, fleet->id, may_tell, fleet, err);
     if (fleet->acks != NULL)

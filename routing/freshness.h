@@ -25,6 +25,12 @@ struct freshness {
      * timer does about it would come too late in a process that was frozen meanwhile.
      */
     _Atomic uint64_t serve_until_ms; /* 0: no such end */
+    /*
+     * By the token in the record of this process the server that has confirmed it is told from
+     * another one (server_check.h): as it is being written, and as it was written last.
+     */
+    const char *proxy; /* whose record it is; NULL: there is none. Set before there are workers */
+    _Atomic uint64_t token, token_before;
 };
 
 /* Whether sessions must keep away from their stores. `freshness` may be NULL: no. */

@@ -74,7 +74,7 @@ struct route_request {
     /* Private to the chain. */
     struct router *router;
     size_t source_index;
-    unsigned tries;            /* answers that were older than what events had told */
+    unsigned tries;            /* answers that did not count */
     struct route_moment asked; /* the source */
     uv_timer_t *deadline;
     uint64_t limit_ms; /* of the whole look-up, on the loop's clock */

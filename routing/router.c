@@ -12,6 +12,7 @@
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
 #include "routing/known.h"
+#include "routing/server_check.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -30,6 +31,7 @@ struct router {
     const struct env *env; /* held */
     struct router_view view;
     struct known *known; /* held; NULL unless Redis is a source */
+    struct server_check check;
     size_t active_count; /* requests under way */
     bool retired;        /* another one has its place: closed after the last request */
     size_t count;
@@ -50,6 +52,7 @@ static void ask_source(struct turn_task *task);
 static void give_answer(struct turn_task *task);
 static bool is_outdated(const struct route_request *request, enum route_verdict verdict,
                         const struct route *route);
+static bool is_of_another_server(const struct route_request *request, enum route_verdict verdict);
 static void ask_again(struct route_request *request);
 static bool recall(struct route_request *request, enum known_use use);
 static void judge(struct route_request *request, const struct route *found);
@@ -89,7 +92,8 @@ struct router *router_open(const struct env *env, const struct router_view *view
     bool good = router->env != NULL;
     if (!good)
         err_set(err, ERR_INTERNAL, "route: no memory");
-    good = good && open_known(router, view->before, err);
+    good = good && server_check_init(&router->check, router->env, view->freshness, err) &&
+           open_known(router, view->before, err);
     for (size_t i = 0; good && i < names->count; i++)
         good = open_link(router, names->items[i], err);
     if (!good)
@@ -164,6 +168,7 @@ void router_close(struct router **router)
     if (r == NULL)
         return;
     assert(r->active_count == 0);
+    server_check_cancel(&r->check);
     for (size_t i = 0; i < r->count; i++)
         r->links[i].source->close(r->links[i].state);
     known_release(&r->known);
@@ -210,8 +215,19 @@ void router_know(struct router *router, const struct known_route *route)
 void route_source_answer(struct route_request *request, enum route_verdict verdict,
                          const struct route *route, const struct err *err)
 {
+    struct err elsewhere;
+
     assert(request->active && request->task.link == NULL);
-    if (is_outdated(request, verdict, route)) {
+    if (is_of_another_server(request, verdict)) {
+        if (++request->tries < TRIES_MAX) {
+            post(request, ask_source);
+            return;
+        }
+        verdict = ROUTE_NO_ANSWER;
+        err_set(&elsewhere, ERR_UNAVAILABLE,
+                "redis: it is not known to be the server that confirms this proxy");
+        err = &elsewhere;
+    } else if (is_outdated(request, verdict, route)) {
         ask_again(request);
         return;
     }
@@ -254,6 +270,12 @@ static bool recall(struct route_request *request, enum known_use use)
 static bool is_of_redis(const struct route_request *request)
 {
     return request->router->known != NULL && link_of(request)->source->is_remembered;
+}
+
+static bool is_of_another_server(const struct route_request *request, enum route_verdict verdict)
+{
+    return is_of_redis(request) && verdict != ROUTE_NO_ANSWER &&
+           !server_check_is_good(&request->router->check);
 }
 
 /* Of an answer of Redis that is no failure. */
@@ -371,6 +393,8 @@ static void ask_source(struct turn_task *task)
         request->asked = known_moment(router->known);
     if (recall(request, KNOWN_FRESH))
         return;
+    if (is_of_redis(request))
+        server_check_before(&router->check);
     if (link->source == &route_source_redis) {
         be_patient(request, PATIENCE_MS);
         if (!request->look_only)

@@ -49,6 +49,8 @@ struct membership {
     uint64_t promised_ms;  /* by it: how long users are served without Redis */
     uint64_t confirmed_ms; /* when the last one was sent that was confirmed */
     uint64_t connection;   /* of the link, that has answered the beat */
+    uint64_t token;        /* of the record; 0: it is to be another one */
+    uint64_t sent_over;    /* the connection of the last beat; 0: there was none yet */
     bool confirmed, ever_confirmed, complained;
 
     enum fence fence;
@@ -63,7 +65,7 @@ struct membership {
  * KEYS: proxies, moving, beats.
  * ARGV: id, host, pid, fence_ms, sessions, version, socket, the prefix of all keys, the id of the
  * predecessor, or "", redis.replicas, 1 if enough replicas have our beat before this one, 1 if the
- * predecessor lives.
+ * predecessor lives, the token.
  * Writes the record, takes away those that have lapsed, and ends moves that nobody looks after any
  * more. A user's hash that is not as it should be must not stop the beats of all.
  *
@@ -121,7 +123,7 @@ static const char script_text[] =
     "redis.call('HSET', KEYS[1], ARGV[1], cjson.encode({host = ARGV[2], pid = tonumber(ARGV[3]),\n"
     "  seen_ms = now, fence_ms = tonumber(ARGV[4]), sessions = tonumber(ARGV[5]),\n"
     "  version = ARGV[6], socket = ARGV[7], beat = number,\n"
-    "  since = since}))\n"
+    "  since = since, token = ARGV[13]}))\n"
     "local all = redis.call('HGETALL', KEYS[1])\n"
     "for i = 1, #all, 2 do\n"
     "  local good, alive = pcall(lives, all[i + 1])\n"
@@ -329,6 +331,14 @@ static void log_refusal(const redisReply *reply)
         log_event_limited(LOG_LEVEL_ERROR, "beat refused", "%.*s", (int)reply->len, reply->str);
 }
 
+/* A beat that one server refuses is sent to the next: the first may have had this token, too. */
+static void take_token(struct membership *m)
+{
+    atomic_store(&m->freshness->token_before, m->token);
+    if (m->sent_over != 0 && m->sent_over != redis_link_connection(m->env->redis))
+        m->token = 0;
+}
+
 static void on_beat(void *owner, const redisReply *reply, const struct err *err)
 {
     struct membership *m = owner;
@@ -337,6 +347,7 @@ static void on_beat(void *owner, const redisReply *reply, const struct err *err)
     (void)err; /* the link has logged it */
     log_refusal(reply);
     if (good) {
+        take_token(m);
         m->since = reply->element[REPLY_SINCE]->integer;
         m->ends_moves = reply->element[REPLY_BEGUN]->integer != 0;
         atomic_store(&m->env->counters->fleet_proxies,
@@ -349,11 +360,23 @@ static void on_beat(void *owner, const redisReply *reply, const struct err *err)
     note(m, good);
 }
 
+/*
+ * Another connection may lead to another server, of which workers must be able to tell whether
+ * theirs is the same. Until it has answered the one before it counts, too.
+ */
+static void renew_token(struct membership *m)
+{
+    if (uv_random(NULL, NULL, &m->token, sizeof m->token, 0, NULL) != 0)
+        m->token = uv_hrtime();
+    m->token |= 1; /* 0 is none */
+    atomic_store(&m->freshness->token, m->token);
+}
+
 /* False when it cannot be sent. */
 static bool send_beat(struct membership *m)
 {
     char proxies[REDIS_KEY_MAX], moving[REDIS_KEY_MAX], beats[REDIS_KEY_MAX];
-    char numbers[4][NUMBER_MAX];
+    char numbers[4][NUMBER_MAX], token[NUMBER_MAX];
     bool settled = m->confirmed && redis_link_connection(m->env->redis) == m->connection;
     /* Once we are known ourselves, one that lives says nothing of a gap in our own record. */
     bool counts = !m->predecessor_lives || !m->ever_confirmed;
@@ -368,6 +391,10 @@ static bool send_beat(struct membership *m)
     snprintf(numbers[1], NUMBER_MAX, "%" PRIu64, m->promised_ms + settings(m)->node_expiry);
     snprintf(numbers[2], NUMBER_MAX, "%zu", m->events->count_sessions(m->owner));
     snprintf(numbers[3], NUMBER_MAX, "%" PRId64, settings(m)->replicas);
+    m->sent_over = redis_link_connection(m->env->redis);
+    if (m->token == 0 || m->sent_over == 0 || m->sent_over != m->connection)
+        renew_token(m);
+    snprintf(token, NUMBER_MAX, "%016" PRIx64, m->token);
 
     const struct span arguments[] = {span_of(proxies),
                                      span_of(moving),
@@ -383,7 +410,8 @@ static bool send_beat(struct membership *m)
                                      span_of(counts ? m->predecessor : ""),
                                      span_of(numbers[3]),
                                      span_of(settled ? "1" : "0"),
-                                     span_of(m->predecessor_lives ? "1" : "0")};
+                                     span_of(m->predecessor_lives ? "1" : "0"),
+                                     span_of(token)};
 
     m->command = redis_link_call(m->env->redis, &m->script, arguments,
                                  sizeof arguments / sizeof *arguments, 3, on_beat, m, &err);

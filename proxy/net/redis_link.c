@@ -154,6 +154,14 @@ uint64_t redis_link_connection(const struct redis_link *link)
     return redis_connection_context(link->connection) != NULL ? link->connection_count : 0;
 }
 
+void redis_link_reject(struct redis_link *link, const char *why)
+{
+    struct err err;
+
+    err_set(&err, ERR_UNAVAILABLE, "%s", why);
+    redis_connection_reject(link->connection, &err);
+}
+
 const char *redis_link_address(const struct redis_link *link)
 {
     return redis_connection_context(link->connection) == NULL

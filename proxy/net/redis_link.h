@@ -70,6 +70,12 @@ void redis_command_cancel(struct redis_command *command);
 /* Which of the link's connections there is now, counted from 1; 0 while there is none. */
 uint64_t redis_link_connection(const struct redis_link *link);
 
+/*
+ * The server of the present connection is of no use: it is left for another one, if there is one by
+ * now. Commands that are under way fare as when the connection breaks. Not inside a callback.
+ */
+void redis_link_reject(struct redis_link *link, const char *why);
+
 /* Its address, host:port or unix:/path, borrowed until the loop goes on; NULL while there is none. */
 const char *redis_link_address(const struct redis_link *link);
 

@@ -1,10 +1,12 @@
 """Redis as an operator runs it: watched by Sentinels, with replicas, and with a user that may do only what we need."""
 import itertools
 import re
+import subprocess
 
 import pytest
 
 import servers
+from passage import Passage
 from stage import PASSWORD, Store, shard
 from test_admin import ctl, done
 
@@ -63,6 +65,43 @@ def test_fail_over(folder, start_by, how):
             assert logs_in(proxy)
         assert proxy.metrics()["imapmux_redis_switches_total"] >= 1
         assert proxy.events("redis master changed")
+
+
+def leave_cut_off(old):
+    """As if it had not answered the control thread for a moment: of its connections only those of workers stay."""
+    listed = subprocess.run(["redis-cli", "-p", str(old.port), "CLIENT", "LIST"], capture_output=True, text=True,
+                            check=True, timeout=20).stdout
+    for number, command in re.findall(r"^id=(\d+) .* cmd=(\S+)", listed, re.MULTILINE):
+        if command not in ("hmget", "client|list"):
+            old.ask("CLIENT", "KILL", "ID", number)
+
+
+def make_a_replica(old):
+    """Of a server that it cannot reach; reading goes on, and no connection ends."""
+    old.ask("REPLICAOF", servers.HOST, str(servers.free_port()))
+
+
+@pytest.mark.parametrize("leave", [leave_cut_off, make_a_replica])
+def test_a_worker_does_not_stay_with_an_old_master(folder, start_by, leave):
+    """It still says where a user was before she was moved; and another subscription may have begun since."""
+    with servers.Redis(folder / f"old-{next(numbers)}") as old, \
+            servers.Redis(folder / f"new-{next(numbers)}", replica_of=old) as new, Passage(old.port) as way:
+        old.route({"alice": "blue"})
+        servers.wait_for(lambda: new.ask("EXISTS", "imapmux:user:{alice}"), "the replica to know")
+        proxy = start_by(f'address = "{servers.HOST}:{way.port}" node_expiry = 3s retry_max = 200ms')
+        assert logs_in(proxy) and proxy.wait_for_event("login ok")["shard"] == "blue"
+        new.ask("REPLICAOF", "NO", "ONE")
+        way.server_port = new.port
+        leave(old)
+        servers.wait_for(lambda: new.ask("PUBSUB", "NUMSUB", "imapmux:events")[1], "the events to be heard there")
+        done(proxy, "move", "alice", "--to", "green", "--verify", "none")
+        reads = proxy.metrics()["imapmux_fleet_reads_total"]
+        new.ask("CLIENT", "KILL", "TYPE", "pubsub")
+        servers.wait_for(lambda: proxy.metrics()["imapmux_fleet_reads_total"] > reads, "another subscription")
+        assert old.ask("HGET", "imapmux:user:{alice}", "shard") == "blue"
+        servers.wait_for(lambda: logs_in(proxy), "her to be served")
+        servers.wait_for(lambda: len(proxy.events("login ok")) == 2, "the log")
+        assert proxy.events("login ok")[1]["shard"] == "green"
 
 
 def test_a_user_that_may_do_what_the_documentation_says(folder, start_by):

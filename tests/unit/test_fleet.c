@@ -286,6 +286,31 @@ static void test_record(void **state)
     assert_true(atomic_load(&bench.freshness.known_since_ms) >= begun);
 }
 
+/* The token that Redis has, and that workers look for there. */
+static uint64_t token_now(void)
+{
+    json_t *record = json_loads(redis("HGET t:proxies " ID), 0, NULL);
+    uint64_t token = strtoull(json_string_value(json_object_get(record, "token")), NULL, 16);
+
+    json_decref(record);
+    assert_int_equal(token, atomic_load(&bench.freshness.token));
+    assert_int_equal(token, atomic_load(&bench.freshness.token_before));
+    return token;
+}
+
+static void test_each_connection_has_a_token(void **state)
+{
+    (void)state;
+    join();
+    uint64_t token = token_now();
+    assert_int_not_equal(token, 0);
+    next_beat();
+    assert_int_equal(token_now(), token);
+    redis("CLIENT KILL TYPE normal SKIPME yes");
+    WAIT_FOR(atomic_load(&bench.freshness.token_before) != token);
+    assert_int_not_equal(token_now(), token);
+}
+
 static void test_leaving(void **state)
 {
     (void)state;
@@ -842,6 +867,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
 #define STORY(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
         STORY(test_record),
+        STORY(test_each_connection_has_a_token),
         STORY(test_leaving),
         STORY(test_leaving_without_an_answer),
         STORY(test_the_lapsed_are_taken_away),

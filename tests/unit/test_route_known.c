@@ -186,6 +186,46 @@ static void nothing_is_served_beyond_the_fence(void **state)
     bench_release(&b);
 }
 
+/* An old master does not, and says where users were before they were moved. */
+static void only_the_server_that_knows_this_process_counts(void **state)
+{
+    struct bench b;
+    struct asked a = {0};
+
+    (void)state;
+    open_trusting(&b, "default");
+    b.conf.route.cache_ttl = 0;
+    b.freshness.proxy = "p1";
+    set(&b.freshness.token, 0xa1);
+    admin("HSET t:user:{ann} shard s1");
+    assert_int_equal(ask(&b, &a, "ann"), ERR_UNAVAILABLE);
+    admin("HSET t:proxies p1 {\"token\":\"00000000000000a1\"}");
+    ask_until(&b, &a, "ann", ERR_NONE);
+    check(&b, &a, "ann", "s1", false);
+
+    uint64_t connects = count_of(&b.counters.redis_connects);
+    set(&b.freshness.token_before, 0xa1); /* another beat is on its way, over another connection */
+    set(&b.freshness.token, 0xa2);
+    check(&b, &a, "ann", "s1", false);
+    assert_int_equal(count_of(&b.counters.redis_connects), connects);
+    admin("HSET t:proxies p1 {\"token\":\"00000000000000a2\"}");
+    set(&b.freshness.token_before, 0xa2); /* and was answered, by the same server */
+    check(&b, &a, "ann", "s1", false);
+    assert_int_equal(count_of(&b.counters.redis_connects), connects);
+    set(&b.freshness.token, 0xa3);
+    set(&b.freshness.token_before, 0xa3); /* the next one by another one */
+    admin("HSET t:user:{ann} shard s0");
+    check(&b, &a, "ann", "s1", true);
+    assert_int_equal(ask(&b, &a, "bob"), ERR_UNAVAILABLE); /* never the default */
+    admin("HSET t:proxies p1 {\"token\":\"00000000000000a3\"}");
+    do
+        assert_int_equal(ask(&b, &a, "ann"), ERR_NONE);
+    while (a.route.stale);
+    assert_true(count_of(&b.counters.redis_connects) > connects);
+    assert_string_equal(a.route.shard, "s0");
+    bench_release(&b);
+}
+
 /* A server that hangs keeps no known user waiting for the whole of redis.timeout. */
 static void a_hanging_redis_is_not_waited_for(void **state)
 {
@@ -663,6 +703,7 @@ int main(void)
         cmocka_unit_test(the_entry_s_name_is_not_remembered),
         cmocka_unit_test(the_last_known_serves_until_the_fence),
         cmocka_unit_test(nothing_is_served_beyond_the_fence),
+        cmocka_unit_test(only_the_server_that_knows_this_process_counts),
         cmocka_unit_test(a_hanging_redis_is_not_waited_for),
         cmocka_unit_test(what_is_an_answer),
         cmocka_unit_test(what_redis_said_last_counts),
