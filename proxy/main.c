@@ -23,11 +23,13 @@
 #include "proxy/takeover.h"
 #include "routing/route.h"
 
+#include <assert.h>
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <uv.h>
 
 #ifndef IMAPMUX_CONF
@@ -480,6 +482,20 @@ static struct conf *read_conf(const char *path, struct err *err)
     return conf;
 }
 
+/*
+ * For reloads: whole, but with its symbolic links as they are. Each may lead elsewhere by then, and
+ * what it led to be gone, as in a volume of Kubernetes.
+ */
+static void set_conf_path(struct control *control, const char *path)
+{
+    char folder[PATH_MAX];
+
+    assert(path != NULL); /* -c has an argument */
+    if (*path == '/' || getcwd(folder, sizeof folder) == NULL ||
+        snprintf(control->conf_path, PATH_MAX, "%s/%s", folder, path) >= PATH_MAX)
+        snprintf(control->conf_path, PATH_MAX, "%s", path);
+}
+
 static int run(const char *path, bool only_check, const char *take_over, char **argv)
 {
     struct err err = {0};
@@ -507,8 +523,7 @@ static int run(const char *path, bool only_check, const char *take_over, char **
         launcher_settle(process.control.launcher, conf->admin.socket);
         if (take_over != NULL && *take_over == '\0')
             process.take_over = conf->admin.socket;
-        if (realpath(path, process.control.conf_path) == NULL)
-            snprintf(process.control.conf_path, PATH_MAX, "%s", path);
+        set_conf_path(&process.control, path);
         good = serve(&process, conf, &tls, &err);
         log_stop();
     }

@@ -21,12 +21,12 @@ def certificate(folder):
 
 @pytest.fixture(scope="module")
 def start(folder, certificate, request):
-    """Starts proxies; each is stopped, in order, at the end of the module: `start(shards, **options)`."""
+    """Starts proxies; each is stopped, in order, at the end of the module: `start(shards, kind=Proxy, **options)`."""
     running = []
 
-    def start_one(shards, **options):
+    def start_one(shards, kind=stage.Proxy, **options):
         name = f"{request.module.__name__}-{len(running)}"
-        running.append(stage.Proxy(folder / name, shards=shards, certificate=certificate, **options))
+        running.append(kind(folder / name, shards=shards, certificate=certificate, **options))
         return running[-1]
     yield start_one
     for proxy in running:

@@ -17,7 +17,7 @@ import servers
 from crowd import wait_for_metrics
 from host import Host
 from imapwire import Wire
-from stage import FILES, PASSWORD, Store, good, password_line, shard
+from stage import FILES, PASSWORD, Proxy, Store, good, password_line, shard
 from test_admin import FAILED, ctl, done
 from test_no_memory import NEVER, Control, Starving, shim  # noqa: F401
 
@@ -60,6 +60,15 @@ def begin(start, stores):
 
 def path_of(proxy):
     return proxy.folder / "proxy.conf"
+
+
+class Linked(Proxy):
+    """Its proxy.conf is a symbolic link."""
+
+    def prepare(self, **options):
+        super().prepare(**options)
+        path_of(self).rename(self.folder / "first.conf")
+        path_of(self).symlink_to("first.conf")
 
 
 def change(proxy, *replacements, more=""):
@@ -127,6 +136,17 @@ def test_by_signal(begin):
     proxy.wait_for_event("reloaded")
     with proxy.wire() as wire:
         assert b"another one." in wire.greeting
+
+
+def test_by_a_link_that_leads_elsewhere(begin):
+    """As in a volume of Kubernetes: the file that the process was started with is gone when there is another one."""
+    proxy = begin(kind=Linked)
+    (proxy.folder / "second.conf").write_text(path_of(proxy).read_text() + LOGIN)
+    (proxy.folder / "next").symlink_to("second.conf")
+    (proxy.folder / "next").rename(path_of(proxy))
+    (proxy.folder / "first.conf").unlink()
+    assert reloaded(proxy)["changed"] == ["login greeting"]
+    assert json.loads(done(proxy, "status", "--json"))["configuration"] == str(path_of(proxy))
 
 
 # --- what counts for the next login ---
