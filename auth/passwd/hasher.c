@@ -10,7 +10,6 @@
 #include <utlist.h>
 
 struct hasher {
-    size_t queue_max;
     uv_mutex_t lock; /* guards the three members below */
     struct hash_job *waiting;
     size_t waiting_count;
@@ -25,7 +24,7 @@ static void work(void *argument);
 static struct hash_job *take(struct hasher *hasher);
 static enum hash_verdict check(const struct hash_job *job, struct crypt_data *data);
 
-struct hasher *hasher_open(size_t queue_max, struct err *err)
+struct hasher *hasher_open(struct err *err)
 {
     size_t wanted_count = uv_available_parallelism();
     struct hasher *hasher = mem_new(sizeof *hasher + wanted_count * sizeof hasher->threads[0]);
@@ -35,7 +34,6 @@ struct hasher *hasher_open(size_t queue_max, struct err *err)
         err_set(err, ERR_INTERNAL, "passwd: no memory");
         return NULL;
     }
-    hasher->queue_max = queue_max;
     while (hasher->thread_count < wanted_count &&
            uv_thread_create(&hasher->threads[hasher->thread_count], work, hasher) == 0)
         hasher->thread_count++;
@@ -75,11 +73,11 @@ void hasher_close(struct hasher **hasher)
     mem_free(h);
 }
 
-bool hasher_put(struct hasher *hasher, struct hash_job *job)
+bool hasher_put(struct hasher *hasher, struct hash_job *job, size_t queue_max)
 {
     uv_mutex_lock(&hasher->lock);
 
-    bool fits = hasher->waiting_count < hasher->queue_max;
+    bool fits = hasher->waiting_count < queue_max;
 
     if (fits) {
         DL_APPEND(hasher->waiting, job);

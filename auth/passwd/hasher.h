@@ -24,14 +24,14 @@ struct hash_job {
     struct hash_job *prev, *next; /* private */
 };
 
-/* At most `queue_max` jobs wait for a thread. NULL with *err set. */
-struct hasher *hasher_open(size_t queue_max, struct err *err);
+/* NULL with *err set. */
+struct hasher *hasher_open(struct err *err);
 
 /* No job may be under way. Nulls the pointer; harmless on NULL. */
 void hasher_close(struct hasher **hasher);
 
-/* From any thread. False, and nothing happens, when too many wait. */
-bool hasher_put(struct hasher *hasher, struct hash_job *job);
+/* From any thread. False, and nothing happens, when `queue_max` or more wait already. */
+bool hasher_put(struct hasher *hasher, struct hash_job *job, size_t queue_max);
 
 /* Whether it has not begun: then the job is back, and no letter comes. */
 bool hasher_withdraw(struct hasher *hasher, struct hash_job *job);

@@ -121,7 +121,7 @@ static struct shared *find_or_open(const struct conf_passwd *conf, struct err *e
     memcpy(shared->path, conf->file, path_len);
     shared->file = passwd_file_open(shared->path, err);
     if (shared->file != NULL)
-        shared->hasher = hasher_open((size_t)conf->max_queue, err);
+        shared->hasher = hasher_open(err);
     if (shared->hasher == NULL) {
         close_shared(shared);
         return NULL;
@@ -177,6 +177,7 @@ static void source_verify(void *state, struct auth_question *question)
 
 static void start_check(struct source *source, struct auth_question *question, struct check *check)
 {
+    size_t queue_max = (size_t)source->env->conf->passwd.max_queue;
     struct err err = {0};
 
     check->source = source;
@@ -187,9 +188,8 @@ static void start_check(struct source *source, struct auth_question *question, s
                                    .letter.deliver = check_done};
     if (!secret_set(&check->password, secret_span(question->password)))
         err_set(&err, ERR_INTERNAL, "passwd: no memory");
-    else if (!hasher_put(source->shared->hasher, &check->job))
-        err_set(&err, ERR_UNAVAILABLE, "passwd: %lld logins wait already",
-                (long long)source->env->conf->passwd.max_queue);
+    else if (!hasher_put(source->shared->hasher, &check->job, queue_max))
+        err_set(&err, ERR_UNAVAILABLE, "passwd: %zu logins wait already", queue_max);
     if (err.kind != ERR_NONE) {
         free_check(check);
         auth_source_answer(question, AUTH_FAILED, NULL, &err);

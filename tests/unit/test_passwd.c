@@ -133,22 +133,27 @@ static void setup_slow(struct fixture *f)
     write_file(text, (size_t)len);
 }
 
+/* As the configuration says that is in force; one before it let more of them wait. */
 static void too_many_are_refused(void **state)
 {
     enum { LOGINS = 200, WAITING = 3 };
-    struct fixture f;
+    struct fixture f, before;
     struct login logins[LOGINS];
     unsigned refused = 0, decided = 0;
 
     (void)state;
+    setup_slow(&before);
+    before.conf.passwd.max_queue = LOGINS;
+    fixture_open(&before);
     setup_slow(&f);
     f.conf.passwd.max_queue = WAITING;
     fixture_open(&f);
+    fixture_release(&before);
     for (size_t i = 0; i < LOGINS; i++)
         login_start(&f, &logins[i], "ann", "wrong");
     for (size_t i = 0; i < LOGINS; i++) {
         login_wait(&f, &logins[i]);
-        refused += logins[i].err.kind == ERR_UNAVAILABLE;
+        refused += strcmp(logins[i].err.text, "passwd: 3 logins wait already") == 0;
         decided += logins[i].err.kind == ERR_CREDENTIALS;
     }
     assert_true(refused > 0 && decided >= WAITING);
