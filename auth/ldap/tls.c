@@ -112,7 +112,8 @@ static struct shared *find(const struct conf_ldap *conf)
     return shared;
 }
 
-static struct shared *add(const struct conf_ldap *conf, struct err *err)
+/* Reads files, which may take as long as a disk likes. */
+static struct shared *open_shared(const struct conf_ldap *conf, struct err *err)
 {
     struct shared *shared = mem_new(sizeof *shared);
 
@@ -121,26 +122,40 @@ static struct shared *add(const struct conf_ldap *conf, struct err *err)
         return NULL;
     }
     shared->conf = conf;
-    if (!open_context(shared, err)) {
-        mem_free(shared);
-        return NULL;
-    }
-    LL_PREPEND(all, shared);
-    return shared;
+    shared->users = 1;
+    if (open_context(shared, err))
+        return shared;
+    mem_free(shared);
+    return NULL;
 }
 
-bool ldap_tls_join(const struct conf_ldap *conf, struct err *err)
+/* False: nobody has joined before. */
+static bool join_others(const struct conf_ldap *conf)
 {
     uv_mutex_lock(&lock);
 
     struct shared *shared = find(conf);
 
-    if (shared == NULL)
-        shared = add(conf, err);
     if (shared != NULL)
         shared->users++;
     uv_mutex_unlock(&lock);
     return shared != NULL;
+}
+
+/* Who comes first reads without the lock, for which those wait who connect, and the loops. */
+bool ldap_tls_join(const struct conf_ldap *conf, struct err *err)
+{
+    struct shared *shared;
+
+    if (join_others(conf))
+        return true;
+    shared = open_shared(conf, err);
+    if (shared == NULL)
+        return false;
+    uv_mutex_lock(&lock);
+    LL_PREPEND(all, shared);
+    uv_mutex_unlock(&lock);
+    return true;
 }
 
 void ldap_tls_leave(const struct conf_ldap *conf)

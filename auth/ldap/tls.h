@@ -11,8 +11,8 @@
 #include <ldap.h>
 
 /*
- * Certificates and keys are read here, and not again before all have left. False with *err set
- * (CONFIG). The settings are borrowed until then.
+ * Certificates and keys are read here by the first, before others join, and not again before all
+ * have left. False with *err set (CONFIG). The settings are borrowed until then.
  */
 bool ldap_tls_join(const struct conf_ldap *conf, struct err *err);
 void ldap_tls_leave(const struct conf_ldap *conf);

@@ -5,6 +5,8 @@ ones go by what is new, and what is known of routes stays.
 import contextlib
 import itertools
 import re
+import signal
+import subprocess
 
 import pytest
 
@@ -12,7 +14,8 @@ import servers
 from stage import PASSWORD, Proxy, Store, directory_settings, shard
 from test_directory_servers import BASE, OK, PEOPLE, REFUSED, UNAVAILABLE, Traffic, log_in
 from test_fleet import ANN, BOB, EVE, FAR_MS, SOURCES, USERS, Told, identity, items
-from test_reload import ADMIN, named, reloaded
+from test_admin import ctl
+from test_reload import ADMIN, change, named, reloaded
 
 numbers = itertools.count()
 
@@ -79,6 +82,47 @@ def test_who_waits_for_a_directory_gets_its_answer(begin, two):
             assert re.match(OK, wire.read_tagged(b"in"))
     servers.wait_for(lambda: not serves(proxy, two[0]), "the old ones to end")
     servers.wait_for(lambda: proxy.descriptors() - serves(proxy, two[1]) <= others, "nothing to be left")
+
+
+def hanging_pipe(proxy, name):
+    """A file that is not read to its end before something is written, as on a disk that hangs: its path."""
+    path = proxy.folder / name
+    subprocess.run(["mkfifo", path], check=True)
+    return path
+
+
+def test_authorities_that_hang_keep_nobody_from_the_directory(begin, two):
+    """A reload that waits for its file: connections are made meanwhile, by the settings in force."""
+    proxy = begin(directory(two[0]), ADMIN)
+    pipe = hanging_pipe(proxy, "authorities")
+    change(proxy, ('timeout = "5s"\n', 'timeout = "5s"\n start_tls = yes ca_file = "authorities"\n'))
+    proxy.process.send_signal(signal.SIGHUP)
+    with open(pipe, "w"):  # which waits for who reads it
+        assert "under way" in ctl(proxy, "reload").stderr
+        assert re.match(OK, log_in(proxy, PEOPLE[0]))
+    proxy.wait_for_event("reloaded")
+
+
+def test_routes_that_hang_keep_no_login_from_its_end(folder, begin):
+    """One that began two configurations ago ends while a reload waits for its file of routes."""
+    with Told(folder / f"reload-redis-{next(numbers)}") as redis:
+        sources = SOURCES.format(redis=redis.address, keep="1h", expiry="10m", route='file = "routes"')
+        proxy = begin(re.sub("timeout = (1s|500ms)", "timeout = 20s", sources).replace("{redis}", "{redis, file}"))
+        redis.pause()
+        with proxy.wire() as waiting:
+            waiting.send(f"in LOGIN {ANN} {PASSWORD}\r\n".encode())
+            servers.wait_for(lambda: proxy.metrics()['imapmux_sessions{phase="route"}'] == 1, "it to wait for Redis")
+            reloaded(proxy, more='login { greeting = "another one." }\n')
+            pipe = hanging_pipe(proxy, "slow-routes")
+            change(proxy, ('file = "routes"', 'file = "slow-routes"'))
+            proxy.process.send_signal(signal.SIGHUP)
+            with open(pipe, "w") as routes:
+                assert "under way" in ctl(proxy, "reload").stderr
+                redis.resume()
+                assert re.match(OK, waiting.read_tagged(b"in"))
+                assert all(re.match(OK, log_in(proxy, user)) for user in (ANN, BOB))
+                routes.write("* store\n")
+            servers.wait_for(lambda: len(proxy.events("reloaded")) == 2, "the reload")
 
 
 def test_routes_are_known_while_redis_is_away(folder, begin):
