@@ -52,17 +52,36 @@ static struct entry *entry_find(struct file *file, const char *name);
 static struct file *read_file(const struct env *env, struct err *err);
 static void free_file(struct file *file);
 
-static void *file_open(const struct env *env, const struct router_view *view, struct err *err)
+/* NULL: nobody has opened it for this configuration. */
+static struct file *join_others(const struct conf *conf)
 {
     struct file *file;
 
-    (void)view;
     uv_mutex_lock(&all_files_lock);
-    LL_SEARCH_SCALAR(all_files, file, conf, env->conf);
-    if (file == NULL && (file = read_file(env, err)) != NULL)
-        LL_PREPEND(all_files, file);
+    LL_SEARCH_SCALAR(all_files, file, conf, conf);
     if (file != NULL)
         file->user_count++;
+    uv_mutex_unlock(&all_files_lock);
+    return file;
+}
+
+/*
+ * Who comes first, before others know of the configuration, reads it; and without the lock, for
+ * which loops wait that close a router.
+ */
+static void *file_open(const struct env *env, const struct router_view *view, struct err *err)
+{
+    struct file *file = join_others(env->conf);
+
+    (void)view;
+    if (file != NULL)
+        return file;
+    file = read_file(env, err);
+    if (file == NULL)
+        return NULL;
+    file->user_count = 1;
+    uv_mutex_lock(&all_files_lock);
+    LL_PREPEND(all_files, file);
     uv_mutex_unlock(&all_files_lock);
     return file;
 }
