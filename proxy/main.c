@@ -350,7 +350,6 @@ static bool take_place(struct process *process, struct err *err)
     }
     workers_accept(control->workers);
     takeover_close(&process->takeover);
-    launcher_report_ready();
     return true;
 }
 
@@ -446,6 +445,7 @@ static bool serve(struct process *process, const struct conf *conf, const struct
         log_event(LOG_LEVEL_INFO, "ready", "imapmux " IMAPMUX_VERSION);
         notify_status("imapmux " IMAPMUX_VERSION ": %zu workers", workers_count(control->workers));
         notify_ready();
+        launcher_report_ready(); /* last: the process before may end then */
         start_metrics(process, &conf->metrics);
         uv_run(&process->loop, UV_RUN_DEFAULT);
     }

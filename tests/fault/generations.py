@@ -61,11 +61,12 @@ class Generations(Proxy):
         self.pids.append(self.ask("upgrade")["pid"])
         return self.pids[-1]
 
-    def take_over(self, *words):
+    def take_over(self, *words, environment=(), **options):
         """Starts a new process by hand; nothing is waited for."""
         with open(f"/proc/{self.pids[-1]}/fd/2", "wb") as log:
             heir = subprocess.Popen([*self.command(), "--take-over", *words], stdin=subprocess.DEVNULL,
-                                    stdout=subprocess.DEVNULL, stderr=log, env=self.environment(), cwd=self.folder)
+                                    stdout=subprocess.DEVNULL, stderr=log, cwd=self.folder,
+                                    env={**self.environment(), **dict(environment)}, **options)
         self.later.append(heir)
         return heir
 

@@ -317,6 +317,31 @@ def test_the_manager_hears_of_it(begin, tmp_path, monkeypatch):
     manager.close()
 
 
+def test_the_manager_hears_of_it_before_the_old_process_may_end(begin, tmp_path):
+    """It would take the end of the one that it knows for that of the service. The launcher does not hear yet."""
+    proxy = begin()
+    told, report = os.pipe()
+    os.set_blocking(report, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(report, b"x")
+    os.set_blocking(report, True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30)
+        heir = proxy.take_over(environment={"NOTIFY_SOCKET": str(tmp_path / "notify"), "IMAPMUX_REPORT": str(report)},
+                               pass_fds=[report])
+        os.close(report)
+        while f"MAINPID={heir.pid}" not in manager.recv(4096).decode():
+            pass
+    with open(told, "rb") as pipe:
+        assert pipe.read().lstrip(b"x") == f"ready {heir.pid}".encode()
+    assert proxy.wait_for_end(proxy.pids[0]) == 0
+    proxy.process = None  # the rest is that of one process
+    heir.terminate()
+    assert heir.wait(60) == 0
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 def test_of_a_user_without_rights(folder, certificate, store):
     """The new process has the rights of root again, for its port and its key, which the old one has given up."""
