@@ -5,13 +5,40 @@
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 enum { TEXT_MAX = 512 };
 
 static _Atomic bool has_left;
+
+/* As sd_notify(3), which waits for a manager that reads nothing any more. */
+static void send_text(const char *text)
+{
+    const char *path = getenv("NOTIFY_SOCKET");
+    size_t len = path == NULL ? 0 : strlen(path);
+    struct sockaddr_un manager = {.sun_family = AF_UNIX};
+
+    if (len < 2 || len > sizeof manager.sun_path)
+        return;
+    memcpy(manager.sun_path, path, len);
+    if (*path == '@') /* of Linux' abstract names, which are in no file system */
+        manager.sun_path[0] = '\0';
+
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+    if (fd < 0)
+        return;
+    (void)sendto(fd, text, strlen(text), MSG_NOSIGNAL, (const struct sockaddr *)&manager,
+                 (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len));
+    close(fd);
+}
 
 static void tell(const char *format, ...) __attribute__((format(printf, 1, 2)));
 static void tell(const char *format, ...)
@@ -23,7 +50,7 @@ static void tell(const char *format, ...)
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
     if (!atomic_load(&has_left))
-        (void)sd_notify(0, text);
+        send_text(text);
 }
 
 void notify_leave(void)

@@ -3,6 +3,7 @@ What a service manager is told, by sd_notify(3): that the process is ready, that
 while each worker answers.
 """
 import contextlib
+import json
 import socket
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import servers
 from intruder import hanging, threads
 from stage import Proxy, Store, shard
+from test_admin import done
 
 WATCHDOG_MS = 600
 
@@ -43,6 +45,13 @@ class Manager:
                 taken.append(self._take())
         return taken
 
+    def fill(self):
+        """Until it takes no more, as one that hangs."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other, contextlib.suppress(BlockingIOError):
+            other.setblocking(False)
+            while True:
+                other.sendto(b"", str(self.path))
+
     def close(self):
         self.socket.close()
 
@@ -50,7 +59,7 @@ class Manager:
 class Service(Proxy):
     def prepare(self, manager, **options):
         self.manager = manager
-        super().prepare(**options)
+        super().prepare(more='admin { socket = "admin.sock" }\n', **options)
 
     def environment(self):
         return {**super().environment(), "NOTIFY_SOCKET": str(self.manager.path), "WATCHDOG_USEC": f"{WATCHDOG_MS}000"}
@@ -89,3 +98,18 @@ def test_a_worker_that_hangs_is_not_alive(proxy, manager):
         assert manager.take_all() == []
     manager.wait_for("WATCHDOG=1")
     assert len(proxy.events("watchdog")) == 1
+
+
+def test_a_manager_that_hangs_keeps_nobody(proxy, manager):
+    """What cannot be told is not: all goes on, and so does what is told once it listens again."""
+    manager.wait_for("READY=1")
+    manager.fill()
+    begun = uptime(proxy)
+    servers.wait_for(lambda: uptime(proxy) >= begun + 2, "the process to go on while it would say that it is alive")
+    done(proxy, "reload")
+    manager.take_all()
+    manager.wait_for("WATCHDOG=1")
+
+
+def uptime(proxy):
+    return json.loads(done(proxy, "status", "--json"))["uptime_seconds"]
