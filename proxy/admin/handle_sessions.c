@@ -168,10 +168,10 @@ static void tell(struct sessions *sessions, const struct census_session *s)
     sessions->told++;
     admin_item(
         sessions->call,
-        json_pack("{s:s, s:o, s:o, s:s, s:s, s:o, s:o, s:o, s:s, s:o, s:I, s:o, s:o, s:o, s:o}",
+        json_pack("{s:s, s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:s, s:o, s:I, s:o, s:o, s:o, s:o}",
                   "session", s->id, "user", text_or_null(s->user), "peer",
-                  address_or_null(&s->peer), "listener", s->listener, "phase", s->phase, "shard",
-                  text_or_null(s->shard), "store", address_or_null(&s->store), "lease",
+                  address_or_null(&s->peer), "listener", admin_text(s->listener), "phase", s->phase,
+                  "shard", text_or_null(s->shard), "store", address_or_null(&s->store), "lease",
                   text_or_null(s->lease), "tls", s->tls, "method", text_or_null(s->method),
                   "age_seconds", (json_int_t)(s->age_ms / 1000), "idle_seconds",
                   number_if(s->is_relayed, s->idle_ms / 1000), "in_bytes",

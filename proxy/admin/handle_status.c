@@ -238,11 +238,11 @@ static json_t *list_certificates(const struct tls *tls)
 
         tls_certificate(tls, i, &certificate);
         json_int_t left = certificate.not_after - (int64_t)time(NULL);
-        json_array_append_new(list,
-                              json_pack("{s:s, s:o, s:o, s:I, s:o}", "title", certificate.title,
-                                        "name", admin_text(certificate.name), "expires",
-                                        describe_time(certificate.not_after), "left_seconds",
-                                        left < 0 ? 0 : left, "file", admin_text(certificate.file)));
+        json_array_append_new(
+            list,
+            json_pack("{s:o, s:o, s:o, s:I, s:o}", "title", admin_text(certificate.title), "name",
+                      admin_text(certificate.name), "expires", describe_time(certificate.not_after),
+                      "left_seconds", left < 0 ? 0 : left, "file", admin_text(certificate.file)));
     }
     return list;
 }

@@ -119,9 +119,9 @@ static json_t *describe_certificates(const struct control *control)
         struct tls_certificate certificate;
 
         tls_certificate(control->tls, i, &certificate);
-        json_array_append_new(list, json_pack("{s:s, s:o, s:I}", "certificate", certificate.title,
-                                              "name", json_text(certificate.name), "not_after",
-                                              certificate.not_after));
+        json_array_append_new(
+            list, json_pack("{s:o, s:o, s:I}", "certificate", json_text(certificate.title), "name",
+                            json_text(certificate.name), "not_after", certificate.not_after));
     }
     return list;
 }

@@ -70,6 +70,22 @@ def test_sessions_in_all_phases(proxy):
         assert rows(proxy, "sessions", "--phase", "command")[0]["lease"] is None
 
 
+def test_titles_that_are_no_utf8(begin, certificate):
+    """Nor are they when they are cut in the middle of a character."""
+    ports = {"latin": servers.free_port(), "long": servers.free_port()}
+    more = "".join(f'listener "{title}" {{ address = "{servers.HOST}:{ports[name]}" tls = none }}\n'
+                   for name, title in (("latin", "B\\xfcro"), ("long", "ü" * 40)))
+    proxy = begin(ports=ports, more='admin { socket = "admin.sock" }\n' + more +
+                  f'certificate "B\\xfcro" {{ chain = "{certificate[0]}" key = "{certificate[1]}" }}\n')
+    clients = [socket.create_connection((proxy.host, port)) for port in ports.values()]
+    servers.wait_for(lambda: len(rows(proxy, "sessions")) == 2, "both to be here")
+    assert {row["listener"] for row in rows(proxy, "sessions")} == {"B?ro", "?" * 63}
+    status = json.loads(done(proxy, "--json", "status"))
+    assert {certificate["title"] for certificate in status["certificates"]} == {"main", "B?ro"}
+    for client in clients:
+        client.close()
+
+
 @pytest.mark.parametrize("words, count", [
     (["--user", USERS[0]], 2), (["--user", USERS[2]], 0), (["--phase", "relay"], 3), (["--phase", "proxy-header"], 0),
     (["--listener", "imaps"], 1), (["--shard", "store"], 3), (["--address", "127.0.0.0/8"], 4), (["--address", "192.0.2.1"], 0),
