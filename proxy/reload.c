@@ -6,6 +6,7 @@
 #include "proxy/reload.h"
 
 #include "auth/ldap/tls.h"
+#include "auth/passwd/shared.h"
 #include "auth/throttle.h"
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
@@ -41,8 +42,9 @@ struct reload {
     const struct conf *before; /* held */
     struct conf *conf;
     const struct tls *tls;
-    bool has_directory; /* its TLS is there for the workers */
-    void *routes;       /* the file of routes, for all routers; NULL: none is read */
+    bool has_directory;              /* its TLS is there for the workers */
+    struct passwd_shared *passwords; /* the password file, for the workers; NULL: none is read */
+    void *routes;                    /* the file of routes, for all routers; NULL: none is read */
     struct conf_changes changes;
     struct err err;
     struct router *router;
@@ -100,6 +102,7 @@ static void release(struct reload *reload)
     if (reload->has_directory)
         ldap_tls_leave(&reload->conf->ldap);
     reload->has_directory = false;
+    passwd_shared_leave(&reload->passwords);
     if (reload->routes != NULL)
         route_source_file.close(reload->routes);
     reload->routes = NULL;
@@ -325,6 +328,17 @@ static bool open_directory(struct reload *reload)
     return reload->has_directory || conf_blame(&conf->ldap, &reload->err);
 }
 
+/* The same: the password file, if it is another one. */
+static bool open_passwords(struct reload *reload)
+{
+    const struct conf *conf = reload->conf;
+
+    if (!conf_has_word(&conf->auth.sources, "passwd") || conf_same_auth(reload->before, conf))
+        return true;
+    reload->passwords = passwd_shared_join(conf->passwd.file, &reload->err);
+    return reload->passwords != NULL;
+}
+
 /* The same: what the routers would read, each on a loop. */
 static bool open_routes(struct reload *reload)
 {
@@ -343,7 +357,8 @@ static void read_file(uv_work_t *work)
 
     reload->conf =
         conf_reopen(reload->control->conf_path, reload->before, &reload->changes, &reload->err);
-    if (reload->conf != NULL && open_directory(reload) && open_routes(reload))
+    if (reload->conf != NULL && open_directory(reload) && open_passwords(reload) &&
+        open_routes(reload))
         reload->tls = tls_open(reload->conf, &reload->err);
 }
 

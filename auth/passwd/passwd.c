@@ -6,25 +6,14 @@
  */
 #include "auth/source.h"
 
-#include "auth/passwd/hasher.h"
-#include "auth/passwd/file.h"
+#include "auth/passwd/shared.h"
 #include "proxy/base/mem.h"
 
 #include <stddef.h>
-#include <utlist.h>
-
-/* What the sources of all workers that name one file have together. */
-struct shared {
-    struct passwd_file *file;
-    struct hasher *hasher;
-    size_t user_count; /* sources */
-    struct shared *next;
-    char path[];
-};
 
 struct source {
     const struct env *env;
-    struct shared *shared;
+    struct passwd_shared *shared;
     bool mask_unknown; /* spend as much time on unknown names as on known ones */
     bool closing;
     size_t check_count; /* under way */
@@ -40,13 +29,6 @@ struct check {
     char hash[PASSWD_LINE_MAX + 1];
 };
 
-static struct shared *all_shared;
-static uv_mutex_t all_shared_lock = PTHREAD_MUTEX_INITIALIZER;
-
-static struct shared *use_shared(const struct conf_passwd *conf, struct err *err);
-static struct shared *find_or_open(const struct conf_passwd *conf, struct err *err);
-static void leave_shared(struct shared *shared);
-static void close_shared(struct shared *shared);
 static bool is_last_source(const struct conf *conf);
 static void start_check(struct source *source, struct auth_question *question, struct check *check);
 static void check_done(struct letter *letter, void *receiver);
@@ -65,7 +47,7 @@ static void *source_open(const struct env *env, struct err *err)
     }
     source->env = env_hold(env);
     source->mask_unknown = is_last_source(env->conf);
-    source->shared = use_shared(&env->conf->passwd, err);
+    source->shared = passwd_shared_join(env->conf->passwd.file, err);
     if (source->shared == NULL) {
         env_release(&source->env);
         mem_free(source);
@@ -89,62 +71,6 @@ static bool is_last_source(const struct conf *conf)
     const struct conf_words *names = &conf->auth.sources;
 
     return names->count > 0 && strcmp(names->items[names->count - 1], "passwd") == 0;
-}
-
-/* --- what all workers share --- */
-
-static struct shared *use_shared(const struct conf_passwd *conf, struct err *err)
-{
-    uv_mutex_lock(&all_shared_lock);
-
-    struct shared *shared = find_or_open(conf, err);
-
-    if (shared != NULL)
-        shared->user_count++;
-    uv_mutex_unlock(&all_shared_lock);
-    return shared;
-}
-
-static struct shared *find_or_open(const struct conf_passwd *conf, struct err *err)
-{
-    size_t path_len = strlen(conf->file);
-    struct shared *shared;
-
-    LL_FOREACH(all_shared, shared)
-    if (strcmp(shared->path, conf->file) == 0)
-        return shared;
-    shared = mem_new(sizeof *shared + path_len + 1);
-    if (shared == NULL) {
-        err_set(err, ERR_INTERNAL, "passwd: no memory");
-        return NULL;
-    }
-    memcpy(shared->path, conf->file, path_len);
-    shared->file = passwd_file_open(shared->path, err);
-    if (shared->file != NULL)
-        shared->hasher = hasher_open(err);
-    if (shared->hasher == NULL) {
-        close_shared(shared);
-        return NULL;
-    }
-    LL_PREPEND(all_shared, shared);
-    return shared;
-}
-
-static void leave_shared(struct shared *shared)
-{
-    uv_mutex_lock(&all_shared_lock);
-    if (--shared->user_count == 0) {
-        LL_DELETE(all_shared, shared);
-        close_shared(shared);
-    }
-    uv_mutex_unlock(&all_shared_lock);
-}
-
-static void close_shared(struct shared *shared)
-{
-    hasher_close(&shared->hasher);
-    passwd_file_close(&shared->file);
-    mem_free(shared);
 }
 
 /* --- checks --- */
@@ -270,7 +196,7 @@ static void free_source(void *receiver)
 {
     struct source *source = receiver;
 
-    leave_shared(source->shared);
+    passwd_shared_leave(&source->shared);
     env_release(&source->env);
     mem_free(source);
 }

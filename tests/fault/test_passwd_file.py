@@ -1,12 +1,15 @@
 """The password file changes while imapmux runs: in whatever way editors do that, and also for the worse."""
 import itertools
 import os
+import signal
+import subprocess
 import time
 
 import pytest
 
-from servers import wait_for
+from servers import REPOSITORY, wait_for
 from stage import PASSWORD, Store, password_line, shard
+from test_admin import ctl, done
 
 BOB = password_line("bob")
 QUICK_SECONDS = 0.8  # less than what makes a file one that rests
@@ -106,3 +109,31 @@ def test_a_file_is_left_alone_while_it_is_written(proxy):
         file.write(BOB)
     wait_for(lambda: may_log_in(proxy, "alice", new), "the whole file")
     assert may_log_in(proxy, "bob")
+
+
+@pytest.fixture
+def disk(tmp_path, monkeypatch):
+    """What is read from the file "others" of a process of the test waits while "others.held" is beside it."""
+    library = tmp_path / "held_open.so"
+    flags = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
+    subprocess.run(["cc", *flags, "-o", library, REPOSITORY / "tests/fault/held_open.c"], check=True)
+    monkeypatch.setenv("LD_PRELOAD", str(library))
+    monkeypatch.setenv("HELD_OPEN", "others")
+
+
+def test_no_loop_waits_for_another_file(start, disk):
+    """A reload names it, and its disk is slow: meanwhile everybody is served, and administration answers."""
+    with Store() as store:
+        proxy = start(shard("store", store.port), workers=2, more='admin { socket = "admin.sock" }\n')
+        others, path = proxy.folder / "others", proxy.folder / "proxy.conf"
+        others.write_text(password_line("alice", "another"))
+        others.with_suffix(".held").touch()
+        path.write_text(path.read_text().replace('file = "passwd"', 'file = "others"'))
+        proxy.process.send_signal(signal.SIGHUP)
+        wait_for(others.with_suffix(".waits").exists, "it to be read")
+        assert may_log_in(proxy, "alice") and may_log_in(proxy, "bob")
+        assert "under way" in ctl(proxy, "reload").stderr and '"running"' in done(proxy, "--json", "status")
+        others.with_suffix(".held").unlink()
+        proxy.wait_for_event("reloaded")
+        assert may_log_in(proxy, "alice", "another") and not may_log_in(proxy, "bob")
+        proxy.stop()
