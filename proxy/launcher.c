@@ -84,6 +84,8 @@ static void become_new(char **arguments, const char *socket, int report)
     setenv(REPORT_NAME, number, 1);
     fcntl(report, F_SETFD, 0);
     set_signals(SIG_DFL);
+    signal(SIGHUP, SIG_IGN); /* as it does itself until it is ready for them */
+    signal(SIGUSR2, SIG_IGN);
     execvp(arguments[0], arguments);
     dprintf(report, "%s%s: %s", failed, arguments[0], strerrordesc_np(errno));
     _exit(127);

@@ -502,8 +502,11 @@ static int run(const char *path, bool only_check, const char *take_over, char **
     struct process process = {.take_over = take_over};
 
     launcher_take_report();
-    if (!only_check)
+    if (!only_check) {
+        signal(SIGHUP, SIG_IGN);  /* who starts reads the configuration anyway, */
+        signal(SIGUSR2, SIG_IGN); /* and is new */
         process.control.launcher = launcher_fork(argv);
+    }
 
     private_key_prepare();
 
@@ -516,7 +519,6 @@ static int run(const char *path, bool only_check, const char *take_over, char **
     } else if (good) {
         log_configure(&conf->log);
         signal(SIGPIPE, SIG_IGN); /* OpenSSL, hiredis and libldap write without MSG_NOSIGNAL */
-        signal(SIGHUP, SIG_IGN);  /* who starts reads the configuration anyway */
         /* A directory that hangs may keep threads waiting; names and hashes need some, too. */
         setenv("UV_THREADPOOL_SIZE", "32", 0);
         privileges_raise_descriptors(conf, workers_wanted(conf));

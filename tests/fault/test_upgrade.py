@@ -275,6 +275,23 @@ def test_sigusr2(begin):
     assert proxy.wait_for_end(proxy.pids[0]) == 0
 
 
+def test_signals_for_all_do_not_end_a_new_process(begin):
+    """They are for those that serve; this one reads its configuration, which comes through a pipe."""
+    proxy = begin()
+    pipe = proxy.folder / "pipe"
+    os.mkfifo(pipe)
+    proxy.configure(lambda text: text + 'include("pipe")\n')
+    heir = proxy.take_over()
+    with open(pipe, "w"):  # which waits for who reads it
+        heir.send_signal(signal.SIGHUP)
+        heir.send_signal(signal.SIGUSR2)
+    servers.wait_for(lambda: proxy.ask("status")["pid"] == heir.pid, "it to serve")
+    assert proxy.wait_for_end(proxy.pids[0]) == 0
+    proxy.process = None  # the rest is that of one process
+    heir.terminate()
+    assert heir.wait(60) == 0
+
+
 def test_http_goes_along(begin):
     port = servers.free_port()
     proxy = begin(more=f'http {{ address = "{servers.HOST}:{port}" }}')
