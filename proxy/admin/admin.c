@@ -21,6 +21,7 @@
 
 enum {
     CLIENTS_MAX = 64, /* a tool may carry out 32 moves at a time, and others ask, too */
+    READERS_MAX = 48, /* with so many here only operators are let in */
     REQUEST_MAX = 64 * 1024,
     READ_SIZE = 4096,
     PATIENCE_MS = 10000 /* to take an answer and send the next request */
@@ -204,7 +205,7 @@ static void on_accept(void *owner, int fd, const union address *peer,
         turn_away(fd, "{\"ok\":false,\"error\":\"you may not do anything here\"}\n");
         return;
     }
-    if (admin->count >= CLIENTS_MAX) {
+    if (admin->count >= (level == CTL_OPERATE ? CLIENTS_MAX : READERS_MAX)) {
         turn_away(fd, "{\"ok\":false,\"error\":\"too many connections\",\"again\":true}\n");
         return;
     }

@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import pytest
@@ -378,6 +379,31 @@ def test_readers_look_and_change_nothing(begin, program):
     result = ctl(proxy, "version", program=program, **as_nobody())
     assert (result.returncode, result.stderr) == (FAILED, "imapmuxctl: you may not do anything here\n")
     servers.wait_for(lambda: "command" not in proxy.events("admin refused")[-1], "the refusal of the last one")
+
+
+MANY_READERS = """
+import contextlib, socket, sys
+peers, answer = [], b'"ok":true'
+while b'"ok":true' in answer:
+    peers.append(socket.socket(socket.AF_UNIX))
+    peers[-1].connect(sys.argv[1])
+    answer = b""
+    with contextlib.suppress(ConnectionError):  # if it is turned away
+        peers[-1].sendall(b'{"command":"version"}\\n')
+        answer = peers[-1].makefile("rb").readline()
+print(len(peers) - 1, flush=True)
+sys.stdin.read()
+"""
+
+
+@as_root
+def test_readers_leave_room_for_operators(begin, folder):
+    proxy = begin("mode = 0666 group = games readers = users")
+    with subprocess.Popen([sys.executable, "-c", MANY_READERS, path_of(proxy)], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, cwd="/", **as_nobody("users")) as readers:
+        assert int(readers.stdout.readline()) < CLIENTS_MAX
+        done(proxy, "status")
+        readers.stdin.close()
 
 
 # The file
