@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -27,7 +28,16 @@ struct running {
 
 /* --- the beginning --- */
 
-/* Ours with the child's before it: who looks for a name finds the first. NULL without memory. */
+static bool has_name_of(const char *const *entries, const char *entry)
+{
+    size_t len = strcspn(entry, "=");
+
+    while (*entries != NULL && (strncmp(*entries, entry, len) != 0 || (*entries)[len] != '='))
+        entries++;
+    return *entries != NULL;
+}
+
+/* The child's, and of ours what it has none of: of two of one name a shell takes the last. */
 static char **make_environment(const char *const *first)
 {
     size_t count = 0, own = 0;
@@ -37,10 +47,12 @@ static char **make_environment(const char *const *first)
     while (environ[own] != NULL)
         own++;
     char **all = mem_array(count + own + 1, sizeof *all);
-    if (all != NULL) {
-        memcpy(all, first, count * sizeof *all);
-        memcpy(all + count, environ, own * sizeof *all);
-    }
+    if (all == NULL)
+        return NULL;
+    memcpy(all, first, count * sizeof *all);
+    for (char **entry = environ; *entry != NULL; entry++)
+        if (!has_name_of(first, *entry))
+            all[count++] = *entry;
     return all;
 }
 

@@ -14,8 +14,8 @@ enum { CHILD_WAIT_MS = 100, CHILD_LINE_MAX = 1024 };
 
 struct child {
     const char *command; /* what /bin/sh -c gets */
-    const char *const
-        *environment; /* "NAME=value" and so on, before what we have ourselves; NULL ends */
+    /* "NAME=value" and so on, in the place of what we have of these names; NULL ends */
+    const char *const *environment;
     void (*on_line)(void *owner, struct span line); /* of both outputs; without its end */
     bool (*on_wait)(void *owner);                   /* false: end it */
     void *owner;

@@ -104,6 +104,16 @@ def test_commands_of_a_move(process, tmp_path):
     assert "cutover verify" not in names(process)
 
 
+def test_what_the_environment_says_already_counts_for_nothing(process):
+    """As in a shell in which a command was tried out, or in a command that moves somebody else."""
+    stale = {f"IMAPMUX_{name}": "stale" for name in ("USER", "BACKEND_USER", "FROM", "TO", "EPOCH")}
+    tool = ctl(process, "move", "ann", "--to", "green", "--sync", "env",
+               env={**os.environ, **stale, "IMAPMUX_USERS": "kept"})
+    assert tool.returncode == DONE and "stale" not in tool.stderr_text
+    assert {"ann: IMAPMUX_BACKEND_USER=ann", "ann: IMAPMUX_EPOCH=1", "ann: IMAPMUX_FROM=blue", "ann: IMAPMUX_TO=green",
+            "ann: IMAPMUX_USER=ann", "ann: IMAPMUX_USERS=kept"} <= set(tool.stderr_text.splitlines())
+
+
 def test_output_is_harmless(process):
     tool = ctl(process, "move", "ann", "--to", "green", "--sync",
                r"printf '\033[2J\n'; head -c 3000 /dev/zero | tr '\0' x")
