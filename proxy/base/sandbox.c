@@ -114,13 +114,18 @@ static void allow_folder_of(struct rules *rules, const char *path, uint64_t righ
 }
 
 /* A file may be replaced, so its folder counts; and the one that a symbolic link leads to. */
-static bool allow_named(void *owner, const struct conf_place *place)
+static void allow_file(struct rules *rules, const char *path)
 {
     char whole[PATH_MAX];
 
-    allow_folder_of(owner, place->path, READ);
-    if (realpath(place->path, whole) != NULL)
-        allow_folder_of(owner, whole, READ);
+    allow_folder_of(rules, path, READ);
+    if (realpath(path, whole) != NULL)
+        allow_folder_of(rules, whole, READ);
+}
+
+static bool allow_named(void *owner, const struct conf_place *place)
+{
+    allow_file(owner, place->path);
     return true;
 }
 
@@ -128,6 +133,7 @@ static void add_rules(struct rules *rules, const struct conf *conf)
 {
     for (size_t i = 0; system_paths[i] != NULL; i++)
         allow(rules, system_paths[i], READ);
+    allow_file(rules, "/etc/resolv.conf"); /* a link to wherever who manages the net keeps it */
     allow(rules, "/dev/null", READ | LANDLOCK_ACCESS_FS_WRITE_FILE);
     conf_each_path(conf, allow_named, rules);
     allow_folder_of(rules, conf->metrics.file, WRITE);

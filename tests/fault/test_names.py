@@ -110,6 +110,20 @@ class Renamed(Proxy):
                 " ".join(super().command())]
 
 
+class Linked(Proxy):
+    """The release build, whose /etc/resolv.conf is a link to a folder that nothing else leads to."""
+
+    def prepare(self, elsewhere, **options):
+        self.elsewhere = elsewhere
+        super().prepare(binary=servers.REPOSITORY / "build/imapmux", **options)
+
+    def command(self):
+        own, etc = self.elsewhere / "resolv.conf", self.folder / "etc"
+        own.write_text(RESOLV_CONF + "search test\n")
+        return ["unshare", "--mount", "sh", "-c", f"cp -a /etc {etc} && ln -sf {own} {etc}/resolv.conf && "
+                f"mount --bind {etc} /etc && exec " + " ".join(super().command())]
+
+
 @pytest.fixture(scope="module")
 def home():
     network.needed()
@@ -159,6 +173,16 @@ def test_resolver_fails(home, proxy, resolver, how):
         assert b"OK NOOP" in neighbour.command(b"NOOP")
         resolver.behave = well
         assert b"in OK" in login(wire)
+
+
+def test_a_resolv_conf_that_is_kept_elsewhere(home, resolver, folder, certificate, tmp_path):
+    """As some of those who manage the net keep it: the sandbox lets it be read."""
+    with home.inside(), Store() as store:
+        named = shard("store", store.port, host=NAME.removesuffix(".test"))
+        with Linked(folder / "linked", shards=named, certificate=certificate, elsewhere=tmp_path) as proxy, \
+                proxy.wire() as wire:
+            assert proxy.events("sandbox")[0]["detail"] == "system calls and files are limited"
+            assert b"in OK" in login(wire)
 
 
 def test_next_address_when_a_name_is_unknown(home, proxy):
