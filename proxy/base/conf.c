@@ -444,9 +444,15 @@ static int on_value(cfg_t *cfg, cfg_opt_t *opt, const char *text, void *result)
 /* What libconfuse itself complains of: syntax, and names that it does not know. */
 static void on_error(cfg_t *cfg, const char *format, va_list args)
 {
-    char text[sizeof current_reader->err->text];
+    static const char unknown[] = "no such option '";
+    char text[sizeof current_reader->err->text], name[sizeof text];
 
     vsnprintf(text, sizeof text, format, args);
+    if (strncmp(text, unknown, sizeof unknown - 1) == 0) {
+        snprintf(name, sizeof name, "%s", text + sizeof unknown - 1);
+        name[strcspn(name, "'")] = '\0';
+        conf_say_unknown(cfg->name, name, text, sizeof text);
+    }
     conf_fail(current_reader, cfg->filename == NULL ? current_reader->path : cfg->filename,
               cfg->line, "%s", text);
 }

@@ -117,6 +117,12 @@ char *conf_load(const char *path, size_t max, size_t *len_out);
  */
 bool conf_blank_comments(char *text, size_t len, const char **problem_out, int *line_out);
 
+/*
+ * Writes that the section has no setting of this name, or, if there is no such section, that the
+ * file has no section of this name; and where it belongs, or which name may be meant.
+ */
+void conf_say_unknown(const char *section_name, const char *name, char *out, size_t size);
+
 /* Where a configuration is being read from, for messages. */
 struct conf_reader {
     const char *path;

@@ -393,7 +393,7 @@ def test_a_bad_file_leaves_all_as_it_was(begin, stores):
     (proxy.folder / "bad-routes").write_text("alice nowhere\n")
     key = next(line for line in lines if line.startswith("certificate"))
     cases = [
-        ([("log {", "log { lvl = info ")], line_of("log {"), "no such option"),
+        ([("log {", "log { lvl = info ")], line_of("log {"), 'has no setting "lvl"'),
         ([("level = info", "level = loud")], line_of("log {"), "loud"),
         ([(key, 'certificate main { chain = "empty.pem" }')], line_of("certificate main"), "empty.pem"),
         ([('file = "passwd"', 'file = "nowhere"')], line_of('file = "passwd"'), "nowhere"),

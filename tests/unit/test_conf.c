@@ -189,8 +189,23 @@ static void what_is_said_of_bad_files(void **state)
         const char *text, *error;
     } cases[] = {
         {"", ": there is no listener section"},
-        {"\n\nfoo = 1\n", ":3: no such option 'foo'"},
-        {"log {\n # c\n foo = 1\n}\n", ":3: no such option 'foo'"},
+        {"\n\nfoo = 1\n",
+         ":3: there is no section \"foo\"; imapmux --print-defaults shows all there are"},
+        {"lisetner x {\n", ":1: the brace that opens here is not closed"},
+        {"lisetner x {\n}\n", ":1: there is no section \"lisetner\": is \"listener\" meant?"},
+        {"inculde(\"x\")\n", ":1: there is no section \"inculde\": is \"include\" meant?"},
+        {"\nworkers = 2\n", ":2: there is no section \"workers\": that is a setting of process"},
+        {"log {\n # c\n foo = 1\n}\n", ":3: section log has no setting \"foo\"; imapmux "
+                                       "--print-defaults shows all there are"},
+        {"log {\n levle = debug\n}\n",
+         ":2: section log has no setting \"levle\": is \"level\" meant?"},
+        {"listener l { plaintxt_login = yes }\n",
+         ":1: section listener has no setting \"plaintxt_login\": is \"plaintext_login\" meant?"},
+        {"listener l {\n max_connections = 2\n}\n",
+         ":2: section listener has no setting \"max_connections\": that is a setting of http, "
+         "shard"},
+        {"log { master_password_file = x }\n",
+         ":1: section log has no setting \"master_password_file\": that is a setting of shard"},
         {"log {\n level = loud\n}\n", ":2: setting \"level\" of log: found \"loud\", expected one "
                                       "of error, warning, info, debug"},
         {"/* a\n b */\n# c\n\nlistener imaps {\n // d\n tls = foo\n}\n",
