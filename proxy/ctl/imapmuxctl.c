@@ -71,7 +71,17 @@ static int print_manual(void)
     return CTL_FAILED;
 }
 
-/* False when it is no option; getopt has said so. */
+/* Getopt has said what is wrong; this is where to read on. */
+static bool complain_of_option(const struct ctl_command *command)
+{
+    if (command == NULL)
+        fputs("imapmuxctl: see imapmuxctl --help\n", stderr);
+    else
+        fprintf(stderr, "imapmuxctl: see imapmuxctl help %s\n", command->name);
+    return false;
+}
+
+/* False when it is no option, or makes no sense. */
 static bool take_option(struct invocation *call, int option)
 {
     switch (option) {
@@ -99,7 +109,7 @@ static bool take_option(struct invocation *call, int option)
     case OPT_MANUAL:
         exit(print_manual());
     default:
-        return false;
+        return complain_of_option(call->request.command);
     }
 }
 

@@ -1,6 +1,8 @@
 /* Owns the texts of help and completion; what they say of commands comes from the table. */
 #include "proxy/ctl/usage.h"
 
+#include "proxy/base/nearest.h"
+
 #include <ctype.h>
 
 static const char head[] =
@@ -107,8 +109,23 @@ void usage_print(FILE *out)
 
 void usage_print_matching(FILE *out, const char *start)
 {
+    size_t len = strlen(start);
+    struct nearest nearest;
+    bool found = false;
+
+    nearest_init(&nearest, span_of(start));
+    for (size_t i = 0; i < CTL_ALL_COUNT; i++) {
+        const char *name = ctl_commands[i].name;
+
+        found = found || strncmp(name, start, len) == 0;
+        nearest_offer(&nearest, (struct span){name, strcspn(name, " ")});
+    }
+    if (!found && nearest.word.len > 0) {
+        start = nearest.word.ptr;
+        len = nearest.word.len;
+    }
     for (size_t i = 0; i < CTL_ALL_COUNT; i++)
-        if (strncmp(ctl_commands[i].name, start, strlen(start)) == 0)
+        if (strncmp(ctl_commands[i].name, start, len) == 0)
             print_line(out, &ctl_commands[i]);
 }
 

@@ -12,7 +12,7 @@ void usage_print(FILE *out);
 /* All about one command. */
 void usage_print_command(FILE *out, const struct ctl_command *command);
 
-/* One line for each command whose name begins like this. */
+/* One line for each command whose name begins like this, or, if none does, nearly so. */
 void usage_print_matching(FILE *out, const char *start);
 
 /* A script for bash. */
