@@ -47,6 +47,22 @@ const char *answer_text(const json_t *object, const char *name)
 
 /* --- the connection --- */
 
+/* What to look at; "" where the system's word says it all. */
+static const char *advice(int failure)
+{
+    switch (failure) {
+    case ENOENT:
+        return ": imapmux does not run, or its setting admin.socket names another path, which -s "
+               "takes";
+    case ECONNREFUSED:
+        return ": nobody listens there; does imapmux run?";
+    case EACCES:
+        return ": who may connect is told by mode, group and readers of section admin";
+    default:
+        return "";
+    }
+}
+
 static int connect_to(const char *path, struct answer *answer)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -61,7 +77,7 @@ static int connect_to(const char *path, struct answer *answer)
         if (connect(fd, (const struct sockaddr *)&address, sizeof address) == 0)
             return fd;
     }
-    snprintf(why, sizeof why, "%s: %s", path, strerrordesc_np(errno));
+    snprintf(why, sizeof why, "%s: %s%s", path, strerrordesc_np(errno), advice(errno));
     set(answer, ANSWER_NO_CONNECTION, why);
     if (fd >= 0)
         close(fd);

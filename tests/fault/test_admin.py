@@ -294,8 +294,10 @@ def test_the_socket_is_named_by_the_environment_too(proxy):
     assert subprocess.run([program, "version"], env=environment, capture_output=True, check=True).stdout
 
 
-@pytest.mark.parametrize("path,reason", [("/nonexistent/admin.sock", "No such file or directory"),
-                                         ("/etc/passwd", "Connection refused"), ("x" * 108, "File name too long")])
+@pytest.mark.parametrize("path,reason", [("/nonexistent/admin.sock", "No such file or directory: imapmux does not run, or "
+                                          "its setting admin.socket names another path, which -s takes"),
+                                         ("/etc/passwd", "Connection refused: nobody listens there; does imapmux run?"),
+                                         ("x" * 108, "File name too long")])
 def test_no_connection(proxy, path, reason):
     result = ctl(proxy, "version", socket_path=path)
     assert (result.returncode, result.stdout) == (NO_CONNECTION, "")
@@ -349,7 +351,8 @@ def as_nobody(*groups):
 def test_the_mode_keeps_others_out(proxy, program):
     assert path_of(proxy).stat().st_mode & 0o7777 == 0o660
     result = ctl(proxy, "version", program=program, **as_nobody())
-    assert result.returncode == NO_CONNECTION and result.stderr.endswith("Permission denied\n")
+    assert result.returncode == NO_CONNECTION and result.stderr.endswith(
+        "Permission denied: who may connect is told by mode, group and readers of section admin\n")
 
 
 def logged(proxy, event, **fields):
