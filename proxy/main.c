@@ -17,6 +17,7 @@
 #include "proxy/net/redis_link.h"
 #include "proxy/net/tls.h"
 #include "proxy/orders.h"
+#include "proxy/preflight.h"
 #include "proxy/privileges.h"
 #include "proxy/pulse.h"
 #include "proxy/reload.h"
@@ -512,7 +513,7 @@ static int run(const char *path, bool only_check, const char *take_over, char **
 
     struct conf *conf = read_conf(path, &err);
     const struct tls *tls = conf == NULL ? NULL : tls_open(conf, &err);
-    bool good = tls != NULL;
+    bool good = tls != NULL && (!only_check || preflight_check(conf, &err));
 
     if (good && only_check) {
         printf("%s: the configuration is good\n", path);

@@ -17,7 +17,7 @@ ROWS = [
     ["proxy/imap", "proxy/net", "proxy/ctl", "auth", "routing"],
     ["proxy/offer", "proxy/client_id", "proxy/store_login", "proxy/gate", "proxy/relay", "proxy/limits", "proxy/registry",
      "proxy/cutover", "proxy/inventory", "proxy/referral", "proxy/history", "proxy/health_state",
-     "proxy/json_text", "proxy/privileges"],
+     "proxy/json_text", "proxy/preflight", "proxy/privileges"],
     ["proxy/login"],
     ["proxy/store", "proxy/admission"],
     ["proxy/backend", "proxy/store_metrics"],

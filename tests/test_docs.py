@@ -36,6 +36,36 @@ def test_bad_configuration_names_file_and_line(tmp_path):
     assert checked.stderr.startswith(f"imapmux: {path}:{line}: ") and '"soon"' in checked.stderr
 
 
+BAD_FILES = {"passwd": ("passwd", "ann:$6$salt$" + "x" * 86 + "\nbob\n", "passwd:2: expected name:hash"),
+             "routes": ("routes", "# all\n* nowhere\n", 'routes:2: there is no shard "nowhere"'),
+             "keys": ("keys.json", "{}", "proxy.conf:7: "),
+             "filter": ("filter", "(uid=", 'proxy.conf:6: ldap.filter: found "(uid=", expected a search filter')}
+
+
+@pytest.mark.parametrize("name", [None, *BAD_FILES])
+def test_files_that_are_named_are_looked_at(name, tmp_path):
+    """What is told to be good can start: nothing that a start reads is left out."""
+    good = {"passwd": "ann:$6$salt$" + "x" * 86 + "\n", "routes": "* blue\n", "filter": "(uid=%{user})",
+            "keys.json": '{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}'}
+    file, text, complaint = BAD_FILES.get(name, ("passwd", good["passwd"], ""))
+    files = {**good, file: text}
+    for path, content in files.items():
+        (tmp_path / path).write_text(content)
+    conf = tmp_path / "proxy.conf"
+    conf.write_text("listener l { address = 127.0.0.1:1143 tls = none plaintext_login = yes }\n"
+                    "shard blue { address = 127.0.0.1:143 tls = none }\n"
+                    "auth { sources = { passwd, ldap } }\n"
+                    "passwd { file = passwd }\n"
+                    "route { sources = { file } file = routes }\n"
+                    f'ldap {{ uri = {{ "ldap://127.0.0.1" }} base = "dc=example" filter = "{files["filter"]}" }}\n'
+                    f'oauth {{ keys = "{tmp_path}/keys.json" issuer = "https://i.example" audience = {{ imap }} }}\n')
+    checked = imapmux("-t", "-c", conf)
+    if name is None:
+        assert (checked.returncode, checked.stderr) == (0, "")
+    else:
+        assert checked.returncode == 1 and checked.stderr.startswith(f"imapmux: {tmp_path}/{complaint}"), checked.stderr
+
+
 @pytest.mark.parametrize("words,status", [(["--help"], 0), (["--version"], 0), (["--print-defaults"], 0),
                                           (["--nonsense"], 2), (["surplus"], 2), (["-c", "/nonexistent"], 1)])
 def test_command_line(words, status):

@@ -48,6 +48,13 @@ static bool is_filter(const char *text)
     return code != LDAP_FILTER_ERROR;
 }
 
+static bool fail(const char *setting, const char *text, enum ldap_escape_kind kind, struct err *err)
+{
+    return err_set(err, ERR_CONFIG, "ldap.%s: found \"%.80s\", expected %s", setting, text,
+                   kind == LDAP_ESCAPE_DN ? "a DN, as ou=people,dc=example,dc=org"
+                                          : "a search filter, as (uid=%{user})");
+}
+
 static bool check_pattern(const char *setting, const char *pattern, enum ldap_escape_kind kind,
                           struct err *err)
 {
@@ -59,12 +66,12 @@ static bool check_pattern(const char *setting, const char *pattern, enum ldap_es
     bool ok = kind == LDAP_ESCAPE_DN ? is_dn(sample) : is_filter(sample);
 
     mem_free(sample);
-    return ok || err_set(err, ERR_CONFIG, "ldap.%s: \"%.100s\" is malformed", setting, pattern);
+    return ok || fail(setting, pattern, kind, err);
 }
 
 static bool check_dn(const char *setting, const char *dn, struct err *err)
 {
-    return is_dn(dn) || err_set(err, ERR_CONFIG, "ldap.%s: \"%.100s\" is malformed", setting, dn);
+    return is_dn(dn) || fail(setting, dn, LDAP_ESCAPE_DN, err);
 }
 
 bool ldap_patterns_check(const struct conf_ldap *conf, struct err *err)

@@ -63,6 +63,15 @@ struct passwd_file *passwd_file_open(const char *path, struct err *err)
     return NULL;
 }
 
+bool passwd_file_check(const char *path, struct err *err)
+{
+    struct passwd_file file = {.path = path};
+    bool good = read_first(&file, err);
+
+    passwd_table_close(&file.table);
+    return good;
+}
+
 static bool read_first(struct passwd_file *file, struct err *err)
 {
     int fd = open_path(file->path);

@@ -16,6 +16,9 @@ struct passwd_file;
  */
 struct passwd_file *passwd_file_open(const char *path, struct err *err);
 
+/* Only reads it, as passwd_file_open would. False with *err set. */
+bool passwd_file_check(const char *path, struct err *err);
+
 /* Waits for the thread, and nulls the pointer; harmless on NULL. */
 void passwd_file_close(struct passwd_file **file);
 

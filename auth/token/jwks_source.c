@@ -16,6 +16,12 @@ enum {
     RETRY_MAX_MS = 60000
 };
 
+struct found {
+    struct jwks *keys;
+    struct file_version file;
+    struct err err;
+};
+
 struct jwks_source {
     const struct env *env;
     void (*on_load)(void *owner);
@@ -32,11 +38,7 @@ struct jwks_source {
     /* The load: `stop` is for both sides, the rest for the thread. */
     uv_work_t work;
     atomic_bool stop;
-    struct {
-        struct jwks *keys;
-        struct file_version file;
-        struct err err;
-    } found;
+    struct found found;
 };
 
 static bool file_has_changed(struct jwks_source *source);
@@ -44,6 +46,7 @@ static void schedule(struct jwks_source *source, uint64_t delay_ms);
 static void time_to_load(uv_timer_t *timer);
 static void start_load(struct jwks_source *source);
 static void load(uv_work_t *work);
+static void find(const struct conf_oauth *conf, const atomic_bool *stop, struct found *found);
 static void load_done(uv_work_t *work, int status);
 static void take_keys(struct jwks_source *source);
 static void take_failure(struct jwks_source *source);
@@ -150,23 +153,44 @@ static void start_load(struct jwks_source *source)
     uv_queue_work(source->env->loop, &source->work, load, load_done);
 }
 
+static void find(const struct conf_oauth *conf, const atomic_bool *stop, struct found *found)
+{
+    struct buf octets;
+
+    buf_init(&octets, OCTETS_MAX);
+    found->err = (struct err){0};
+    if (jwks_fetch(conf, stop, &octets, &found->file, &found->err)) {
+        struct err err = {0};
+
+        found->keys = jwks_parse(buf_span(&octets), &err);
+        if (found->keys == NULL)
+            err_set(&found->err, err.kind, "%.120s: %s", conf->keys, err.text);
+    }
+    buf_release(&octets);
+}
+
 /* In a pool thread. */
 static void load(uv_work_t *work)
 {
     struct jwks_source *source = work->data;
-    const struct conf_oauth *conf = &source->env->conf->oauth;
-    struct buf octets;
 
-    buf_init(&octets, OCTETS_MAX);
-    source->found.err = (struct err){0};
-    if (jwks_fetch(conf, &source->stop, &octets, &source->found.file, &source->found.err)) {
-        struct err err = {0};
+    find(&source->env->conf->oauth, &source->stop, &source->found);
+}
 
-        source->found.keys = jwks_parse(buf_span(&octets), &err);
-        if (source->found.keys == NULL)
-            err_set(&source->found.err, err.kind, "%.120s: %s", conf->keys, err.text);
-    }
-    buf_release(&octets);
+bool jwks_source_check(const struct conf_oauth *conf, struct err *err)
+{
+    static const atomic_bool go_on;
+    struct found found = {0};
+
+    find(conf, &go_on, &found);
+
+    bool good = found.keys != NULL;
+
+    jwks_close(&found.keys);
+    if (good)
+        return true;
+    err_set(err, ERR_CONFIG, "%s", found.err.text);
+    return conf_blame(conf, err);
 }
 
 static void load_done(uv_work_t *work, int status)

@@ -21,6 +21,9 @@ struct jwks_source;
 struct jwks_source *jwks_source_open(const struct env *env, void (*on_load)(void *owner),
                                      void *owner, struct err *err);
 
+/* Are there keys in the file that conf->keys names? Reads it, here and now. False with *err set. */
+bool jwks_source_check(const struct conf_oauth *conf, struct err *err);
+
 /*
  * The set to use now, borrowed until the loop turns. NULL when there is none yet, and while a file
  * that was seen to have changed is being read.
