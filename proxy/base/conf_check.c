@@ -107,15 +107,45 @@ static bool check_admin(struct conf_reader *reader, const struct conf *conf)
            check_group(reader, "admin", "readers", admin->readers);
 }
 
+/*
+ * The listener that has the address, of those before the `at`th address of the `index`th listener;
+ * NULL when none has. The kernel would not mind, and give clients to either.
+ */
+static const struct conf_listener *who_listens(const struct conf *conf, size_t index, size_t at,
+                                               const union address *address)
+{
+    union address other;
+
+    for (size_t i = 0; i <= index && i < conf->listener_count; i++) {
+        const struct conf_words *texts = &conf->listeners[i].address;
+
+        for (size_t j = 0; j < texts->count && (i < index || j < at); j++)
+            if (address_port(address) != 0 && address_parse(texts->items[j], &other) &&
+                address->any.sa_family == other.any.sa_family &&
+                memcmp(address, &other, address_size(address)) == 0)
+                return &conf->listeners[i];
+    }
+    return NULL;
+}
+
 static bool check_http(struct conf_reader *reader, const struct conf *conf)
 {
+    const char *text = conf->http.address;
     union address address;
 
-    return conf->http.address[0] == '\0' || address_parse(conf->http.address, &address) ||
-           conf_fail_in(reader, "http", 0,
-                        "setting \"address\" of http: found \"%.60s\", expected a numeric address "
-                        "with port, as in 127.0.0.1:8080 or [::1]:8080",
-                        conf->http.address);
+    if (*text == '\0')
+        return true;
+    if (!address_parse(text, &address))
+        return conf_fail_in(reader, "http", 0,
+                            "setting \"address\" of http: found \"%.60s\", expected a numeric "
+                            "address with port, as in 127.0.0.1:8080 or [::1]:8080",
+                            text);
+
+    const struct conf_listener *other = who_listens(conf, conf->listener_count, 0, &address);
+
+    return other == NULL ||
+           conf_fail_in(reader, "http", 0, "setting \"address\" of http: listener \"%.63s\" has %s",
+                        other->title, text);
 }
 
 static bool check_certificates(struct conf_reader *reader, const struct conf *conf)
@@ -211,23 +241,40 @@ static bool check_mechanisms(struct conf_reader *reader, const struct conf *conf
     return true;
 }
 
-static bool check_listener(struct conf_reader *reader, const struct conf *conf, size_t index)
+static bool check_addresses(struct conf_reader *reader, const struct conf *conf, size_t index)
 {
-    const struct conf_listener *listener = &conf->listeners[index];
+    const struct conf_listener *listener = &conf->listeners[index], *other;
     union address address;
-    struct network network;
 
     if (listener->address.count == 0)
         return conf_fail_in(reader, "listener", index, "listener \"%.63s\": \"address\" is not set",
                             listener->title);
     for (size_t i = 0; i < listener->address.count; i++) {
-        if (!address_parse(listener->address.items[i], &address))
+        const char *text = listener->address.items[i];
+
+        if (!address_parse(text, &address))
             return conf_fail_in(
                 reader, "listener", index,
                 "setting \"address\" of listener \"%.63s\": found \"%.60s\", expected a numeric "
                 "address with port, as in 192.0.2.1:993 or [::]:993",
-                listener->title, listener->address.items[i]);
+                listener->title, text);
+        other = who_listens(conf, index, i, &address);
+        if (other != NULL)
+            return conf_fail_in(
+                reader, "listener", index,
+                "setting \"address\" of listener \"%.63s\": listener \"%.63s\" has %s already",
+                listener->title, other->title, text);
     }
+    return true;
+}
+
+static bool check_listener(struct conf_reader *reader, const struct conf *conf, size_t index)
+{
+    const struct conf_listener *listener = &conf->listeners[index];
+    struct network network;
+
+    if (!check_addresses(reader, conf, index))
+        return false;
     for (size_t i = 0; i < listener->proxy_protocol.count; i++) {
         if (!network_parse(listener->proxy_protocol.items[i], &network))
             return conf_fail_in(
