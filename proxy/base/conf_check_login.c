@@ -88,10 +88,16 @@ static bool check_auth(struct conf_reader *reader, const struct conf *conf)
     return ok;
 }
 
+/* Where a line is to be changed: the section that a source needs, or else that which asks it. */
+static const char *section_or_auth(const char *section, const char *in_file)
+{
+    return in_file == NULL ? "auth" : section;
+}
+
 static bool check_passwd(struct conf_reader *reader, const struct conf *conf)
 {
     if (*conf->passwd.file == '\0')
-        return conf_fail_in(reader, "passwd", 0,
+        return conf_fail_in(reader, section_or_auth("passwd", conf->passwd.in_file), 0,
                             "auth asks the source \"passwd\", but \"file\" of passwd is not set");
     return conf_check_file(reader, "passwd", 0, "file", conf->passwd.file);
 }
@@ -101,7 +107,7 @@ static bool check_ldap(struct conf_reader *reader, const struct conf *conf)
     const struct conf_ldap *ldap = &conf->ldap;
 
     if (ldap->uri.count == 0)
-        return conf_fail_in(reader, "ldap", 0,
+        return conf_fail_in(reader, section_or_auth("ldap", ldap->in_file), 0,
                             "auth asks the source \"ldap\", but \"uri\" of ldap is not set");
     if (*ldap->networks_attribute != '\0' && conf->auth_cache.negative_ttl > 0)
         return conf_fail_in(reader, "ldap", 0,
