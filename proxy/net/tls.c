@@ -138,7 +138,8 @@ static bool set_up_server(SSL_CTX *context, const struct conf_tls *conf, struct 
     if (SSL_CTX_set_cipher_list(context, conf->ciphers) != 1)
         err_set(err, ERR_CONFIG, "tls: ciphers \"%s\": %s", conf->ciphers, reason());
     else if (SSL_CTX_set1_groups_list(context, conf->groups) != 1)
-        err_set(err, ERR_CONFIG, "tls: groups \"%s\": %s", conf->groups, reason());
+        err_set(err, ERR_CONFIG, "tls: groups \"%s\": expected names as in X25519:P-256: %s",
+                conf->groups, reason());
     else if (client_certificate_ask(context, conf, err))
         return true;
     return conf_blame(conf, err);
@@ -150,11 +151,11 @@ static bool load_certificate(SSL_CTX *context, const struct conf_certificate *ce
     const char *key = certificate->key[0] == '\0' ? certificate->chain : certificate->key;
 
     if (SSL_CTX_use_certificate_chain_file(context, certificate->chain) != 1)
-        err_set(err, ERR_CONFIG, "certificate \"%s\": chain %s: %s", certificate->title,
-                certificate->chain, reason());
+        err_set(err, ERR_CONFIG, "certificate \"%s\": chain %s: expected certificates in PEM: %s",
+                certificate->title, certificate->chain, reason());
     else if (!use_key(context, key))
-        err_set(err, ERR_CONFIG, "certificate \"%s\": key %s: %s", certificate->title, key,
-                reason());
+        err_set(err, ERR_CONFIG, "certificate \"%s\": key %s: expected its private key in PEM: %s",
+                certificate->title, key, reason());
     else
         return true;
     return conf_blame(certificate, err);
