@@ -1,6 +1,7 @@
 /* Owns how commands are carried out: whose they are, and how an answer is shown. */
 #include "proxy/ctl/tool.h"
 
+#include "proxy/ctl/clock.h"
 #include "proxy/ctl/exchange.h"
 #include "proxy/ctl/show.h"
 
@@ -92,23 +93,46 @@ uint64_t tool_limit(const struct tool *tool, const char *command)
     return row != NULL && row->level == CTL_READ ? TOOL_TIMEOUT_MS : 0;
 }
 
-static void show_item(void *tool, const json_t *item)
+struct asking {
+    const struct tool *tool;
+    uint64_t note_at_ms; /* when it is told that there is no answer yet; 0: it was */
+};
+
+static void show_item(void *owner, const json_t *item)
 {
-    tool_show(tool, item);
+    const struct asking *asking = owner;
+
+    tool_show(asking->tool, item);
+}
+
+/* Without a limit a process that hangs would keep whoever asks without a word. */
+static bool tell_that_it_waits(void *owner)
+{
+    struct asking *asking = owner;
+
+    if (asking->note_at_ms != 0 && clock_ms() >= asking->note_at_ms) {
+        asking->note_at_ms = 0;
+        tool_complain(CTL_DONE,
+                      "no answer yet: imapmux is busy with it, or hangs; whoever does not "
+                      "wait on does not take the command back");
+    }
+    return true;
 }
 
 enum ctl_status tool_ask(const struct tool *tool, const char *command, json_t *arguments)
 {
-    struct tool own = *tool;
+    struct asking asking = {tool, clock_ms() + TOOL_NOTE_MS};
     struct exchange request = {.socket = tool->socket,
                                .command = command,
                                .arguments = arguments,
                                .limit_ms = tool_limit(tool, command),
                                .on_item = tool->json ? show_item : NULL,
-                               .owner = &own};
+                               .owner = &asking};
     struct answer answer;
     enum ctl_status status = CTL_DONE;
 
+    if (request.limit_ms == 0)
+        request.on_wait = tell_that_it_waits;
     exchange(&request, &answer);
     tool_show_items(tool, answer.items);
     if (answer.kind == ANSWER_DONE)

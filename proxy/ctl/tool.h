@@ -30,9 +30,9 @@ enum ctl_status tool_run(const struct tool *tool, const struct ctl_request *requ
 
 /*
  * Without --timeout, what only looks is waited for for so long; what changes something, as long as
- * it takes.
+ * it takes, but that is told after a while.
  */
-enum { TOOL_TIMEOUT_MS = 30000 };
+enum { TOOL_TIMEOUT_MS = 30000, TOOL_NOTE_MS = 5000 };
 
 uint64_t tool_limit(const struct tool *tool, const char *command);
 

@@ -360,6 +360,20 @@ def logged(proxy, event, **fields):
     servers.wait_for(lambda: any(fields.items() <= line.items() for line in proxy.events(event)), f"{event} {fields}")
 
 
+def test_whoever_waits_for_a_process_that_hangs_is_told(proxy):
+    with concurrent.futures.ThreadPoolExecutor(1) as reader:
+        os.kill(proxy.process.pid, signal.SIGSTOP)
+        try:
+            looks = ctl(proxy, "status", "--timeout", "100ms")
+            changes = subprocess.Popen([proxy.binary.with_name("imapmuxctl"), "-s", path_of(proxy), "cache", "flush"],
+                                       stderr=subprocess.PIPE, text=True, env=proxy.environment())
+            assert "imapmuxctl: no answer yet" in reader.submit(changes.stderr.readline).result(timeout=30)
+        finally:
+            os.kill(proxy.process.pid, signal.SIGCONT)
+    assert looks.returncode == NO_CONNECTION and "there was no answer within 0.1 s" in looks.stderr
+    assert (changes.communicate(timeout=60)[1], changes.returncode) == ("", DONE)
+
+
 @as_root
 def test_whom_the_mode_lets_in_may_do_all(begin, program):
     proxy = begin("group = games")
