@@ -161,7 +161,8 @@ static char *dump_arguments(const struct ctl_request *request)
 static bool is_sign_of_life(const struct ctl_command *command)
 {
     return command == &ctl_commands[CTL_ID_cutover_look] ||
-           command == &ctl_commands[CTL_ID_wave_hold];
+           command == &ctl_commands[CTL_ID_wave_hold] ||
+           command == &ctl_commands[CTL_ID_trace_fetch]; /* `trace` tells who is listened to */
 }
 
 /* Whoever changes something, or tries to, is known afterwards. `request` may be NULL. */

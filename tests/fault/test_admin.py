@@ -374,6 +374,16 @@ def test_whoever_waits_for_a_process_that_hangs_is_told(proxy):
     assert (changes.communicate(timeout=60)[1], changes.returncode) == ("", DONE)
 
 
+def test_signs_of_life_do_not_fill_the_log(begin):
+    """`trace` asks three times a second."""
+    proxy = begin()
+    for _ in range(30):
+        done(proxy, "trace", "fetch", "ann", "0123456789abcdef")
+    done(proxy, "cache", "flush", "ann")
+    logged(proxy, "admin", command="cache flush")
+    assert 10 <= [line["command"] for line in proxy.events("admin")].count("trace fetch") < 30  # log.repeats, and no more
+
+
 @as_root
 def test_whom_the_mode_lets_in_may_do_all(begin, program):
     proxy = begin("group = games")
