@@ -138,6 +138,13 @@ def test_ends_of_sessions_are_explained():
     assert len(used) > 15 and used - set(told) == set()
 
 
+def test_reasons_of_refusals_are_explained():
+    page = " ".join((TOP / "docs/operations.md").read_text().split())
+    told = re.search(r"- `reason` is a word of \[err.def\]\(.*?\): (.*?)\.", page).group(1).split(", ")
+    used = re.findall(r'^X\(\w+, "(\w+)"', (TOP / "proxy/base/err.def").read_text(), re.MULTILINE)
+    assert len(used) > 10 and sorted(told) == sorted(used)
+
+
 def test_a_user_of_redis_may_do_all_that_is_asked_of_it():
     page = (TOP / "docs/operations.md").read_text()
     rights = set(re.findall(r" \+(\w+)", re.search(r"^ +ACL SETUSER .*$", page, re.MULTILINE).group()))
