@@ -109,24 +109,22 @@ static void leave_backend(struct relay *r, enum relay_end why, const char *bye)
         r->why = why;
     r->backend_left = true;
     conn_want_read(r->backend, false);
+    if (buf_len(&r->backend_held) > 0) {
+        tell(r, RELAY_FROM_STORE, &r->dialog.server, buf_span(&r->backend_held));
+        conn_write(r->client, buf_span(&r->backend_held));
+    } else if (bye != NULL && !r->client_left && dialog_server_at_line_start(&r->dialog)) {
+        say(r, span_of(bye));
+    }
+    buf_release(&r->backend_held);
     if (r->client_left && conn_queued(r->client) == 0) {
         end(r, why);
         return;
     }
-    if (r->client_left) { /* client_drained ends it */
-        r->on_linger(r->owner);
-        return;
+    if (!r->client_left) { /* else client_drained ends it */
+        buf_release(&r->client_held);
+        conn_finish(r->client);
+        conn_want_read(r->client, true);
     }
-    if (buf_len(&r->backend_held) > 0) {
-        tell(r, RELAY_FROM_STORE, &r->dialog.server, buf_span(&r->backend_held));
-        conn_write(r->client, buf_span(&r->backend_held));
-    } else if (bye != NULL && dialog_server_at_line_start(&r->dialog)) {
-        say(r, span_of(bye));
-    }
-    buf_release(&r->backend_held);
-    buf_release(&r->client_held);
-    conn_finish(r->client);
-    conn_want_read(r->client, true);
     r->on_linger(r->owner);
 }
 
