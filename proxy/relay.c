@@ -537,11 +537,13 @@ static void client_drained(void *owner)
     update_client_reading(r);
 }
 
+/* What it has said before is read first, when the client has taken what there is for it. */
 static void backend_broken(void *owner)
 {
     struct relay *r = owner;
 
-    lose_backend(r, RELAY_BACKEND_BROKEN);
+    if (conn_queued(r->client) == 0)
+        lose_backend(r, RELAY_BACKEND_BROKEN);
 }
 
 /* --- life --- */

@@ -328,14 +328,19 @@ void conn_want_end(struct conn *conn)
     watch(conn);
 }
 
+/* The socket may stay silent about it. */
+static bool hides_something(const struct conn *c)
+{
+    return c->socket.tls != NULL && (c->late != 0 || SSL_has_pending(c->socket.tls));
+}
+
 void conn_want_read(struct conn *conn, bool on)
 {
     conn->end_wanted = false;
     if (conn->read_on == on)
         return;
     conn->read_on = on;
-    if (on && conn->socket.tls != NULL && conn->state == OPEN &&
-        (conn->late != 0 || SSL_has_pending(conn->socket.tls)))
+    if (on && conn->state == OPEN && (conn->write_failed || hides_something(conn)))
         turn_post(conn->env->turn, &conn->again);
     watch(conn);
 }

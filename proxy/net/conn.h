@@ -21,7 +21,10 @@
 
 struct conn;
 
-/* All members are set. `on_broken` is the last event; conn_failure tells why. */
+/*
+ * All members are set. conn_failure tells why `on_broken` has come. It is the last event, unless
+ * reading was off and is switched on again: what has come before is still there to be read.
+ */
 struct conn_events {
     void (*on_open)(void *owner); /* connected (conn_connect), or TLS is up (conn_start_tls) */
     void (*on_readable)(

@@ -15,7 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { TURNS = 8, IN_MAX = 4 << 20 };
+enum { TURNS = 8, BLOCK = 4096, IN_MAX = 4 << 20 };
 
 /* A session between two sockets; the test has their other ends. */
 static struct bench {
@@ -156,10 +156,56 @@ static void half_a_line_for_who_has_closed_its_half(void **state)
     hear_all(b.client_fd, "* 3 EXISTS\r\n* BY");
 }
 
+/* The store sends until the proxy takes no more, for the client does not. */
+static size_t send_until_it_stops(void)
+{
+    static const char block[BLOCK] = {0};
+    size_t sent = 0, before;
+
+    do {
+        before = atomic_load(&b.counters.bytes_to_clients);
+        assert_int_equal(send(b.store_fd, block, BLOCK, MSG_NOSIGNAL), BLOCK);
+        sent += BLOCK;
+        turn_some();
+    } while (atomic_load(&b.counters.bytes_to_clients) > before);
+    return sent;
+}
+
+/* Fills what there is room for on the way to the store, which reads nothing. */
+static void upload_until_it_stops(void)
+{
+    static const char block[BLOCK] = {0};
+    ssize_t count;
+
+    say(b.client_fd, "a APPEND INBOX {100000000+}\r\n");
+    do {
+        count = send(b.client_fd, block, BLOCK, MSG_NOSIGNAL);
+        turn_some();
+    } while (count > 0);
+    assert_true(conn_queued(b.relay.backend) > 0);
+}
+
+static void a_store_that_has_gone_is_heard_to_its_end(void **state)
+{
+    size_t sent;
+
+    (void)state;
+    upload_until_it_stops();
+    say(b.store_fd, "* 1 FETCH (BODY[] {100000000}\r\n");
+    sent = strlen("* 1 FETCH (BODY[] {100000000}\r\n") + send_until_it_stops();
+    close(b.store_fd);
+    b.store_fd = -1;
+    turn_some(); /* what is still to be written cannot be */
+    while (!receive(b.client_fd))
+        turn_some();
+    assert_int_equal(b.len, sent);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(half_a_line_for_who_has_closed_its_half, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_store_that_has_gone_is_heard_to_its_end, setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
