@@ -126,15 +126,15 @@ static void on_deadline(uv_timer_t *timer)
 }
 
 /*
- * While clients in IDLE are to hear of us the timer comes more often, a little early at random; and
- * in time for a relay that is to end.
+ * While clients in IDLE are to hear of us the timer comes more often, a little early at random, but
+ * not once there is a reason to end; and in time for a relay that is to end.
  */
 void phase_arm_for(struct session *s, uint64_t timeout)
 {
     uint64_t notify = s->home->env.conf->session.idle_notify;
     uint64_t now = uv_now(s->home->env.loop);
 
-    if (s->phase == P_RELAY && notify > 0) {
+    if (s->phase == P_RELAY && notify > 0 && s->reason == NULL) {
         uint64_t jittered = notify - uv_hrtime() % (notify / 4 + 1);
 
         timeout = timeout < jittered ? timeout : jittered;

@@ -191,7 +191,7 @@ enum phase_id relaying_overdue(struct session *s)
 
     if (users_see_deadline(s))
         return s->phase;
-    if (s->reason == NULL && silent < limit) {
+    if ((s->reason == NULL || s->told_to_end) && silent < limit) {
         /* A store may have much to say to a client that has closed its half. */
         if (conf->idle_notify > 0 && !s->lingering)
             relay_say_still_here(&s->relay);

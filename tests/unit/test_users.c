@@ -10,7 +10,7 @@
 #include <cmocka.h>
 
 #include "proxy/base/log.h"
-#include "proxy/relay.h"
+#include "proxy/relaying.h"
 #include "proxy/session.h"
 #include "proxy/traces.h"
 #include "proxy/users.h"
@@ -699,6 +699,40 @@ static void a_half_that_is_closed(void **state)
     told("ann", 1);
 }
 
+static void find_session(void *owner, struct session *s)
+{
+    *(struct session **)owner = s;
+}
+
+static struct session *session_of(const char *user)
+{
+    struct session *s = NULL;
+
+    users_each_of(home, user, find_session, &s);
+    assert_non_null(s);
+    return s;
+}
+
+/* Neither the clock of "Still here" nor that of lingering ends a session that is to end later. */
+static void who_is_to_end_has_its_time(void **state)
+{
+    struct line *client = relayed(0, "ann");
+    struct session *s = session_of("ann");
+
+    (void)state;
+    stage.conf->session.idle_notify = SHORT_MS;
+    passes(0, "a NOOP\r\n");
+    assert_true(users_hold(home, "ann", 1));
+    assert_true(uv_timer_get_due_in(&s->deadline) > SHORT_MS);
+    shutdown(client->fd, SHUT_WR);
+    silence(client);
+    assert_int_equal(relaying_overdue(s), s->phase);
+    assert_true(uv_timer_get_due_in(&s->deadline) > SHORT_MS);
+    answers(0, "a OK\r\n");
+    hear_end(client);
+    told("ann", 1);
+}
+
 /* At once, though another session has not found its end. */
 static void what_is_parked_is_closed(void **state)
 {
@@ -1067,6 +1101,7 @@ int main(void)
         TEST(who_finds_no_end_is_cut_off),
         TEST(a_response_that_does_not_end),
         TEST(a_half_that_is_closed),
+        TEST(who_is_to_end_has_its_time),
         TEST(what_is_parked_is_closed),
         TEST(what_is_about_to_be_parked_is_closed),
         TEST(what_is_checked_is_closed),
