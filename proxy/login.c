@@ -310,7 +310,8 @@ static enum login_outcome run_command(struct login *l, struct span command)
 
     keep_tag(l);
     args_init(&args, command);
-    if (!args_tag(&args, &word) || !args_space(&args) || !args_word(&args, &word))
+    if (!args_tag(&args, &word) || word.len > LOGIN_TAG_MAX || !args_space(&args) ||
+        !args_word(&args, &word))
         return bad(l, "Expected a tag and a command.");
     for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
         if (span_is(word, commands[i].name))

@@ -1,6 +1,7 @@
 /*
- * A token that is refused: the client is told why in a challenge, and its answer to that, whatever
- * it is, ends the login (RFC 7628 3.2.3). The connection's other end is a buffer.
+ * Tags that are too long; and a token that is refused: the client is told why in a challenge, and
+ * its answer to that, whatever it is, ends the login (RFC 7628 3.2.3). The connection's other end
+ * is a buffer.
  */
 #include "tests/fuzz/memory_conn.h"
 
@@ -193,6 +194,27 @@ static void an_answer_may_be_too_long(void **state)
     bench_release(&b);
 }
 
+/* No answer could carry it; and an untagged one would leave the client waiting for its own. */
+static void a_tag_that_is_too_long_begins_nothing(void **state)
+{
+    static const char *const commands[] = {"LOGIN ann secret\r\n", "AUTHENTICATE PLAIN\r\n",
+                                           "NOOP\r\n"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
+        char line[LOGIN_TAG_MAX + 64];
+        struct bench b;
+
+        memset(line, 'a', LOGIN_TAG_MAX + 1);
+        snprintf(line + LOGIN_TAG_MAX + 1, sizeof line - LOGIN_TAG_MAX - 1, " %s", commands[i]);
+        bench_init(&b, "PLAIN");
+        assert_int_equal(hear(&b, line), LOGIN_MORE);
+        expect(&b, "* BAD Expected a tag and a command.\r\n");
+        assert_int_equal(hear(&b, line + 1), i == 0 ? LOGIN_IDENTIFIED : LOGIN_MORE);
+        bench_release(&b);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -201,6 +223,7 @@ int main(void)
         cmocka_unit_test(only_refused_tokens_are_explained),
         cmocka_unit_test(too_many_end_the_session),
         cmocka_unit_test(an_answer_may_be_too_long),
+        cmocka_unit_test(a_tag_that_is_too_long_begins_nothing),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
