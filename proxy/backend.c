@@ -713,6 +713,7 @@ void backend_leave(struct backend *backend, bool selected)
 {
     assert(backend->step == STEP_READY);
     scan_init(&backend->scan, SCAN_SERVER, LINE_MAX_BYTES, LINE_MAX_BYTES);
+    backend->scanned = 0; /* it may have been lent in the middle of a line */
     conn_set_owner(backend->conn, &conn_events, backend);
     if (!begin(backend, STEP_LEAVING, TIDY_TIMEOUT_MS))
         return;

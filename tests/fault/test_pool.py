@@ -542,6 +542,21 @@ def test_alert_byte_by_byte(host, store, proxy, user):
         assert wire.login(user, PASSWORD) == b"* OK [ALERT] Sunday\r\n" + IN
 
 
+def test_lent_in_the_middle_of_a_line(own):
+    """The session gets what there is of it, and leaves a connection that can be parked again."""
+    host, store, proxy = own("warm = 0 park_time = 20m", check_after="20m")
+    peer, half = park(proxy, host, USERS[0]), b"* OK Still here, and longer than any answer to NOOP"
+    peer.send(b"* OK [ALERT] Sunday\r\n" + half)
+    with proxy.wire() as wire:
+        assert wire.login(USERS[0], PASSWORD) == b"* OK [ALERT] Sunday\r\n" + IN
+        peer.send(b" is\r\n")
+        assert wire.read_line() == half + b" is\r\n"
+        log_out(wire)
+    wait_for_answer(host, peer, b"P NOOP\r\n")
+    next_login(proxy, USERS[0], "parked", 3).close()
+    assert len(store.peers) == 1
+
+
 WHILE_PARKED = {
     "EXISTS": b"* 5 EXISTS\r\n",
     "NO": b"* NO something is wrong\r\n",
