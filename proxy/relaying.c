@@ -130,6 +130,26 @@ static bool keep_master(struct session *s)
     return master[0] == '\0' || s->master != NULL;
 }
 
+/* The client may have spoken already, behind its login, and so may the store. */
+static enum phase_id begin_relay(struct session *s)
+{
+    struct buf from_client = *login_rest(&s->entry->login);
+
+    buf_init(login_rest(&s->entry->login), LOGIN_INPUT_MAX);
+    entry_release(s);
+    relay_start(&s->relay, pool_would_keep(s->connection), &from_client,
+                backend_rest(pooled_backend(s->connection)));
+    bool unheard = buf_len(&from_client) > 0; /* the relay has ended at once */
+    buf_release(&from_client);
+    if (s->phase == P_STRANDED && unheard)
+        return relaying_tell_stranded(s); /* it waits for an answer */
+    if (s->phase == P_RELAY && s->home->stopping)
+        relay_end_politely(&s->relay, phase_stopping_bye);
+    else if (s->phase == P_RELAY)
+        users_is_relayed(s);
+    return s->phase; /* it may have ended meanwhile */
+}
+
 enum phase_id relaying_enter(struct session *s)
 {
     struct relay *relay = &s->relay;
@@ -160,17 +180,7 @@ enum phase_id relaying_enter(struct session *s)
     traces_attach(s);
 
     conn_end_secrecy(s->client);
-
-    struct buf from_client = *login_rest(&s->entry->login);
-    buf_init(login_rest(&s->entry->login), LOGIN_INPUT_MAX);
-    entry_release(s);
-    relay_start(relay, pool_would_keep(s->connection), &from_client, backend_rest(backend));
-    buf_release(&from_client); /* nothing is left in it, unless the relay ended at once */
-    if (s->phase == P_RELAY && s->home->stopping)
-        relay_end_politely(relay, phase_stopping_bye);
-    else if (s->phase == P_RELAY)
-        users_is_relayed(s);
-    return s->phase; /* it may have ended meanwhile */
+    return begin_relay(s);
 }
 
 /* Whether a client that is lingered for has taken some of our last words since the last look. */

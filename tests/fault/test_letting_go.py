@@ -13,7 +13,7 @@ import pytest
 
 import servers
 from crowd import GOING_DOWN, Crowd, CrowdStore, is_sanitized, size_of
-from stage import PATIENCE_SECONDS, Store, shard
+from stage import CAPABILITIES, PATIENCE_SECONDS, Store, shard
 
 USERS = [f"user{number}" for number in range(50)]
 TIMEOUTS = "connect_timeout = 10s login_timeout = 10s queue_timeout = 30s "
@@ -274,4 +274,21 @@ def test_what_comes_before_the_end_is_not_held(start, long_drain):
         held = wires[0]
         held.send(b"x NOOP\r\n")
         assert held.read_to_end() == GOING_DOWN
+        store.check()
+
+
+def test_who_has_spoken_with_its_login_is_told(start, long_drain):
+    """What it waits for came together with its login, so nothing more of it need come."""
+    def script(peer):
+        peer.greet()
+        peer.until_login()
+        peer.send(b"L OK [CAPABILITY %s] Logged in\r\n" % CAPABILITIES + GOING_DOWN)
+        peer.wait_for_end()
+    with Store(script) as store:
+        proxy = long_drain(store.port)
+        for _ in range(FIRST + 2):
+            with proxy.wire() as wire:
+                wire.send(b"in LOGIN alice secret\r\nx NOOP\r\n")
+                assert wire.read_tagged(b"in").startswith(b"in OK ")
+                assert wire.read_to_end() == GOING_DOWN
         store.check()
