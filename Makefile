@@ -44,18 +44,21 @@ CYRUS_DEBS := cyrus-common cyrus-imapd sasl2-bin
 export CYRUS
 
 # A layer is a folder, and an archive; tests/layers.py says who may use whom.
-LAYERS      := base imap net ctl auth routing proxy admin http
+LAYERS      := base imap net ctl auth routing store session process fleet admin http
 base_DIR    := proxy/base
 imap_DIR    := proxy/imap
 net_DIR     := proxy/net
 ctl_DIR     := proxy/ctl
 auth_DIR    := auth auth/ldap auth/passwd auth/token
 routing_DIR := routing
-proxy_DIR   := proxy proxy/fleet
+store_DIR   := proxy/store
+session_DIR := proxy/session
+process_DIR := proxy/process
+fleet_DIR   := proxy/fleet
 admin_DIR   := proxy/admin
 http_DIR    := proxy/http
 MAINS       := proxy/main.c proxy/ctl/imapmuxctl.c
-ARCHIVES    := $(foreach l,http admin proxy routing auth ctl net imap base,$B/lib$l.a)
+ARCHIVES    := $(foreach l,http admin fleet process session store routing auth ctl net imap base,$B/lib$l.a)
 UNIT_TESTS  := $(patsubst tests/unit/%.c,$B/tests/unit/%,$(wildcard tests/unit/test_*.c))
 FUZZERS     := $(patsubst tests/fuzz/%.c,$B/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_SECONDS ?= 3

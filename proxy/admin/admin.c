@@ -7,9 +7,9 @@
 
 #include "proxy/admin/admin_socket.h"
 #include "proxy/base/buf.h"
+#include "proxy/base/json_text.h"
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
-#include "proxy/json_text.h"
 #include "proxy/net/conn.h"
 #include "proxy/net/listener.h"
 

@@ -2,7 +2,7 @@
 #include "proxy/admin/handlers.h"
 
 #include "proxy/base/mem.h"
-#include "proxy/control.h"
+#include "proxy/process/control.h"
 
 void run_config_show(struct admin_call *call)
 {

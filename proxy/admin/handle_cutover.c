@@ -3,8 +3,8 @@
 
 #include "auth/username.h"
 #include "proxy/base/mem.h"
-#include "proxy/control.h"
-#include "proxy/cutover.h"
+#include "proxy/fleet/cutover.h"
+#include "proxy/process/control.h"
 #include "routing/route.h"
 
 #include <stdio.h>

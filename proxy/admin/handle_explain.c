@@ -4,8 +4,8 @@
 #include "auth/username.h"
 #include "proxy/admin/verdict.h"
 #include "proxy/base/mem.h"
-#include "proxy/control.h"
-#include "proxy/store_login.h"
+#include "proxy/process/control.h"
+#include "proxy/store/store_login.h"
 
 #include <stdio.h>
 #include <time.h>

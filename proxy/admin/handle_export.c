@@ -3,7 +3,7 @@
 #include "proxy/admin/pages.h"
 
 #include "proxy/base/mem.h"
-#include "proxy/control.h"
+#include "proxy/process/control.h"
 
 #include <stdlib.h>
 

@@ -4,10 +4,10 @@
 #include "auth/username.h"
 #include "proxy/base/address.h"
 #include "proxy/base/mem.h"
-#include "proxy/control.h"
-#include "proxy/fleet.h"
+#include "proxy/fleet/fleet.h"
 #include "proxy/fleet/roster.h"
-#include "proxy/traces.h"
+#include "proxy/process/control.h"
+#include "proxy/session/traces.h"
 
 enum { QUEUE_MAX = 256 * 1024 /* of items that the client has not taken; then it is waited for */ };
 

@@ -1,5 +1,5 @@
 /*
- * Owns how this process gives its place to another one (proxy/takeover.h): the steps, and what is
+ * Owns how this process gives its place to another one (proxy/process/takeover.h): the steps, and what is
  * taken back when the other one fails.
  */
 #include "proxy/admin/handlers.h"
@@ -7,13 +7,13 @@
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
 #include "proxy/base/notify.h"
-#include "proxy/control.h"
-#include "proxy/ending.h"
-#include "proxy/fleet.h"
-#include "proxy/health.h"
-#include "proxy/listeners.h"
-#include "proxy/reload.h"
-#include "proxy/takeover.h"
+#include "proxy/fleet/fleet.h"
+#include "proxy/process/control.h"
+#include "proxy/process/ending.h"
+#include "proxy/process/listeners.h"
+#include "proxy/process/reload.h"
+#include "proxy/process/takeover.h"
+#include "proxy/store/health.h"
 
 #include <string.h>
 #include <unistd.h>

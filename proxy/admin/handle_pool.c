@@ -1,9 +1,9 @@
 /* Owns the command `pool`: the connections to the stores, as the workers' pools have them. */
 #include "proxy/admin/handlers.h"
 
-#include "proxy/ask.h"
 #include "proxy/base/mem.h"
-#include "proxy/control.h"
+#include "proxy/process/ask.h"
+#include "proxy/process/control.h"
 
 struct pool_call {
     struct ask ask;          /* first member */

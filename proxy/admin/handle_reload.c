@@ -2,7 +2,7 @@
 #include "proxy/admin/handlers.h"
 
 #include "proxy/base/mem.h"
-#include "proxy/reload.h"
+#include "proxy/process/reload.h"
 
 struct reload_call {
     struct reload_request request; /* first member */

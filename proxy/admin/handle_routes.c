@@ -6,8 +6,8 @@
 
 #include "auth/username.h"
 #include "proxy/base/mem.h"
-#include "proxy/control.h"
 #include "proxy/net/redis_link.h"
+#include "proxy/process/control.h"
 #include "routing/route.h"
 
 #include <stdio.h>

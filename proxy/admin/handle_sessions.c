@@ -6,7 +6,7 @@
 
 #include "auth/username.h"
 #include "proxy/base/mem.h"
-#include "proxy/census.h"
+#include "proxy/fleet/census.h"
 
 #include <stdlib.h>
 

@@ -2,7 +2,7 @@
 #include "proxy/admin/handlers.h"
 
 #include "proxy/base/mem.h"
-#include "proxy/orders.h"
+#include "proxy/process/orders.h"
 
 #include <inttypes.h>
 #include <stdio.h>

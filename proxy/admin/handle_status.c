@@ -5,14 +5,14 @@
 #include "proxy/admin/handlers.h"
 
 #include "auth/chain.h"
-#include "proxy/ask.h"
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
 #include "proxy/base/process_metrics.h"
-#include "proxy/control.h"
-#include "proxy/fleet.h"
+#include "proxy/fleet/fleet.h"
 #include "proxy/net/redis_link.h"
 #include "proxy/net/tls.h"
+#include "proxy/process/ask.h"
+#include "proxy/process/control.h"
 
 #include <stdio.h>
 #include <sys/resource.h>

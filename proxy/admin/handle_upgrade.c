@@ -1,8 +1,8 @@
 /* Owns the command that starts a new process in the place of this one. */
 #include "proxy/admin/handlers.h"
 
-#include "proxy/control.h"
-#include "proxy/launcher.h"
+#include "proxy/process/control.h"
+#include "proxy/process/launcher.h"
 
 static void on_end(void *owner, long pid, const char *why)
 {

@@ -4,10 +4,10 @@
  */
 #include "proxy/admin/handlers.h"
 
-#include "proxy/ask.h"
 #include "proxy/base/hash.h"
 #include "proxy/base/mem.h"
-#include "proxy/census.h"
+#include "proxy/fleet/census.h"
+#include "proxy/process/ask.h"
 
 #include <stdlib.h>
 

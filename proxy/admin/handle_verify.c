@@ -3,8 +3,8 @@
 
 #include "auth/username.h"
 #include "proxy/base/mem.h"
-#include "proxy/control.h"
-#include "proxy/verify.h"
+#include "proxy/process/control.h"
+#include "proxy/store/verify.h"
 #include "routing/route.h"
 
 #include <stdio.h>

@@ -2,11 +2,11 @@
 #include "proxy/admin/handlers.h"
 
 #include "auth/username.h"
-#include "proxy/ask.h"
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
-#include "proxy/control.h"
-#include "proxy/ending.h"
+#include "proxy/process/ask.h"
+#include "proxy/process/control.h"
+#include "proxy/process/ending.h"
 
 enum { DRAIN_MAX_MS = 7 * 24 * 3600 * 1000 };
 

@@ -5,7 +5,7 @@
 #ifndef IMAPMUX_ADMIN_VERDICT_H
 #define IMAPMUX_ADMIN_VERDICT_H
 
-#include "proxy/inquiry.h"
+#include "proxy/session/inquiry.h"
 
 enum { VERDICT_MAX = 512 };
 

@@ -1,14 +1,14 @@
 /* Owns what is gathered from the workers for an answer, and which sessions a question is about. */
 #include "proxy/fleet/answer.h"
 
-#include "proxy/ask.h"
 #include "proxy/base/buf.h"
+#include "proxy/base/json_text.h"
 #include "proxy/base/mem.h"
-#include "proxy/census.h"
+#include "proxy/fleet/census.h"
 #include "proxy/fleet/dispatch.h"
-#include "proxy/json_text.h"
-#include "proxy/traces.h"
-#include "proxy/users.h"
+#include "proxy/process/ask.h"
+#include "proxy/session/traces.h"
+#include "proxy/session/users.h"
 
 #include <stdio.h>
 

@@ -7,12 +7,12 @@
  *     {"what":"kick", "user":... or "session":...}                   one item: {"sessions":N}
  *     {"what":"trace", "user":..., "trace":id, "bodies":bool, "end":bool}
  *                                                                    items: lines since the last
- *                                                                    time; see proxy/traces.h
+ *                                                                    time; see proxy/session/traces.h
  */
 #ifndef IMAPMUX_FLEET_ANSWER_H
 #define IMAPMUX_FLEET_ANSWER_H
 
-#include "proxy/control.h"
+#include "proxy/process/control.h"
 
 #include <jansson.h>
 

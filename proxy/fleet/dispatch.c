@@ -1,10 +1,10 @@
 /* Owns the letters to workers that come of events, of reading again, and of the fence. */
 #include "proxy/fleet/dispatch.h"
 
-#include "proxy/ask.h"
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
-#include "proxy/users.h"
+#include "proxy/process/ask.h"
+#include "proxy/session/users.h"
 
 const char dispatch_kick_bye[] = "* BYE Your session has been ended by an administrator.\r\n";
 

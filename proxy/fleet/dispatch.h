@@ -5,7 +5,7 @@
 #ifndef IMAPMUX_FLEET_DISPATCH_H
 #define IMAPMUX_FLEET_DISPATCH_H
 
-#include "proxy/control.h"
+#include "proxy/process/control.h"
 #include "routing/route.h"
 
 /* What is said to those whose sessions an operator ends. */

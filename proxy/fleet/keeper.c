@@ -5,9 +5,9 @@
  */
 #include "proxy/fleet/keeper.h"
 
-#include "proxy/ask.h"
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
+#include "proxy/process/ask.h"
 #include "routing/snapshot.h"
 
 #include <sys/queue.h>

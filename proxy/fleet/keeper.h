@@ -6,7 +6,7 @@
 #ifndef IMAPMUX_FLEET_KEEPER_H
 #define IMAPMUX_FLEET_KEEPER_H
 
-#include "proxy/control.h"
+#include "proxy/process/control.h"
 
 struct keeper;
 

@@ -5,7 +5,7 @@
 #ifndef IMAPMUX_FLEET_QUESTIONS_H
 #define IMAPMUX_FLEET_QUESTIONS_H
 
-#include "proxy/fleet.h"
+#include "proxy/fleet/fleet.h"
 
 struct questions;
 

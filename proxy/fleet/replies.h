@@ -10,7 +10,7 @@
 #ifndef IMAPMUX_FLEET_REPLIES_H
 #define IMAPMUX_FLEET_REPLIES_H
 
-#include "proxy/control.h"
+#include "proxy/process/control.h"
 
 #include <jansson.h>
 

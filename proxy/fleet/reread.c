@@ -5,12 +5,12 @@
  */
 #include "proxy/fleet/reread.h"
 
-#include "proxy/ask.h"
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
 #include "proxy/fleet/hearing.h"
 #include "proxy/net/redis_link.h"
-#include "proxy/users.h"
+#include "proxy/process/ask.h"
+#include "proxy/session/users.h"
 
 #include <jansson.h>
 

@@ -7,7 +7,7 @@
 #ifndef IMAPMUX_FLEET_REREAD_H
 #define IMAPMUX_FLEET_REREAD_H
 
-#include "proxy/control.h"
+#include "proxy/process/control.h"
 
 struct reread;
 

@@ -1,7 +1,7 @@
 /* Owns what was last heard of the other proxies. */
 #include "proxy/http/neighbours.h"
 
-#include "proxy/fleet.h"
+#include "proxy/fleet/fleet.h"
 
 enum { FRESH_MS = 2000 };
 

@@ -5,8 +5,8 @@
 #ifndef IMAPMUX_HTTP_NEIGHBOURS_H
 #define IMAPMUX_HTTP_NEIGHBOURS_H
 
-#include "proxy/control.h"
 #include "proxy/fleet/roster.h"
+#include "proxy/process/control.h"
 
 struct neighbours {
     struct roster_request request; /* first member; private, as all of it */

@@ -10,7 +10,7 @@
 #ifndef IMAPMUX_HTTP_SITE_H
 #define IMAPMUX_HTTP_SITE_H
 
-#include "proxy/control.h"
+#include "proxy/process/control.h"
 
 struct site;
 

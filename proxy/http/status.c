@@ -1,8 +1,8 @@
 /* Owns what is told of the process. */
 #include "proxy/http/status.h"
 
+#include "proxy/base/json_text.h"
 #include "proxy/http/problems.h"
-#include "proxy/json_text.h"
 #include "proxy/net/redis_link.h"
 #include "proxy/net/tls.h"
 

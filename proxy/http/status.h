@@ -5,8 +5,8 @@
 #ifndef IMAPMUX_HTTP_STATUS_H
 #define IMAPMUX_HTTP_STATUS_H
 
-#include "proxy/control.h"
 #include "proxy/http/trend.h"
+#include "proxy/process/control.h"
 
 #include <jansson.h>
 

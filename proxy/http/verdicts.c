@@ -1,9 +1,9 @@
 /* Owns what /healthz and /readyz say. */
 #include "proxy/http/verdicts.h"
 
-#include "proxy/fleet.h"
+#include "proxy/fleet/fleet.h"
 #include "proxy/net/redis_link.h"
-#include "proxy/pulse.h"
+#include "proxy/process/pulse.h"
 
 #include <jansson.h>
 #include <microhttpd.h>

@@ -14,7 +14,7 @@
 #ifndef IMAPMUX_HTTP_VERDICTS_H
 #define IMAPMUX_HTTP_VERDICTS_H
 
-#include "proxy/control.h"
+#include "proxy/process/control.h"
 
 #include <stdio.h>
 

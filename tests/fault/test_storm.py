@@ -20,7 +20,7 @@ WORKERS = 2
 
 
 def worker_of(user):
-    """FNV-1a of the name, as in proxy/worker.c."""
+    """FNV-1a of the name, as in proxy/process/worker.c."""
     value = 14695981039346656037
     for octet in user.encode():
         value = (value ^ octet) * 1099511628211 % 2**64

@@ -8,8 +8,8 @@
  */
 #include "tests/fuzz/memory_conn.h"
 
-#include "proxy/backend.h"
 #include "proxy/imap/caps.h"
+#include "proxy/store/backend.h"
 
 enum { INPUT_MAX = 8 * 1024, TOLD_MAX = 1 << 20 };
 enum cut { CUT_NONE, CUT_LINES, CUT_OCTETS };

@@ -5,7 +5,7 @@
 #include <assert.h>
 #include <stdint.h>
 
-#include "proxy/inventory.h"
+#include "proxy/store/inventory.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -6,8 +6,8 @@
  */
 #include "tests/fuzz/memory_conn.h"
 
-#include "proxy/login.h"
 #include "proxy/net/client_certificate.h"
+#include "proxy/session/login.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -13,7 +13,7 @@
 #include "auth/sasl_server.h"
 #include "proxy/imap/args.h"
 #include "proxy/imap/scan.h"
-#include "proxy/store_login.h"
+#include "proxy/store/store_login.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

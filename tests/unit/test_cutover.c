@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "proxy/cutover.h"
+#include "proxy/fleet/cutover.h"
 #include "tests/unit/redis_server.h"
 
 #include <string.h>

@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "proxy/expiry.h"
+#include "proxy/process/expiry.h"
 
 enum { DAY = 24 * 60 * 60 };
 

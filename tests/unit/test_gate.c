@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "proxy/gate.h"
+#include "proxy/store/gate.h"
 
 #include <pthread.h>
 #include <sched.h>

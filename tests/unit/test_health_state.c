@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "proxy/health_state.h"
+#include "proxy/store/health_state.h"
 
 #include <string.h>
 

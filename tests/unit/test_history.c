@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-#include "proxy/history.h"
+#include "proxy/session/history.h"
 
 static struct history *history;
 static union address peer;

@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "proxy/inventory.h"
+#include "proxy/store/inventory.h"
 
 #include <stdio.h>
 

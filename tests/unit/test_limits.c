@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "proxy/limits.h"
+#include "proxy/session/limits.h"
 
 #include <pthread.h>
 #include <stdatomic.h>

@@ -6,7 +6,7 @@
 #include "tests/fuzz/memory_conn.h"
 
 #include "auth/sasl.h"
-#include "proxy/login.h"
+#include "proxy/session/login.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 #include "proxy/net/redis_link.h"
-#include "proxy/registry.h"
+#include "proxy/session/registry.h"
 #include "tests/unit/redis_server.h"
 
 #include <string.h>

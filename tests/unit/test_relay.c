@@ -6,7 +6,7 @@
 
 #include <cmocka.h>
 
-#include "proxy/relay.h"
+#include "proxy/session/relay.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -6,7 +6,7 @@
 #include <cmocka.h>
 
 #include "proxy/base/mem.h"
-#include "proxy/store.h"
+#include "proxy/store/store.h"
 
 #include <stdio.h>
 #include <string.h>

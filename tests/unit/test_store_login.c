@@ -10,7 +10,7 @@
 
 #include "auth/sasl.h"
 #include "proxy/base/mem.h"
-#include "proxy/store_login.h"
+#include "proxy/store/store_login.h"
 
 static char master[] = "master", star[] = "*", plus[] = "+";
 static char top[] = "top";

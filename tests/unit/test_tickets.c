@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "proxy/ticket_ring.h"
+#include "proxy/process/ticket_ring.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -10,10 +10,10 @@
 #include <cmocka.h>
 
 #include "proxy/base/log.h"
-#include "proxy/relaying.h"
-#include "proxy/session.h"
-#include "proxy/traces.h"
-#include "proxy/users.h"
+#include "proxy/session/relaying.h"
+#include "proxy/session/session.h"
+#include "proxy/session/traces.h"
+#include "proxy/session/users.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
