@@ -1,7 +1,7 @@
 /*
  * Who is this, and for whom does it log in? One call: auth_verify. Behind it the throttle, the
- * proof (a password, a certificate, a token), and the chain of sources. Runs on one worker's loop and is
- * never shared.
+ * proof (a password, a certificate, a token), and the chain of sources. Runs on one worker's loop
+ * and is never shared.
  *
  * An asynchronous request is embedded in its owner. It answers exactly once, later, never inside
  * auth_verify, and never after auth_cancel has returned.

@@ -41,10 +41,10 @@ void throttle_change(struct throttle *throttle, const struct conf_throttle *conf
 void throttle_close(struct throttle **throttle);
 
 /*
- * An attempt begins. `user` is NULL where only the address counts. *delay_ms_out is how long it is to wait before the password is looked at.
- * False when too many of its address are under way: it is refused, and has not begun. Each one that
- * has begun ends with throttle_end. Times are of a clock that only goes forward, the same for all
- * workers.
+ * An attempt begins. `user` is NULL where only the address counts. *delay_ms_out is how long it is
+ * to wait before the password is looked at. False when too many of its address are under way: it is
+ * refused, and has not begun. Each one that has begun ends with throttle_end. Times are of a clock
+ * that only goes forward, the same for all workers.
  */
 bool throttle_begin(struct throttle *throttle, struct throttle_attempt *attempt,
                     const union address *address, const char *user, const struct secret *password,

@@ -101,8 +101,8 @@ void router_close(struct router **router);
 const struct router_view *router_view(const struct router *router);
 
 /*
- * The configuration of `router` is in force from now on: it takes the place of *before, which it was
- * opened with, and which is closed once its requests have ended. Nulls the pointer.
+ * The configuration of `router` is in force from now on: it takes the place of *before, which it
+ * was opened with, and which is closed once its requests have ended. Nulls the pointer.
  */
 void router_take_over(struct router *router, struct router **before);
 

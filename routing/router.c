@@ -368,7 +368,8 @@ static void post(struct route_request *request, void (*run)(struct turn_task *ta
 
 /*
  * While Redis does not confirm this process, moves need not wait for it: even what Redis says now,
- * or what its events let us remember, may be another truth a moment later, or that of an old master.
+ * or what its events let us remember, may be another truth a moment later, or that of an old
+ * master.
  */
 static bool is_fenced_off(const struct route_request *request)
 {

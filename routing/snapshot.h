@@ -72,8 +72,8 @@ void snapshot_add(void *owner, const struct known_route *route);
 /*
  * Puts a new snapshot in the place of the old one: after a crash or a power failure one of them is
  * there, whole. `parts` are what snapshot_add has appended. May run on any thread, one at a time,
- * while the owner calls snapshot_mark and snapshot_add_moved. False with *err (UNAVAILABLE) set: the
- * old one may still be there.
+ * while the owner calls snapshot_mark and snapshot_add_moved. False with *err (UNAVAILABLE) set:
+ * the old one may still be there.
  */
 bool snapshot_write(const struct snapshot *snapshot, const struct snapshot_head *head,
                     const struct span *parts, size_t count, struct err *err);

@@ -1,6 +1,6 @@
 /*
- * Owns a layer between libldap's TLS and its socket, which waits before it reads. Where the deadline
- * is per thread, nothing has to live as long as the connection.
+ * Owns a layer between libldap's TLS and its socket, which waits before it reads. Where the
+ * deadline is per thread, nothing has to live as long as the connection.
  */
 #include "auth/ldap/deadline.h"
 

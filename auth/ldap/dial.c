@@ -1,4 +1,6 @@
-/* Owns how a connection to a directory comes to be: options, TLS, the bind of the service account. */
+/*
+ * Owns how a connection to a directory comes to be: options, TLS, the bind of the service account.
+ */
 #include "auth/ldap/dial.h"
 
 #include "auth/ldap/deadline.h"

@@ -19,7 +19,8 @@ enum ldap_escape_kind { LDAP_ESCAPE_FILTER, LDAP_ESCAPE_DN };
  * Appends `pattern` with its variables replaced by parts of `user`: %{user} all of it, %{username}
  * what stands before the last "@" (all of it without one), %{domain} what stands after (nothing
  * without one); %% is a percent sign. False with *err set: CONFIG for any other percent sign; LIMIT
- * over out's ceiling; CREDENTIALS in a DN, whose values are not empty, for a name without that part.
+ * over out's ceiling; CREDENTIALS in a DN, whose values are not empty, for a name without that
+ * part.
  */
 bool ldap_escape_expand(const char *pattern, struct span user, enum ldap_escape_kind kind,
                         struct buf *out, struct err *err);

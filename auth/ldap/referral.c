@@ -1,4 +1,6 @@
-/* Owns the reading of LDAP URLs in referrals (libldap knows their grammar), and the pools for them. */
+/*
+ * Owns the reading of LDAP URLs in referrals (libldap knows their grammar), and the pools for them.
+ */
 #include "auth/ldap/referral.h"
 
 #include "proxy/base/mem.h"

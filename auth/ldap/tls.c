@@ -10,7 +10,9 @@
 #include <utlist.h>
 #include <uv.h>
 
-/* Exported by libldap, for slapd, but in no header: gives back what LDAP_OPT_X_TLS_CTX has counted. */
+/*
+ * Exported by libldap, for slapd, but in no header: gives back what LDAP_OPT_X_TLS_CTX has counted.
+ */
 void ldap_pvt_tls_ctx_free(void *context);
 
 struct shared {

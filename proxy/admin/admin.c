@@ -143,7 +143,9 @@ static void go_on(struct turn_task *task);
 
 static const struct conn_events events = {on_open, on_readable, on_drained, on_broken};
 
-/* Without texts of any length, which may be commands with passwords in them. NULL without memory. */
+/*
+ * Without texts of any length, which may be commands with passwords in them. NULL without memory.
+ */
 static char *dump_arguments(const struct ctl_request *request)
 {
     static const char *const secret[] = {"record", "csv"};

@@ -22,9 +22,9 @@ struct admin_socket {
 };
 
 /*
- * Listens at conf->socket with the mode and group that are set, or `beside` it, at conf->socket with
- * the process's number behind. A socket that is there is replaced if nobody listens on it, and those
- * of dead processes beside it are removed. False with *err set, and nothing left.
+ * Listens at conf->socket with the mode and group that are set, or `beside` it, at conf->socket
+ * with the process's number behind. A socket that is there is replaced if nobody listens on it, and
+ * those of dead processes beside it are removed. False with *err set, and nothing left.
  */
 bool admin_socket_open(struct admin_socket *socket_out, const struct conf_admin *conf, bool beside,
                        struct err *err);

@@ -1,6 +1,6 @@
 /*
- * Owns how this process gives its place to another one (proxy/process/takeover.h): the steps, and what is
- * taken back when the other one fails.
+ * Owns how this process gives its place to another one (proxy/process/takeover.h): the steps, and
+ * what is taken back when the other one fails.
  */
 #include "proxy/admin/handlers.h"
 

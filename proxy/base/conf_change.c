@@ -241,8 +241,8 @@ void conf_changes_release(struct conf_changes *changes)
 /* --- sections --- */
 
 /*
- * Whether Redis is asked for routes decides what a process tells others of itself from its start on:
- * a promise to end in time, and what its users' moves wait for.
+ * Whether Redis is asked for routes decides what a process tells others of itself from its start
+ * on: a promise to end in time, and what its users' moves wait for.
  */
 static bool needs_restart(const struct pair *pair, const struct conf_row *row, const void *after)
 {

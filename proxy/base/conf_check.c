@@ -393,7 +393,10 @@ static bool check_referrals(struct conf_reader *reader, const struct conf *conf)
                "\"keep_referrals\" of route needs \"follow_referrals\", and the source redis");
 }
 
-/* A proxy says that it lives three times in node_expiry: shorter, and all sessions end now and then. */
+/*
+ * A proxy says that it lives three times in node_expiry: shorter, and all sessions end now and
+ * then.
+ */
 static bool check_fence(struct conf_reader *reader, const struct conf *conf)
 {
     return source_place(conf, "redis") == 0 ||

@@ -1,4 +1,6 @@
-/* Owns what the sections must be that say who may log in: names, limits, and the proofs of users. */
+/*
+ * Owns what the sections must be that say who may log in: names, limits, and the proofs of users.
+ */
 #include "proxy/base/conf_private.h"
 
 #include "proxy/base/address.h"

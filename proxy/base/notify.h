@@ -9,8 +9,8 @@
 #include <stdint.h>
 
 /*
- * Clients are served, by this process: it becomes the service's main one, as after an upgrade, where
- * NotifyAccess=all lets it. Also the end of reloading.
+ * Clients are served, by this process: it becomes the service's main one, as after an upgrade,
+ * where NotifyAccess=all lets it. Also the end of reloading.
  */
 void notify_ready(void);
 
@@ -24,7 +24,8 @@ void notify_status(const char *format, ...) __attribute__((format(printf, 1, 2))
 
 /*
  * How often the manager wants to hear notify_alive; 0: it does not. Without WATCHDOG_PID, for
- * whichever process asks: whoever starts the successor of a process takes it out of the environment.
+ * whichever process asks: whoever starts the successor of a process takes it out of the
+ * environment.
  */
 uint64_t notify_watchdog_ms(void);
 

@@ -40,8 +40,8 @@ struct membership_events {
 
 /*
  * Sends the first beat; further ones follow each third of redis.node_expiry. `id` is the process's.
- * All is borrowed until the close, but for the predecessor. Writes freshness->known_since_ms and, if
- * Redis is asked for routes, fence_ms. NULL with *err set.
+ * All is borrowed until the close, but for the predecessor. Writes freshness->known_since_ms and,
+ * if Redis is asked for routes, fence_ms. NULL with *err set.
  */
 struct membership *membership_open(const struct env *env, const char *id,
                                    const struct predecessor *predecessor,

@@ -1,6 +1,6 @@
 /*
- * Owns the text of a key's file between reading and wiping: what OpenSSL itself reads passes through
- * stdio and through buffers that it frees as they are.
+ * Owns the text of a key's file between reading and wiping: what OpenSSL itself reads passes
+ * through stdio and through buffers that it frees as they are.
  */
 #include "proxy/net/private_key.h"
 

@@ -76,7 +76,9 @@ uint64_t redis_link_connection(const struct redis_link *link);
  */
 void redis_link_reject(struct redis_link *link, const char *why);
 
-/* Its address, host:port or unix:/path, borrowed until the loop goes on; NULL while there is none. */
+/*
+ * Its address, host:port or unix:/path, borrowed until the loop goes on; NULL while there is none.
+ */
 const char *redis_link_address(const struct redis_link *link);
 
 /* "<prefix>kind:{name}", or "<prefix>kind" without a name. False when it does not fit. */

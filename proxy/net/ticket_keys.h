@@ -1,6 +1,7 @@
 /*
  * Keys of session tickets (RFC 5077 4): a public name of 16 octets, by which a ticket tells its
- * key, then a key for HMAC-SHA-256 and one for AES-CBC, of 32 octets each; or, in short ones, of 16.
+ * key, then a key for HMAC-SHA-256 and one for AES-CBC, of 32 octets each; or, in short ones, of
+ * 16.
  */
 #ifndef IMAPMUX_NET_TICKET_KEYS_H
 #define IMAPMUX_NET_TICKET_KEYS_H

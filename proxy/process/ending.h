@@ -30,9 +30,9 @@ bool ending_drain(struct ending *ending, uint64_t within_ms, const char *why);
 void ending_tell_idle(struct ending *ending);
 
 /*
- * From here on nothing but the end is left. Whatever then hangs, as a disk that a thread still reads
- * from, the process ends after a while, with a word to standard error and a status of failure; if
- * it has come to its end before, `ending_is_complete` says so.
+ * From here on nothing but the end is left. Whatever then hangs, as a disk that a thread still
+ * reads from, the process ends after a while, with a word to standard error and a status of
+ * failure; if it has come to its end before, `ending_is_complete` says so.
  */
 void ending_has_begun(const struct conf *conf);
 void ending_is_complete(void);

@@ -27,9 +27,9 @@ void launcher_settle(struct launcher *launcher, const char *socket);
 void launcher_listen(struct launcher *launcher, const struct env *env);
 
 /*
- * Starts the new process, and logs what comes of it. `on_end` follows, once, with its number when it
- * has taken the place of this one, or with 0 and why it has not. False with *err set, also while one
- * is on its way, or when there is no launcher (NULL).
+ * Starts the new process, and logs what comes of it. `on_end` follows, once, with its number when
+ * it has taken the place of this one, or with 0 and why it has not. False with *err set, also while
+ * one is on its way, or when there is no launcher (NULL).
  */
 bool launcher_launch(struct launcher *launcher, launcher_end_fn *on_end, void *owner,
                      struct err *err);

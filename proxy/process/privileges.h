@@ -14,7 +14,9 @@
  */
 unsigned long long privileges_descriptors(const struct conf *conf, size_t worker_count);
 
-/* Raises the limit as far as the system lets us; what is missing is logged. While we may be root. */
+/*
+ * Raises the limit as far as the system lets us; what is missing is logged. While we may be root.
+ */
 void privileges_raise_descriptors(const struct conf *conf, size_t worker_count);
 
 /*

@@ -1,8 +1,8 @@
 /*
  * Whether all workers turn their loops: each of them is asked once a second, and one that does not
- * answer for a while hangs. A service manager that wants to know (systemd: WatchdogSec=) is told that
- * the process is alive once all have answered, and nothing meanwhile: a worker that hangs leads to
- * a restart. On the control thread.
+ * answer for a while hangs. A service manager that wants to know (systemd: WatchdogSec=) is told
+ * that the process is alive once all have answered, and nothing meanwhile: a worker that hangs
+ * leads to a restart. On the control thread.
  */
 #ifndef IMAPMUX_PROCESS_PULSE_H
 #define IMAPMUX_PROCESS_PULSE_H

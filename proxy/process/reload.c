@@ -1,7 +1,7 @@
 /*
- * Owns the steps of a reload. Read in a pool thread; then prepared here and by every worker, each of
- * which opens what it needs; then committed by all, or, if anybody has failed, discarded by all. The
- * letters for that are there before the first step, so nothing can fail after the decision.
+ * Owns the steps of a reload. Read in a pool thread; then prepared here and by every worker, each
+ * of which opens what it needs; then committed by all, or, if anybody has failed, discarded by all.
+ * The letters for that are there before the first step, so nothing can fail after the decision.
  */
 #include "proxy/process/reload.h"
 

@@ -1,6 +1,6 @@
 /*
- * Taking the place of a process that runs, as its heir does it: over the socket of administration of
- * the other one, by the command "handover" (proxy/admin/handle_handover.c). It blocks.
+ * Taking the place of a process that runs, as its heir does it: over the socket of administration
+ * of the other one, by the command "handover" (proxy/admin/handle_handover.c). It blocks.
  *
  *     heir                                         other process
  *     begin    ------------------------------->    serves on

@@ -38,8 +38,8 @@ struct workers_view {
 size_t workers_wanted(const struct conf *conf);
 
 /*
- * Opens what the workers need, duplicates of their listening sockets, too, and starts their threads.
- * NULL with *err set, and nothing left running. *view is copied.
+ * Opens what the workers need, duplicates of their listening sockets, too, and starts their
+ * threads. NULL with *err set, and nothing left running. *view is copied.
  */
 struct workers *workers_start(const struct conf *conf, const struct tls *tls,
                               const struct listeners *listeners, const struct workers_view *view,

@@ -1,8 +1,8 @@
 /*
- * Another configuration for a worker, in two steps, both on its thread: the first opens what is made
- * anew for it, and may fail; the second puts it in force, between two turns of the loop, and cannot.
- * Requests under way end with those whom they have asked. Sessions keep what they have, and are let
- * go if it was a shard that is configured no more.
+ * Another configuration for a worker, in two steps, both on its thread: the first opens what is
+ * made anew for it, and may fail; the second puts it in force, between two turns of the loop, and
+ * cannot. Requests under way end with those whom they have asked. Sessions keep what they have, and
+ * are let go if it was a shard that is configured no more.
  */
 #ifndef IMAPMUX_PROCESS_WORKER_CHANGE_H
 #define IMAPMUX_PROCESS_WORKER_CHANGE_H

@@ -21,8 +21,9 @@ struct users;
 struct worker_change;
 
 /*
- * All of it outlives the session, and is used on the worker's thread only. With another configuration
- * (worker_change.h) come another env.conf, tls, auth and router, between two turns of the loop.
+ * All of it outlives the session, and is used on the worker's thread only. With another
+ * configuration (worker_change.h) come another env.conf, tls, auth and router, between two turns of
+ * the loop.
  */
 struct home {
     struct env env;             /* its configuration is held */

@@ -123,8 +123,8 @@ void phase_join_home(struct session *s, struct home *home);
 void phase_leave_home(struct session *s);
 
 /*
- * A walk along the sessions of a home that may pause for as long as it likes: who leaves meanwhile is
- * passed over, who joins is not met. It ends by itself with the last one, or by phase_walk_end,
+ * A walk along the sessions of a home that may pause for as long as it likes: who leaves meanwhile
+ * is passed over, who joins is not met. It ends by itself with the last one, or by phase_walk_end,
  * which is harmless then.
  */
 struct phase_walk {

@@ -88,8 +88,8 @@ bool relay_leaves_clean(const struct relay *relay);
 struct span relay_last_words(const struct relay *relay);
 
 /*
- * Says `bye` (a constant, whole line) to the client at the next command boundary, and ends. Commands
- * that have begun are answered before; no more are read.
+ * Says `bye` (a constant, whole line) to the client at the next command boundary, and ends.
+ * Commands that have begun are answered before; no more are read.
  */
 void relay_end_politely(struct relay *relay, const char *bye);
 

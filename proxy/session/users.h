@@ -38,8 +38,8 @@ bool users_has(const struct session *s);
 const char *users_name(const struct user *user);
 
 /*
- * What its route says, at `epoch`, when it is no hindrance: true, and she is held no more if that is
- * news; false if she is held and the route is older than that.
+ * What its route says, at `epoch`, when it is no hindrance: true, and she is held no more if that
+ * is news; false if she is held and the route is older than that.
  */
 bool users_may_go_on(struct session *s, uint64_t epoch);
 
@@ -61,10 +61,10 @@ bool users_see_deadline(struct session *s);
 /* --- for those who look after users --- */
 
 /*
- * Holds the user. home->on_held(home, user, epoch) follows once, never inside the call, when none of
- * her sessions has a connection to a store, nor any is under way or parked. Again with the same
- * epoch, or an older one: nothing new is told, but what is not ended yet is ended; with a newer one:
- * told again. False without memory: nothing is told, though her sessions end.
+ * Holds the user. home->on_held(home, user, epoch) follows once, never inside the call, when none
+ * of her sessions has a connection to a store, nor any is under way or parked. Again with the same
+ * epoch, or an older one: nothing new is told, but what is not ended yet is ended; with a newer
+ * one: told again. False without memory: nothing is told, though her sessions end.
  */
 bool users_hold(struct home *home, const char *user, uint64_t epoch);
 
@@ -83,8 +83,8 @@ void users_release(struct home *home, const char *user);
 size_t users_kick(struct home *home, const char *user, const char *session_id, const char *bye);
 
 /*
- * The same for every relayed session (of this shard, unless it is USERS_ALL_SHARDS), each at a random moment
- * within this time.
+ * The same for every relayed session (of this shard, unless it is USERS_ALL_SHARDS), each at a
+ * random moment within this time.
  */
 #define USERS_ALL_SHARDS SIZE_MAX
 void users_let_go(struct home *home, size_t shard_id, uint64_t within_ms);

@@ -15,8 +15,8 @@ struct health;
 
 /*
  * Begins, the shards spread over the first interval. NULL with *err set. `env` and `stores` are
- * borrowed: these, which are in use by workers already, until the workers have ended; the rest until
- * the loop has run out after health_close, which comes after the workers' end; `tls` is held.
+ * borrowed: these, which are in use by workers already, until the workers have ended; the rest
+ * until the loop has run out after health_close, which comes after the workers' end; `tls` is held.
  */
 struct health *health_open(const struct env *env, const struct tls *tls,
                            const struct stores *stores, struct err *err);
@@ -37,8 +37,8 @@ void health_use_tls(struct health *health, const struct tls *tls);
 void health_stop(struct health *health);
 
 /*
- * What is known of the addresses of a shard of the configuration that is in force. Without checks, or
- * while its names have no address, nobody knows more than that says.
+ * What is known of the addresses of a shard of the configuration that is in force. Without checks,
+ * or while its names have no address, nobody knows more than that says.
  */
 struct health_address {
     const char *text;  /* "192.0.2.1:143"; not checked: as it is in proxy.conf; "": none is known */

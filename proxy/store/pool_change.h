@@ -1,6 +1,6 @@
 /*
- * Another configuration for a pool, in two steps: the first gathers what is needed for it, the second
- * cannot fail. On the worker's thread. A pool begins in the same way, with the first one.
+ * Another configuration for a pool, in two steps: the first gathers what is needed for it, the
+ * second cannot fail. On the worker's thread. A pool begins in the same way, with the first one.
  */
 #ifndef IMAPMUX_STORE_POOL_CHANGE_H
 #define IMAPMUX_STORE_POOL_CHANGE_H

@@ -42,8 +42,8 @@ struct store {
 };
 
 /*
- * By shard id. Nothing in it ever moves or goes while it is open, for others keep pointers to stores;
- * a store whose shard was removed waits for its return.
+ * By shard id. Nothing in it ever moves or goes while it is open, for others keep pointers to
+ * stores; a store whose shard was removed waits for its return.
  */
 struct stores {
     size_t worker_count;

@@ -1,7 +1,7 @@
 /*
  * Owns the talk with the two stores, side by side. Each is asked for its namespaces and for a list
- * of all mailboxes, with their STATUS where the store can do that (RFC 5819); then for the STATUS of
- * each that is still lacking, some at a time.
+ * of all mailboxes, with their STATUS where the store can do that (RFC 5819); then for the STATUS
+ * of each that is still lacking, some at a time.
  */
 #include "proxy/store/verify.h"
 

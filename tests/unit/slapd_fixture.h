@@ -136,7 +136,9 @@ static int socket_to(uint16_t port, int (*verb)(int, const struct sockaddr *, so
     return -1;
 }
 
-/* Below the ports that the kernel gives to outgoing connections, so that none takes it meanwhile. */
+/*
+ * Below the ports that the kernel gives to outgoing connections, so that none takes it meanwhile.
+ */
 static uint16_t free_port(void)
 {
     static unsigned seed;

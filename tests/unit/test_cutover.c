@@ -490,7 +490,9 @@ static void test_commit_of_another_move(void **unused)
     expect_route("blue", "moving", "5");
 }
 
-/* The process that has committed is no more: whoever comes next goes on, whatever acks there are. */
+/*
+ * The process that has committed is no more: whoever comes next goes on, whatever acks there are.
+ */
 static void test_commit_goes_on(void **unused)
 {
     (void)unused;

@@ -67,7 +67,9 @@ static void all_are_found(void **state)
     assert_null(table);
 }
 
-/* Names that are not there cost what those cost that are: about a third of them the cheaper hash. */
+/*
+ * Names that are not there cost what those cost that are: about a third of them the cheaper hash.
+ */
 static void unknown_names_are_like_known_ones(void **state)
 {
     struct passwd_table *table = read_many(MANY, MANY), *fewer = read_many(MANY, 7);

@@ -725,7 +725,9 @@ static long seconds_left(const char *key)
     return seconds;
 }
 
-/* A hash outlives the half of a day until it is written again; then it is, once, if it is needed. */
+/*
+ * A hash outlives the half of a day until it is written again; then it is, once, if it is needed.
+ */
 static void long_sessions_are_told_again(void **state)
 {
     const uint64_t commands_of_beat = 1;
