@@ -20,8 +20,8 @@ struct acks *acks_open(const struct env *env, const char *id,
 
 /*
  * The move that has begun at this epoch may go on, as far as this process is concerned. Told at
- * once, if Redis answers; else by acks_retry. An older epoch than is known changes nothing. False
- * without memory.
+ * once, if Redis answers; else by acks_retry. It takes the place of whatever epoch was known of
+ * this user, for a Redis that has lost data may count anew. False without memory.
  */
 bool acks_add(struct acks *acks, const char *user, uint64_t epoch);
 
