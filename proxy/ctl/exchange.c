@@ -246,6 +246,8 @@ void exchange(const struct exchange *exchange, struct answer *answer_out)
     while ((answer_out->kind == ANSWER_NO_CONNECTION || answer_out->kind == ANSWER_AGAIN ||
             answer_out->kind == ANSWER_LOST || answer_out->kind == ANSWER_LATE) &&
            clock_ms() < end && go_on(exchange, answer_out)) {
+        if (exchange->on_again != NULL)
+            exchange->on_again(exchange->owner, answer_out->why);
         clock_sleep(PAUSE_MS);
         answer_release(answer_out);
         attempt(exchange, answer_out);

@@ -19,6 +19,7 @@ struct exchange {
     uint64_t limit_ms;    /* without a word from imapmux; 0: none */
     uint64_t patience_ms; /* how long it is tried again while there is none; 0: not at all */
     bool (*on_wait)(void *owner);                     /* false: waits no more; NULL: always true */
+    void (*on_again)(void *owner, const char *why);   /* is about to be tried again; NULL: nobody */
     void (*on_item)(void *owner, const json_t *item); /* NULL: items are kept in the answer */
     void *owner;
 };

@@ -21,7 +21,7 @@ enum {
     SETTLE_MS = 45000,     /* for a move that was left alone to be over */
     TELL_FIRST_MS = 1000,  /* whom we wait for is said then, */
     TELL_AGAIN_MS = 5000,  /* and then again */
-    NAMED_MAX = 3,         /* so many of them */
+    NAMED_MAX = 3,         /* so many proxies */
     ATTEMPTS_MAX = 3       /* if moves are lost */
 };
 
@@ -65,6 +65,17 @@ static bool may_wait(void *move)
     return !is_given_up(move);
 }
 
+/* It may be that Redis is down, for as long as the whole timeout of the step. */
+static void tell_why_again(void *move, const char *why)
+{
+    struct move *m = move;
+
+    if (clock_ms() < m->tell_ms)
+        return;
+    say(m, "trying again: %s", why);
+    m->tell_ms = clock_ms() + TELL_AGAIN_MS;
+}
+
 /* Takes over the arguments. `on_wait` may be NULL. */
 static void ask(struct move *m, const char *command, json_t *arguments, bool (*on_wait)(void *),
                 uint64_t limit_ms, struct answer *answer_out)
@@ -75,8 +86,10 @@ static void ask(struct move *m, const char *command, json_t *arguments, bool (*o
                                .limit_ms = limit_ms,
                                .patience_ms = m->plan->timeout_ms,
                                .on_wait = on_wait,
+                               .on_again = tell_why_again,
                                .owner = m};
 
+    m->tell_ms = clock_ms() + TELL_AGAIN_MS;
     exchange(&request, answer_out);
     json_decref(arguments);
 }

@@ -46,8 +46,8 @@ struct move {
     json_int_t mailboxes, messages; /* that were compared; -1: none were */
     char why[640];                  /* of FAILED and UNSURE, also of move_look_up */
     /* Private. */
-    json_t *missing; /* the proxies that have not let go */
-    uint64_t looked_ms;
+    json_t *missing;             /* the proxies that have not let go */
+    uint64_t looked_ms, tell_ms; /* was asked for last; why is said, if it is still tried then */
     bool held, committed;
     bool lost; /* it is over, but not by us: Redis has forgotten it, or was away for too long */
 };

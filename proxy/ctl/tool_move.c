@@ -250,7 +250,8 @@ static json_t *read_users(const struct ctl_request *request)
 static json_t *export_users(const struct tool *tool, const char *shard)
 {
     json_t *arguments = json_pack("{s:s}", "shard", shard), *users = json_object();
-    struct exchange request = {tool->socket, "routes export", arguments, 0, 0, NULL, NULL, NULL};
+    struct exchange request = {
+        .socket = tool->socket, .command = "routes export", .arguments = arguments};
     struct answer answer;
 
     exchange(&request, &answer);

@@ -193,6 +193,20 @@ def test_what_passes_is_waited_for(process, step):
     assert len(process.asked(step)) >= 4
 
 
+def test_what_does_not_pass_is_told(process):
+    """Before the time is up, for a Redis that is down may be started."""
+    tried = refuse("redis: no master", again=True)
+    process.misbehave["cutover begin"] = [tried] * 1000
+    tool = start(process, "move", "ann", "--to", "green")
+    lines = iter(tool.stderr.readline, "")
+    assert "ann: trying again: redis: no master\n" in lines
+    with process.lock:
+        process.misbehave["cutover begin"].clear()
+    assert (tool.wait(60), place(process, "ann")) == (DONE, ("green", "active"))
+    tool.stdout.close()
+    tool.stderr.close()
+
+
 @pytest.mark.parametrize("step", ["look", "verify", "commit"])
 def test_the_process_restarts(process, step):
     def restart(arguments, carry_out):
