@@ -586,7 +586,8 @@ def end_in_this_way(peer, how):
     """The store ends a connection that its script reads from."""
     if how == "reset":
         peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        peer.socket.shutdown(socket.SHUT_RD)  # wakes the script, which closes
+        peer.socket.shutdown(socket.SHUT_RD)  # wakes the script, which closes; till then it would still read
+        wait_for_end(peer)
         return
     if how == "BYE and closed":
         peer.send(b"* BYE Autologout\r\n")
