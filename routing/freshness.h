@@ -31,6 +31,7 @@ struct freshness {
      */
     const char *proxy; /* whose record it is; NULL: there is none. Set before there are workers */
     _Atomic uint64_t token, token_before;
+    _Atomic uint64_t beats; /* how often it was written */
 };
 
 /* Whether sessions must keep away from their stores. `freshness` may be NULL: no. */

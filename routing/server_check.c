@@ -66,6 +66,18 @@ static void on_reply(void *owner, const redisReply *reply, const struct err *err
     check->command = NULL;
     check->connection = reply == NULL ? 0 : redis_link_connection(check->env->redis);
     check->token = reply != NULL && reply->type == REDIS_REPLY_STRING ? token_of(reply->str) : 0;
+    check->beats = atomic_load(&check->freshness->beats);
+}
+
+/*
+ * Is the answer that of another server than the one which has confirmed this process? One that has
+ * no record at all may be the same, restarted without its data, until another beat has come there.
+ */
+static bool is_of_another(const struct server_check *check)
+{
+    return is_answered(check) && check->wanted == wanted(check) &&
+           check->wanted_before == check->wanted && wanted_before(check) == check->wanted &&
+           (check->token != 0 || atomic_load(&check->freshness->beats) > check->beats);
 }
 
 void server_check_before(struct server_check *check)
@@ -76,8 +88,7 @@ void server_check_before(struct server_check *check)
     if (server_check_is_good(check) || check->command != NULL ||
         !redis_key(proxies, &check->env->conf->redis, "proxies", NULL))
         return;
-    if (is_answered(check) && check->wanted == wanted(check) &&
-        check->wanted_before == wanted_before(check))
+    if (is_of_another(check))
         redis_link_reject(check->env->redis, "it is not the server that confirms this process");
     check->wanted = wanted(check);
     check->wanted_before = wanted_before(check);

@@ -25,6 +25,7 @@ struct server_check { /* private */
     uint64_t wanted, wanted_before; /* the tokens when it was asked last */
     uint64_t connection;            /* of the link, over which there was an answer; 0: none yet */
     uint64_t token;                 /* that it told; 0: none */
+    uint64_t beats;                 /* how many there had been by then */
 };
 
 /* Borrows both; `freshness` may be NULL: then all is well. False with *err set. */

@@ -335,6 +335,7 @@ static void log_refusal(const redisReply *reply)
 static void take_token(struct membership *m)
 {
     atomic_store(&m->freshness->token_before, m->token);
+    atomic_fetch_add(&m->freshness->beats, 1);
     if (m->sent_over != 0 && m->sent_over != redis_link_connection(m->env->redis))
         m->token = 0;
 }
