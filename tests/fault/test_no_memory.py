@@ -178,7 +178,8 @@ class Site:
     def start(self):
         """The proxy, anew, and warm: what is set up once has been set up. One that has died is forgotten."""
         self.count += 1
-        self.redis_server.call("DEL", "imapmux:proxies")
+        self.redis.cut_off()
+        self.redis_server.call("CLIENT", "KILL", "TYPE", "normal")  # and what it has said, but Redis has not read
         self.moves.forget()
         limits = "connect_timeout = 3s login_timeout = 3s"
         shards = "".join(shard(name, store.port, tls="starttls" if name == "secure" else "none", more=limits)
