@@ -12,10 +12,10 @@ enum { CHUNK_MAX = 24 * 1024, CHUNK_LINES_MAX = 1000, LINE_MAX_BYTES = 2048 };
 
 /* --- export --- */
 
-/* As RFC 4180 has it: in quotes where it must be. */
+/* As RFC 4180 has it: in quotes where it must be, or import would take it for a comment. */
 static void print_field(const char *text)
 {
-    if (strpbrk(text, ",\"\r\n") == NULL) {
+    if (strpbrk(text, ",\"\r\n# \t") == NULL) {
         fputs(text, stdout);
         return;
     }

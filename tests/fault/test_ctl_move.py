@@ -729,10 +729,11 @@ def test_a_large_import_comes_in_chunks(process, tmp_path):
 
 def test_export(process):
     process.routes = {"ann": {"shard": "blue", "state": "active", "epoch": 3},
-                      "b,ob": {"shard": "green", "state": "active", "epoch": 0, "backend_user": 'the "real" bob'}}
-    assert done(process, "export", "--csv") == 'ann,blue\n"b,ob",green,"the ""real"" bob"\n'
+                      "b,ob": {"shard": "green", "state": "active", "epoch": 0, "backend_user": 'the "real" bob'},
+                      "#1": {"shard": "blue", "state": "active", "epoch": 0}}
+    assert done(process, "export", "--csv") == 'ann,blue\n"b,ob",green,"the ""real"" bob"\n"#1",blue\n'
     assert done(process, "export", "--csv", "--shard", "green") == '"b,ob",green,"the ""real"" bob"\n'
-    assert [line["user"] for line in json_lines(done(process, "export", "--json"))] == ["ann", "b,ob"]
+    assert [line["user"] for line in json_lines(done(process, "export", "--json"))] == ["ann", "b,ob", "#1"]
     assert done(process, "export", "--shard", "blue").splitlines()[0].split() == ["user", "shard", "state", "backend",
                                                                                    "user", "epoch"]
     process.misbehave["routes export"] = [refuse("Redis does not answer")]
