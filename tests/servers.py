@@ -554,13 +554,14 @@ class Imapmux(Server):
         return environment
 
     def start(self):
-        self.lines, self._begun, self._at_end = [], b"", False
         self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                         stderr=subprocess.PIPE, env=self.environment(), cwd=self.folder,
                                         start_new_session=True)
-        self._stream = self.process.stderr
-        self._stderr = self._stream.fileno()
-        os.set_blocking(self._stderr, False)
+        with self._changed:  # who reads what a process before this one has said stops now
+            self._stream = self.process.stderr
+            self._stderr = self._stream.fileno()
+            os.set_blocking(self._stderr, False)
+            self.lines, self._begun, self._at_end = [], b"", False
         self._reader = threading.Thread(target=self._read, args=(self._stream,), daemon=True)
         self._reader.start()
         try:
@@ -575,7 +576,7 @@ class Imapmux(Server):
         while not at_end and not stream.closed:
             ready, _, _ = select.select([stream], [], [], 1)
             with self._changed:
-                at_end = bool(ready) and self._take_in()
+                at_end = stream is not self._stream or (bool(ready) and self._take_in())
                 self._changed.notify_all()
 
     def _take_in(self):
