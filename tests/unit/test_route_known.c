@@ -204,7 +204,7 @@ static void only_the_server_that_knows_this_process_counts(void **state)
     check(&b, &a, "ann", "s1", false);
 
     uint64_t connects = count_of(&b.counters.redis_connects);
-    assert_int_equal(connects, 1); /* who has no record of it yet is not left */
+    assert_int_equal(connects, 1);        /* who has no record of it yet is not left */
     set(&b.freshness.token_before, 0xa1); /* another beat is on its way, over another connection */
     set(&b.freshness.token, 0xa2);
     check(&b, &a, "ann", "s1", false);
