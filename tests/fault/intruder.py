@@ -12,7 +12,8 @@ import pytest
 
 import servers
 
-SEIZE, INTERRUPT, DETACH, GETREGS, SETREGS, SINGLESTEP = 0x4206, 0x4207, 17, 12, 13, 9
+SEIZE, INTERRUPT, DETACH, GETREGS, SETREGS, SINGLESTEP, CONT = 0x4206, 0x4207, 17, 12, 13, 9, 7
+SYSCALL = b"\x0f\x05"
 ALL_KINDS = 0x40000000  # __WALL: threads, too
 REGISTERS = ("r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp ss fs_base gs_base "
              "ds es fs gs").split()
@@ -65,9 +66,22 @@ class Intruder:
     """In one thread that hangs, and waits in a system call: the instruction for one is right behind it."""
 
     def __init__(self, thread):
-        self.thread = thread
+        self.thread, self.goes_on = thread, False
+        servers.wait_for(self._waits_in_call, "the thread to wait in a system call")
         self.before = self._registers()
         self.room = self.before.rsp - 4096  # below the stack, and what may be used there
+
+    def _waits_in_call(self):
+        """If not, for it had something to do when it was made to hang, it goes on until it is asked again."""
+        if self.goes_on:
+            trace(INTERRUPT, self.thread)
+            os.waitpid(self.thread, ALL_KINDS)
+        with open(f"/proc/{self.thread}/mem", "rb", buffering=0) as memory:
+            memory.seek(self._registers().rip - len(SYSCALL))
+            self.goes_on = memory.read(len(SYSCALL)) != SYSCALL
+        if self.goes_on:
+            trace(CONT, self.thread)
+        return not self.goes_on
 
     def _registers(self):
         registers = Registers()
@@ -84,7 +98,7 @@ class Intruder:
     def call(self, name, *arguments):
         """The result of the system call, or the name of its error."""
         registers = Registers.from_buffer_copy(self.before)
-        registers.rip -= 2  # `syscall`
+        registers.rip -= len(SYSCALL)
         registers.rax, registers.orig_rax = NUMBERS[name], 0xffffffffffffffff
         for register, argument in zip(ARGUMENTS, arguments):
             value = self.text(argument) if isinstance(argument, str) else argument
