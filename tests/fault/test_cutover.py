@@ -120,7 +120,7 @@ def test_who_is_missing(proxy, redis, route):
     record(redis, "p2", USER)
     looked = answer(proxy, "cutover", "look", USER, MOVE)
     assert looked["lacking"] == held["lacking"] + 1
-    assert looked["acked"] > held["acked"]  # a beat may have told of the proxy itself since, which has let go, too
+    assert looked["acked"] - held["acked"] in (1, 2)  # a beat may have told of the proxy itself since, which has let go
     missing = next(one for one in looked["missing"] if one["id"] == "p1")
     assert missing.items() >= {"host": "mx1", "pid": 17}.items()
     assert "let go of the user yet: p1; the user is at the old shard" in why_not(proxy, "cutover", "commit", USER, MOVE)
