@@ -3,8 +3,8 @@
  * a configuration is good can start with it: the lines of the password file and the route file, a
  * file of keys for tokens, and the filter, names and TLS of the directory. Nobody is connected.
  */
-#ifndef IMAPMUX_PREFLIGHT_H
-#define IMAPMUX_PREFLIGHT_H
+#ifndef IMAPMUX_PROCESS_PREFLIGHT_H
+#define IMAPMUX_PROCESS_PREFLIGHT_H
 
 #include "proxy/base/conf.h"
 
