@@ -6,6 +6,7 @@
 
 #include "auth/chain.h"
 #include "auth/username.h"
+#include "proxy/base/clock.h"
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
 
@@ -116,11 +117,6 @@ static void on_decided(struct auth_question *question);
 static void timer_closed(uv_handle_t *handle)
 {
     mem_free(handle);
-}
-
-static uint64_t clock_ms(void)
-{
-    return uv_hrtime() / 1000000; /* the same for all workers */
 }
 
 /* The request is under way no more. */

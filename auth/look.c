@@ -3,6 +3,7 @@
 
 #include "auth/chain.h"
 #include "auth/username.h"
+#include "proxy/base/clock.h"
 #include "proxy/base/mem.h"
 
 #include <assert.h>
@@ -106,5 +107,5 @@ void auth_recall(const struct auth *auth, const char *user, struct auth_memory *
     *memory_out = (struct auth_memory){.password = CACHE_UNKNOWN};
     memory_out->password = chain_remembers(auth_chain(auth), user, &memory_out->password_age_ms);
     memory_out->failures =
-        throttle_look(auth_throttle(auth), user, uv_hrtime() / 1000000, &memory_out->delay_ms);
+        throttle_look(auth_throttle(auth), user, clock_ms(), &memory_out->delay_ms);
 }

@@ -1,7 +1,7 @@
 /*
  * How far this process may trust what it remembers of routes. One for the process, written by the
  * control thread, which hears the events of Redis, and read by every worker's router. All times are
- * of uv_hrtime, in ms; zeroed, nothing is to be trusted.
+ * of clock_ms; zeroed, nothing is to be trusted.
  */
 #ifndef IMAPMUX_ROUTING_FRESHNESS_H
 #define IMAPMUX_ROUTING_FRESHNESS_H

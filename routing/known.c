@@ -9,6 +9,7 @@
  */
 #include "routing/known.h"
 
+#include "proxy/base/clock.h"
 #include "proxy/base/hash.h"
 
 #include <assert.h>
@@ -52,11 +53,6 @@ struct known {
     uint64_t event_count;
     uint64_t lost_event; /* the last one that is not in the table any more */
 };
-
-static uint64_t now_ms(void)
-{
-    return uv_hrtime() / 1000000;
-}
 
 /* --- life --- */
 
@@ -213,7 +209,7 @@ static bool is_fresh(const struct known *known, const struct entry *entry)
 {
     uint64_t since = atomic_load(&known->freshness->complete_since_ms);
     uint64_t until = atomic_load(&known->freshness->events_until_ms);
-    uint64_t now = now_ms();
+    uint64_t now = clock_ms();
 
     return entry->read_ms >= since && now < until &&
            now - entry->read_ms < known->conf->route.cache_ttl;
@@ -231,14 +227,14 @@ bool known_find(struct known *known, const char *user, enum known_use use, struc
     if (entry == NULL || entry->shard == 0 || !may_serve(known, entry))
         return false;
     if (use == KNOWN_FRESH ? !is_fresh(known, entry)
-                           : now_ms() >= atomic_load(&known->freshness->fence_ms))
+                           : clock_ms() >= atomic_load(&known->freshness->fence_ms))
         return false;
     leave_list(known, entry);
     enter_list(known, entry, true);
     *route_out = (struct route){.state = ROUTE_ACTIVE,
                                 .epoch = entry->epoch,
                                 .source = entry->source,
-                                .age_ms = now_ms() - entry->read_ms};
+                                .age_ms = clock_ms() - entry->read_ms};
     snprintf(route_out->shard, sizeof route_out->shard, "%s", shard_of(known, entry));
     if (entry->backend_user != NULL)
         snprintf(route_out->backend_user, sizeof route_out->backend_user, "%s",
@@ -248,7 +244,7 @@ bool known_find(struct known *known, const char *user, enum known_use use, struc
 
 struct route_moment known_moment(const struct known *known)
 {
-    return (struct route_moment){now_ms(), known->event_count};
+    return (struct route_moment){clock_ms(), known->event_count};
 }
 
 /*
@@ -267,7 +263,7 @@ bool known_is_outdated(const struct known *known, const char *user, struct route
     if (entry->told_event > asked.event)
         return entry->told_gone || epoch < entry->told_epoch;
     return entry->told_ms >= atomic_load(&known->freshness->complete_since_ms) &&
-           now_ms() - entry->told_ms < TOLD_MS && epoch < entry->told_epoch;
+           clock_ms() - entry->told_ms < TOLD_MS && epoch < entry->told_epoch;
 }
 
 /* --- learning --- */
@@ -340,7 +336,7 @@ void known_learn(struct known *known, const char *user, uint64_t epoch, enum rou
         return;
     }
     entry->told_event = known->event_count;
-    entry->told_ms = now_ms();
+    entry->told_ms = clock_ms();
     entry->told_gone = state == ROUTE_GONE;
     entry->told_epoch = entry->told_gone ? 0 : epoch;
     if (state != ROUTE_ACTIVE || entry->epoch != epoch)
@@ -359,7 +355,7 @@ void known_each(const struct known *known,
                                     .backend_user =
                                         entry->backend_user == NULL ? "" : entry->backend_user,
                                     .epoch = entry->epoch,
-                                    .age_ms = now_ms() - entry->read_ms};
+                                    .age_ms = clock_ms() - entry->read_ms};
 
         if (may_serve(known, entry))
             visit(owner, &route);
@@ -368,7 +364,7 @@ void known_each(const struct known *known,
 
 void known_add(struct known *known, const struct known_route *route)
 {
-    uint64_t now = now_ms();
+    uint64_t now = clock_ms();
     struct entry *entry;
 
     if (conf_find_shard(known->conf, route->shard) == NULL || find(known, route->user) != NULL ||

@@ -7,6 +7,7 @@
  * What Redis has said is remembered (known.h). It is looked at where Redis would be asked, and
  * where Redis has not answered.
  */
+#include "proxy/base/clock.h"
 #include "routing/route.h"
 
 #include "proxy/base/log.h"
@@ -376,7 +377,7 @@ static bool is_fenced_off(const struct route_request *request)
     const struct freshness *freshness = request->router->view.freshness;
 
     return freshness != NULL && is_of_redis(request) &&
-           uv_hrtime() / 1000000 >= atomic_load(&freshness->fence_ms);
+           clock_ms() >= atomic_load(&freshness->fence_ms);
 }
 
 static void ask_source(struct turn_task *task)

@@ -4,21 +4,18 @@
  */
 #include "auth/ldap/deadline.h"
 
+#include "proxy/base/clock.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <uv.h>
 
-static _Thread_local uint64_t deadline_ms, limit_ms; /* by uv_hrtime; 0: there is none */
-
-static uint64_t now_ms(void)
-{
-    return uv_hrtime() / 1000000;
-}
+static _Thread_local uint64_t deadline_ms, limit_ms; /* by clock_ms; 0: there is none */
 
 void ldap_deadline_begin(uint64_t limit)
 {
     limit_ms = limit;
-    deadline_ms = now_ms() + limit;
+    deadline_ms = clock_ms() + limit;
 }
 
 void ldap_deadline_end(void)
@@ -28,7 +25,7 @@ void ldap_deadline_end(void)
 
 uint64_t ldap_deadline_left(void)
 {
-    uint64_t now = now_ms();
+    uint64_t now = clock_ms();
 
     return now < deadline_ms ? deadline_ms - now : 0;
 }

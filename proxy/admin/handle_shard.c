@@ -1,6 +1,7 @@
 /* Owns the commands about shards: what is known of them, and what operators want of them. */
 #include "proxy/admin/handlers.h"
 
+#include "proxy/base/clock.h"
 #include "proxy/base/mem.h"
 #include "proxy/process/orders.h"
 
@@ -38,7 +39,7 @@ static void add_address(void *owner, const struct health_address *at)
 static json_t *describe(const struct control *control, const struct conf_shard *shard)
 {
     const struct store *store = stores_of(workers_stores(control->workers), shard);
-    uint64_t since_ms = uv_hrtime() / 1000000 - atomic_load(&store->changed_ms);
+    uint64_t since_ms = clock_ms() - atomic_load(&store->changed_ms);
     struct addresses addresses = {json_array(), ""};
     uint32_t waiting =
         atomic_load(&store->logins.waiting) + atomic_load(&store->connections.waiting);

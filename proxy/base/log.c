@@ -4,6 +4,7 @@
  */
 #include "proxy/base/log.h"
 
+#include "proxy/base/clock.h"
 #include "proxy/base/log_output.h"
 #include "proxy/base/log_repeats.h"
 
@@ -139,7 +140,7 @@ void log_write(struct log_line *line)
 
 void log_write_limited(struct log_line *line, const char *about)
 {
-    if (line->wanted && log_repeats_pass(line, about, log_repeats_now_ms()))
+    if (line->wanted && log_repeats_pass(line, about, clock_ms()))
         log_write(line);
 }
 

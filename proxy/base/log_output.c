@@ -1,6 +1,7 @@
 /* Owns the ways out of the log, the backlog before them, and the thread that works it off. */
 #include "proxy/base/log_output.h"
 
+#include "proxy/base/clock.h"
 #include "proxy/base/log_repeats.h"
 #include "proxy/base/mem.h"
 #include "proxy/base/metrics.h"
@@ -253,7 +254,7 @@ static struct timespec time_of(uint64_t ms)
 /* The same: nothing is to be written, but perhaps something that was held back is to be told. */
 static void rest(void)
 {
-    uint64_t due_ms = log_repeats_due_ms(), now_ms = log_repeats_now_ms();
+    uint64_t due_ms = log_repeats_due_ms(), now_ms = clock_ms();
 
     if (due_ms == UINT64_MAX) {
         pthread_cond_wait(&changed, &lock);
@@ -301,7 +302,7 @@ bool log_start(_Atomic uint64_t *lost, struct err *err)
 
 void log_stop(void)
 {
-    struct timespec until = time_of(log_repeats_now_ms() + STOP_PATIENCE_MS);
+    struct timespec until = time_of(clock_ms() + STOP_PATIENCE_MS);
     int status = 0;
 
     log_repeats_tell(UINT64_MAX);

@@ -5,7 +5,6 @@
 
 #include <pthread.h>
 #include <string.h>
-#include <time.h>
 
 enum { ABOUT_MAX = 256 };
 
@@ -25,14 +24,6 @@ static struct repeat repeats[LOG_REPEATS_MAX]; /* under the lock */
 void log_repeats_set_limit(unsigned wanted)
 {
     atomic_store(&limit, wanted);
-}
-
-uint64_t log_repeats_now_ms(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
 static bool has_ended(const struct repeat *repeat, uint64_t now_ms)

@@ -14,10 +14,7 @@ enum { LOG_REPEATS_WINDOW_MS = 10000, LOG_REPEATS_MAX = 64 };
 /* 0: nothing is held back. */
 void log_repeats_set_limit(unsigned limit);
 
-/* The clock of what follows: CLOCK_MONOTONIC. */
-uint64_t log_repeats_now_ms(void);
-
-/* Whether the line is to be written now; `about` may be NULL. Any thread. */
+/* Whether the line is to be written now, of clock_ms; `about` may be NULL. Any thread. */
 bool log_repeats_pass(const struct log_line *line, const char *about, uint64_t now_ms);
 
 /* When it is time to tell what was held back; UINT64_MAX: nothing was. */

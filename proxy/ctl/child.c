@@ -3,7 +3,7 @@
 
 #include "proxy/base/buf.h"
 #include "proxy/base/mem.h"
-#include "proxy/ctl/clock.h"
+#include "proxy/base/clock.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -5,7 +5,7 @@
 #include "proxy/ctl/move.h"
 
 #include "proxy/ctl/child.h"
-#include "proxy/ctl/clock.h"
+#include "proxy/base/clock.h"
 #include "proxy/ctl/exchange.h"
 #include "proxy/ctl/interrupt.h"
 

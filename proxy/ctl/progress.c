@@ -2,7 +2,7 @@
 #include "proxy/ctl/progress.h"
 
 #include "proxy/base/mem.h"
-#include "proxy/ctl/clock.h"
+#include "proxy/base/clock.h"
 #include "proxy/ctl/show.h"
 
 #include <pthread.h>

@@ -1,7 +1,7 @@
 /* Owns how commands are carried out: whose they are, and how an answer is shown. */
 #include "proxy/ctl/tool.h"
 
-#include "proxy/ctl/clock.h"
+#include "proxy/base/clock.h"
 #include "proxy/ctl/exchange.h"
 #include "proxy/ctl/show.h"
 

@@ -3,7 +3,7 @@
  */
 #include "proxy/base/mem.h"
 #include "proxy/ctl/amount.h"
-#include "proxy/ctl/clock.h"
+#include "proxy/base/clock.h"
 #include "proxy/ctl/exchange.h"
 #include "proxy/ctl/interrupt.h"
 #include "proxy/ctl/overview.h"

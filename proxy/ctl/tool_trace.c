@@ -1,6 +1,6 @@
 /* Owns the command `trace`: asks for what was said, again and again, and writes it down. */
 #include "proxy/ctl/amount.h"
-#include "proxy/ctl/clock.h"
+#include "proxy/base/clock.h"
 #include "proxy/ctl/exchange.h"
 #include "proxy/ctl/interrupt.h"
 #include "proxy/ctl/show.h"

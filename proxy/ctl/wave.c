@@ -4,7 +4,7 @@
  */
 #include "proxy/ctl/wave.h"
 
-#include "proxy/ctl/clock.h"
+#include "proxy/base/clock.h"
 #include "proxy/ctl/exchange.h"
 #include "proxy/ctl/interrupt.h"
 #include "proxy/ctl/progress.h"

@@ -1,6 +1,7 @@
 /* Owns the letters that go to and fro between a census and the workers, and what is copied. */
 #include "proxy/fleet/census.h"
 
+#include "proxy/base/clock.h"
 #include "proxy/base/mem.h"
 #include "proxy/session/entry.h"
 #include "proxy/session/phase.h"
@@ -36,7 +37,7 @@ static void describe(const struct session *s, struct census_session *out)
 {
     const struct home *home = s->home;
     const SSL *tls = conn_tls(s->client);
-    uint64_t now = uv_hrtime() / 1000000;
+    uint64_t now = clock_ms();
 
     *out = (struct census_session){
         .phase = home->phases[s->phase].name,

@@ -5,6 +5,7 @@
  */
 #include "proxy/fleet/hearing.h"
 
+#include "proxy/base/clock.h"
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
 #include "proxy/net/redis_events.h"
@@ -49,11 +50,6 @@ static void on_down(void *owner);
 static void on_timer(uv_timer_t *timer);
 
 static const struct redis_events_handlers handlers = {on_up, on_message, on_down};
-
-static uint64_t clock_ms(void)
-{
-    return uv_hrtime() / 1000000;
-}
 
 /* --- life --- */
 

@@ -5,6 +5,7 @@
  */
 #include "proxy/fleet/keeper.h"
 
+#include "proxy/base/clock.h"
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
 #include "proxy/process/ask.h"
@@ -25,7 +26,7 @@ struct keeper {
     const char *id;
     struct snapshot *snapshot;
     struct snapshot_head left, head; /* as they were read; as they are being written */
-    uint64_t read_ms, left_fence_ms; /* of uv_hrtime */
+    uint64_t read_ms, left_fence_ms; /* of clock_ms */
     STAILQ_HEAD(left_routes, left_route) routes;
 
     uint64_t fence_ms;   /* of Redis' last confirmation; 0: there was none */
@@ -41,19 +42,6 @@ struct keeper {
     void (*on_kept)(void *owner);
     void *owner;
 };
-
-static uint64_t clock_ms(void)
-{
-    return uv_hrtime() / 1000000;
-}
-
-static uint64_t wall_ms(void)
-{
-    uv_timeval64_t now = {0, 0};
-
-    uv_gettimeofday(&now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_usec / 1000;
-}
 
 /* What goes wrong is logged once, until it goes well again. */
 static void complain(struct keeper *keeper, const struct err *err)
@@ -86,7 +74,7 @@ static void take_route(void *owner, const struct known_route *route)
 
 static void read_file(struct keeper *keeper)
 {
-    uint64_t now = wall_ms();
+    uint64_t now = clock_wall_ms();
     struct err err = {0};
 
     keeper->read_ms = clock_ms();
@@ -244,10 +232,10 @@ static void on_gathered(struct ask *ask)
     end_writing(keeper);
 }
 
-/* Times of uv_hrtime become those of the clock on the wall here. */
+/* Times of clock_ms become those of the clock on the wall here. */
 static void fill_head(struct keeper *keeper, uint64_t fence_ms)
 {
-    uint64_t now = clock_ms(), wall = wall_ms();
+    uint64_t now = clock_ms(), wall = clock_wall_ms();
 
     keeper->head = (struct snapshot_head){.written_ms = wall,
                                           .fence_ms = fence_ms > now ? wall + (fence_ms - now) : 0,

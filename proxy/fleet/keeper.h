@@ -22,14 +22,14 @@ const char *keeper_predecessor(const struct keeper *keeper);
 /* What was read is of no use. */
 void keeper_drop(struct keeper *keeper);
 
-/* Until then its routes may serve, of uv_hrtime; 0: there are none. */
+/* Until then its routes may serve, of clock_ms; 0: there are none. */
 uint64_t keeper_fence_ms(const struct keeper *keeper);
 
 /* Gives the routes to the routers of workers, whose threads do not run yet; once. */
 void keeper_teach(struct keeper *keeper, struct workers *workers);
 
 /*
- * Redis has confirmed this process: its users may be served until `fence_ms` of uv_hrtime. The file
+ * Redis has confirmed this process: its users may be served until `fence_ms` of clock_ms. The file
  * is written if that is news, and the last time was long enough ago.
  */
 void keeper_confirm(struct keeper *keeper, uint64_t fence_ms);

@@ -6,6 +6,7 @@
  */
 #include "proxy/fleet/membership.h"
 
+#include "proxy/base/clock.h"
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
 #include "proxy/net/redis_link.h"
@@ -45,7 +46,7 @@ struct membership {
      * that has ended it was never confirmed.
      */
     long long since, known_since;
-    uint64_t sent_ms;      /* the last beat, or when it should have been; of uv_hrtime */
+    uint64_t sent_ms;      /* the last beat, or when it should have been; of clock_ms */
     uint64_t promised_ms;  /* by it: how long users are served without Redis */
     uint64_t confirmed_ms; /* when the last one was sent that was confirmed */
     uint64_t connection;   /* of the link, that has answered the beat */
@@ -142,11 +143,6 @@ static void beat(struct membership *m);
 static const struct conf_redis *settings(const struct membership *m)
 {
     return &m->env->conf->redis;
-}
-
-static uint64_t clock_ms(void)
-{
-    return uv_hrtime() / 1000000;
 }
 
 /* How long users are served without Redis; 0: it is not asked for routes. */

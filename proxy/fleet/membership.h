@@ -53,12 +53,12 @@ struct membership *membership_open(const struct env *env, const char *id,
 void membership_is_cut_off(struct membership *membership);
 
 /*
- * Until Redis confirms this process its users may be served until then, of uv_hrtime, from what its
+ * Until Redis confirms this process its users may be served until then, of clock_ms, from what its
  * predecessor has left. 0: not at all.
  */
 void membership_inherit(struct membership *membership, uint64_t fence_ms);
 
-/* Until then users may be served without Redis; of uv_hrtime, 0: nothing says so. */
+/* Until then users may be served without Redis; of clock_ms, 0: nothing says so. */
 uint64_t membership_fence_ms(const struct membership *membership);
 
 /* Whether the last beat was confirmed. */

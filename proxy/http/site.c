@@ -4,6 +4,7 @@
  */
 #include "proxy/http/site.h"
 
+#include "proxy/base/clock.h"
 #include "proxy/base/mem.h"
 #include "proxy/http/http.h"
 #include "proxy/http/neighbours.h"
@@ -139,7 +140,7 @@ static void on_look(uv_timer_t *timer)
 
         shards[i] = (struct trend_shard){atomic_load(&store->sessions), was_down(site, store)};
     }
-    site->looked_ms = uv_hrtime() / 1000000;
+    site->looked_ms = clock_ms();
     trend_add(site->trend,
               &(struct trend_look){.at = (int64_t)time(NULL),
                                    .clock_ms = site->looked_ms,

@@ -1,6 +1,7 @@
 /* Owns what is told of the process. */
 #include "proxy/http/status.h"
 
+#include "proxy/base/clock.h"
 #include "proxy/base/json_text.h"
 #include "proxy/http/problems.h"
 #include "proxy/net/redis_link.h"
@@ -9,9 +10,9 @@
 #include <time.h>
 #include <unistd.h>
 
-int64_t status_unix_time(uint64_t hrtime_ms)
+int64_t status_unix_time(uint64_t moment_ms)
 {
-    return (int64_t)time(NULL) - (int64_t)((uv_hrtime() / 1000000 - hrtime_ms) / 1000);
+    return (int64_t)time(NULL) - (int64_t)((clock_ms() - moment_ms) / 1000);
 }
 
 static json_t *number(uint64_t value)

@@ -19,7 +19,7 @@ struct status_view {
 /* The caller has the reference; NULL without memory. */
 json_t *status_describe(const struct status_view *view);
 
-/* A moment of uv_hrtime, in ms, in unix seconds. */
-int64_t status_unix_time(uint64_t hrtime_ms);
+/* A moment of clock_ms, in unix seconds. */
+int64_t status_unix_time(uint64_t moment_ms);
 
 #endif

@@ -1,6 +1,7 @@
 /* Owns what /healthz and /readyz say. */
 #include "proxy/http/verdicts.h"
 
+#include "proxy/base/clock.h"
 #include "proxy/fleet/fleet.h"
 #include "proxy/net/redis_link.h"
 #include "proxy/process/pulse.h"
@@ -34,7 +35,7 @@ const char *verdict_obstacle(const struct control *control)
         return "it starts";
     if (!pulse_is_well(control->pulse))
         return "a worker does not answer";
-    if (freshness_fences_off(fleet_freshness(control->fleet), uv_hrtime() / 1000000))
+    if (freshness_fences_off(fleet_freshness(control->fleet), clock_ms()))
         return "Redis has been away for longer than route.keep_while_down";
     return NULL;
 }

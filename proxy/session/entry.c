@@ -5,6 +5,7 @@
 #include "proxy/session/entry.h"
 
 #include "auth/username.h"
+#include "proxy/base/clock.h"
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
 #include "proxy/session/traces.h"
@@ -147,7 +148,7 @@ static enum phase_id identify(struct session *s)
 {
     struct err err = {0};
 
-    s->entry->identified_ms = uv_hrtime() / 1000000;
+    s->entry->identified_ms = clock_ms();
     s->method = s->entry->login.method;
     return name_all(s, &err) ? P_MOVING : refuse(s, &err);
 }

@@ -65,7 +65,7 @@ struct entry {
     uint64_t held_since_ms;    /* 0: this login has not been held */
     struct session *session;
     struct letter letter;   /* carries the session to its next home */
-    uint64_t identified_ms; /* when the client had said who it is; uv_hrtime: loops differ */
+    uint64_t identified_ms; /* when the client had said who it is; clock_ms: loops differ */
 };
 
 struct session {
@@ -87,7 +87,7 @@ struct session {
     const char *reason; /* of the end, for the log */
     const char *method;
     union address peer, local, store; /* the client, where it has connected to, and its store */
-    uint64_t accepted_ms;             /* uv_hrtime */
+    uint64_t accepted_ms;             /* clock_ms */
     uint64_t end_ms; /* relayed: when it is to be told to end, or to be cut off; 0: never */
     char id[24];
     uint8_t phase;

@@ -7,6 +7,7 @@
  */
 #include "proxy/session/relay.h"
 
+#include "proxy/base/clock.h"
 #include "routing/freshness.h"
 
 #include <assert.h>
@@ -354,7 +355,7 @@ static void hold_again(struct relay *r, struct buf *held, size_t len)
 /* The loop's clock is that of before the process was frozen, if that was inside a turn. */
 static bool is_fenced_off(const struct relay *r)
 {
-    return freshness_fences_off(r->env->freshness, uv_hrtime() / 1000000);
+    return freshness_fences_off(r->env->freshness, clock_ms());
 }
 
 static void client_readable(void *owner)

@@ -4,6 +4,7 @@
  */
 #include "proxy/session/relaying.h"
 
+#include "proxy/base/clock.h"
 #include "proxy/base/mem.h"
 #include "proxy/session/entry.h"
 #include "proxy/session/traces.h"
@@ -156,14 +157,14 @@ enum phase_id relaying_enter(struct session *s)
     struct backend *backend = pooled_backend(s->connection);
     struct counters *counters = s->home->env.counters;
 
-    if (freshness_fences_off(s->home->env.freshness, uv_hrtime() / 1000000))
+    if (freshness_fences_off(s->home->env.freshness, clock_ms()))
         return phase_gone(s, "cut off: no word from Redis");
     if (!keep_master(s))
         return phase_gone(s, "out of memory");
     if (!welcome(s))
         return phase_gone(s, conn_failure(s->client));
     counter_add(&counters->logins_ok, 1);
-    histogram_add(&counters->login_seconds, uv_hrtime() / 1000000 - s->entry->identified_ms);
+    histogram_add(&counters->login_seconds, clock_ms() - s->entry->identified_ms);
     entry_log(s, LOG_LEVEL_INFO, "login ok", NULL);
     traces_note(s, users_name(s->user), "is logged in at %s, by a connection that was %s",
                 s->shard->title, entry_lease_kinds[s->lease_kind]);

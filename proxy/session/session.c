@@ -1,6 +1,7 @@
 /* Owns the order of a session's phases, its first moment, and everything that must end with it. */
 #include "proxy/session/session.h"
 
+#include "proxy/base/clock.h"
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
 #include "proxy/session/entry.h"
@@ -75,7 +76,7 @@ static void start(struct session *s, const union address *peer)
 {
     socklen_t size = sizeof s->local;
 
-    s->accepted_ms = uv_hrtime() / 1000000;
+    s->accepted_ms = clock_ms();
     s->peer = *peer;
     getsockname(conn_fd(s->client), &s->local.any, &size);
     make_id(s->id);
@@ -148,7 +149,7 @@ static void log_end(struct session *s)
         log_number(&line, "bytes_in", s->relay.bytes_from_client);
         log_number(&line, "bytes_out", s->relay.bytes_to_client);
     }
-    log_number(&line, "duration_ms", uv_hrtime() / 1000000 - s->accepted_ms);
+    log_number(&line, "duration_ms", clock_ms() - s->accepted_ms);
     log_text(&line, "why", s->reason);
     log_write(&line);
 }
@@ -158,8 +159,7 @@ static void remember_end(struct session *s)
     if (s->relayed && s->user != NULL)
         history_ended(s->home->history, users_name(s->user), &s->peer,
                       pool_shard_title(s->home->pool, s->shard),
-                      (uv_hrtime() / 1000000 - s->accepted_ms) / 1000,
-                      s->reason == NULL ? "" : s->reason);
+                      (clock_ms() - s->accepted_ms) / 1000, s->reason == NULL ? "" : s->reason);
 }
 
 static void handle_closed(uv_handle_t *handle)

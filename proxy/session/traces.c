@@ -1,6 +1,7 @@
 /* Owns who on this worker is listened to, and the lines until they are fetched. */
 #include "proxy/session/traces.h"
 
+#include "proxy/base/clock.h"
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
 #include "proxy/imap/transcript.h"
@@ -77,18 +78,10 @@ static void drop_first(struct trace *trace)
     mem_free(line);
 }
 
-static uint64_t wall_ms(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
 static void lose_line(struct trace *trace)
 {
     trace->loss.lines++;
-    trace->loss.at_ms = wall_ms();
+    trace->loss.at_ms = clock_wall_ms();
 }
 
 static void add_line(struct trace *trace, const char *session, const char *from, struct span text)
@@ -100,7 +93,7 @@ static void add_line(struct trace *trace, const char *session, const char *from,
         lose_line(trace);
         return;
     }
-    line->at_ms = wall_ms();
+    line->at_ms = clock_wall_ms();
     line->from = from;
     snprintf(line->session, sizeof line->session, "%s", session);
     for (size_t i = 0; i < text.len; i++) /* a text has no NUL */

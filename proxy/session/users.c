@@ -4,6 +4,7 @@
  */
 #include "proxy/session/users.h"
 
+#include "proxy/base/clock.h"
 #include "proxy/base/hash.h"
 #include "proxy/session/phase.h"
 
@@ -417,7 +418,7 @@ void users_cut_off(struct home *home)
 void users_each(struct home *home, void (*visit)(void *owner, const struct users_session *session),
                 void *owner)
 {
-    uint64_t now = uv_hrtime() / 1000000;
+    uint64_t now = clock_ms();
 
     for (const struct session *s = home->sessions; s != NULL; s = s->next) {
         if (!users_has(s))

@@ -7,6 +7,7 @@
  */
 #include "proxy/store/gate.h"
 
+#include "proxy/base/clock.h"
 #include "proxy/base/mem.h"
 
 #include <assert.h>
@@ -42,11 +43,6 @@ void gate_change(struct gate *gate, uint32_t limit, uint32_t queue_max, uint64_t
     gate_call(gate); /* there may be room now for those who wait */
 }
 
-static uint64_t now_ms(void)
-{
-    return uv_hrtime() / 1000000;
-}
-
 /* The limit of this moment. */
 static uint32_t limit_now(struct gate *gate)
 {
@@ -60,7 +56,7 @@ static uint32_t limit_now(struct gate *gate)
         return limit;
     if (from == GATE_HELD)
         return 1;
-    passed = now_ms() - from;
+    passed = clock_ms() - from;
     if (passed >= ramp_ms) {
         atomic_compare_exchange_strong(&gate->ramp_from_ms, &from, 0);
         return limit;
@@ -210,5 +206,5 @@ bool gate_start_slowly(struct gate *gate)
     uint64_t held = GATE_HELD;
 
     return atomic_compare_exchange_strong(&gate->ramp_from_ms, &held,
-                                          atomic_load(&gate->ramp_ms) == 0 ? 0 : now_ms());
+                                          atomic_load(&gate->ramp_ms) == 0 ? 0 : clock_ms());
 }

@@ -5,6 +5,7 @@
  */
 #include "proxy/store/health.h"
 
+#include "proxy/base/clock.h"
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
 #include "proxy/net/dial.h"
@@ -29,7 +30,7 @@ struct check {
     struct backend *backend; /* NULL between two checks */
     uv_timer_t timer;        /* the next one */
     struct health_state state;
-    uint64_t started_ms, ended_ms; /* of the last one, uv_hrtime */
+    uint64_t started_ms, ended_ms; /* of the last one, clock_ms */
     char why[sizeof((struct err){0}.text)];
     bool logging_in;
     bool probe_refused; /* it was said in the log */
@@ -73,11 +74,6 @@ static void on_answer(void *owner, const struct err *err);
 static void on_lost(void *owner);
 
 static const struct backend_events events = {on_answer, on_lost};
-
-static uint64_t now_ms(void)
-{
-    return uv_hrtime() / 1000000;
-}
 
 /* A tenth earlier or later, so that what began together does not stay together. */
 static uint64_t jittered(uint64_t ms)
@@ -287,7 +283,7 @@ static void take_result(struct check *check, bool good, const char *why)
     counter_add(good ? &health->counters->health_good : &health->counters->health_failed, 1);
     snprintf(check->why, sizeof check->why, "%s", why);
     snprintf(watch->why, sizeof watch->why, "%s", why);
-    if (health_state_take(&check->state, &health->rules, good, now_ms())) {
+    if (health_state_take(&check->state, &health->rules, good, clock_ms())) {
         tell_address(check, check->state.is_down);
         log_address(check);
     }
@@ -299,7 +295,7 @@ static void begin_check(struct check *check)
     const struct conf_health *conf = settings(check->watch->health);
     bool by_proxy_header = check->shard.client_address == CLIENT_ADDRESS_PROXY;
 
-    check->started_ms = now_ms();
+    check->started_ms = clock_ms();
     check->logging_in = false;
     check->shard.connect_timeout = conf->timeout;
     check->backend = backend_open(&check->watch->health->env, &check->target,
@@ -316,7 +312,7 @@ static void on_due(uv_timer_t *timer)
 /* Both steps together have the one time. */
 static void log_in(struct check *check)
 {
-    uint64_t passed = now_ms() - check->started_ms,
+    uint64_t passed = clock_ms() - check->started_ms,
              timeout = settings(check->watch->health)->timeout;
 
     check->logging_in = true;
@@ -347,7 +343,7 @@ static void on_answer(void *owner, const struct err *err)
         backend_log_out(check->backend);
     }
     backend_close(&check->backend);
-    check->ended_ms = now_ms();
+    check->ended_ms = clock_ms();
     if (err->kind == ERR_UNAVAILABLE) {
         take_result(check, false, err->text);
     } else if (is_answer) {
@@ -444,7 +440,7 @@ static void end_walk(struct watch *watch)
             tell_address(check, false);
         close_check(check);
     }
-    health_state_take(&watch->names, rules, watch->checks != NULL, now_ms());
+    health_state_take(&watch->names, rules, watch->checks != NULL, clock_ms());
     judge(watch, 0);
     uv_timer_start(&watch->timer, on_look_up, jittered(health_state_pause(&watch->names, rules)),
                    0);
@@ -589,7 +585,7 @@ void health_commit(struct health *health, const struct conf *conf, const struct 
 static void bring_forward(struct check *check)
 {
     uint64_t confirm = health_confirm_ms(&check->watch->health->rules);
-    uint64_t since = now_ms() - check->ended_ms, pause = since < confirm ? confirm - since : 0;
+    uint64_t since = clock_ms() - check->ended_ms, pause = since < confirm ? confirm - since : 0;
 
     if (check->backend == NULL && !check->state.is_down &&
         uv_timer_get_due_in(&check->timer) > pause)

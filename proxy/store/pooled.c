@@ -1,6 +1,7 @@
 /* Owns the life of a connection in the pool, its place in the pool's lists, and how it is made. */
 #include "proxy/store/pooled.h"
 
+#include "proxy/base/clock.h"
 #include "proxy/base/mem.h"
 
 #include <utlist.h>
@@ -74,7 +75,7 @@ struct pooled *pooled_new(struct pool_shard *at, enum pooled_state state)
     p->at = at;
     p->target = pool_target_hold(at->target);
     p->state = (uint8_t)state;
-    p->started_ms = uv_hrtime() / 1000000;
+    p->started_ms = clock_ms();
     p->born_ms = pool_now(pool);
     p->all_next = pool->all;
     if (p->all_next != NULL)

@@ -46,7 +46,7 @@ struct pooled {
     struct pooled *user_next, *user_previous;
     char *user_name; /* from the login on */
     struct lease_identity identity;
-    uint64_t started_ms; /* uv_hrtime: for all workers to compare */
+    uint64_t started_ms; /* clock_ms: for all workers to compare */
     uint64_t born_ms, idle_since_ms;
     uint8_t state, kind;
 };

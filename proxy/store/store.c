@@ -1,6 +1,7 @@
 /* Owns the state of each store that all workers have in common. */
 #include "proxy/store/store.h"
 
+#include "proxy/base/clock.h"
 #include "proxy/base/log.h"
 #include "proxy/base/mem.h"
 
@@ -10,11 +11,6 @@ enum { DOUBT_MS = 1000 }; /* so long after a greeting a failure is an accident *
 
 const char *const store_order_names[] = {
     [STORE_UP] = "up", [STORE_DRAIN] = "drain", [STORE_DOWN] = "down"};
-
-static uint64_t now_ms(void)
-{
-    return uv_hrtime() / 1000000;
-}
 
 static void free_store(struct store *store)
 {
@@ -31,7 +27,7 @@ static struct store *new_store(const char *title, size_t id, size_t worker_count
         return NULL;
     store->id = id;
     snprintf(store->title, sizeof store->title, "%s", title);
-    atomic_store(&store->changed_ms, now_ms());
+    atomic_store(&store->changed_ms, clock_ms());
     if (gate_init(&store->connections, 0, 0, 0, worker_count) &&
         gate_init(&store->logins, 0, 0, 0, worker_count))
         return store;
@@ -131,7 +127,7 @@ void stores_commit(struct stores *stores, const struct conf *conf)
 static void set_down(struct store *store, bool is_down, const char *why)
 {
     atomic_store(&store->is_down, is_down);
-    atomic_store(&store->changed_ms, now_ms());
+    atomic_store(&store->changed_ms, clock_ms());
     if (is_down)
         log_event(LOG_LEVEL_WARNING, "store is down", "no address of shard %s answers%s%s",
                   store->title, *why == '\0' ? "" : ": ", why);
@@ -141,7 +137,7 @@ static void set_down(struct store *store, bool is_down, const char *why)
 
 void store_was_reached(struct store *store)
 {
-    atomic_store(&store->reached_ms, now_ms());
+    atomic_store(&store->reached_ms, clock_ms());
     if (store_refuses(store))
         return;
     gate_start_slowly(&store->logins); /* or an operator has had it begun already */
@@ -156,7 +152,7 @@ bool store_was_not_reached(struct store *store, uint64_t started_ms)
         return false; /* one that goes wrong among many that go well */
     if (!gate_hold(&store->logins))
         return started_ms > atomic_load(&store->down_ms);
-    atomic_store(&store->down_ms, now_ms());
+    atomic_store(&store->down_ms, clock_ms());
     set_down(store, true, "");
     return false;
 }

@@ -29,7 +29,7 @@ struct store {
     struct gate logins;        /* places: sessions between connecting and the end of the login */
     _Atomic uint32_t sessions; /* that have a connection to it */
     _Atomic uint64_t logins_ok, logins_failed; /* that were led to it */
-    _Atomic uint64_t reached_ms;               /* when it greeted last; uv_hrtime */
+    _Atomic uint64_t reached_ms;               /* when it greeted last; clock_ms */
     _Atomic uint64_t down_ms;                  /* when logins have found it down */
     _Atomic uint64_t changed_ms; /* when it was found down, or well again, or the start */
     _Atomic bool is_down;
@@ -63,7 +63,7 @@ static inline struct store *stores_of(const struct stores *stores, const struct 
 /* --- any thread --- */
 
 /*
- * What an attempt met that began at `started_ms` (uv_hrtime, in ms): it was greeted, or no address
+ * What an attempt met that began at `started_ms` (clock_ms): it was greeted, or no address
  * answered, and nobody else was greeted meanwhile or a moment ago. With health checks that brings
  * the next one forward, and no more. Without them the store is down then: its gate for logins is
  * held, so that one at a time tries; when it is back they begin slowly (shard.slow_start).

@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "proxy/base/clock.h"
 #include "proxy/base/log_repeats.h"
 
 #include <errno.h>
@@ -490,14 +491,14 @@ static void expect_repeats_in_the_pipe(void)
 static void repeats_are_told_in_time(void **state)
 {
     (void)state;
-    repeat_into_the_pipe(log_repeats_now_ms() - LOG_REPEATS_WINDOW_MS + 500);
+    repeat_into_the_pipe(clock_ms() - LOG_REPEATS_WINDOW_MS + 500);
     expect_repeats_in_the_pipe();
 }
 
 static void repeats_are_told_at_the_end(void **state)
 {
     (void)state;
-    repeat_into_the_pipe(log_repeats_now_ms());
+    repeat_into_the_pipe(clock_ms());
     log_stop();
     expect_repeats_in_the_pipe();
 }
