@@ -84,19 +84,25 @@ def for_a_while(source, least, most):
     time.sleep(source.uniform(least, most))
 
 
-def restart_store(_, source, store):
+def all_stores_are_up(soak):
+    """For the proxy, too: one that goes up and down must answer for a while until it is taken for well."""
+    return soak.town.proxy.metrics()["imapmux_stores_down"] == 0
+
+
+def restart_store(soak, source, store):
     """Sessions at rest live on, with their processes, for half a minute."""
     old = towns.children_of(store.process.pid)
     store.stop()
     for_a_while(source, 0, 3)
     store.start()
-    return lambda: not any(map(towns.is_running, old))
+    return lambda: not any(map(towns.is_running, old)) and all_stores_are_up(soak)
 
 
-def kill_store(_, source, store):
+def kill_store(soak, source, store):
     towns.kill(store)
     for_a_while(source, 0, 3)
     store.start()
+    return lambda: all_stores_are_up(soak)
 
 
 def kill_some_of_store(_, source, store):

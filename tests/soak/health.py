@@ -17,7 +17,8 @@ ALLOWED_GROWTH, ALLOWED_BYTES = 1.10, 2 << 20
 DRAIN_SECONDS = 60
 REST_SECONDS, REST_SHARE = 2, 0.1  # of a processor, when nobody wants anything
 GAUGES = ("imapmux_backends_open", "imapmux_backends_warm", "imapmux_backends_parked", "imapmux_leases_waiting",
-          "imapmux_logins_in_flight", "imapmux_ldap_waiting", "imapmux_ldap_operations_in_flight", "imapmux_ldap_down")
+          "imapmux_logins_in_flight", "imapmux_ldap_waiting", "imapmux_ldap_operations_in_flight", "imapmux_ldap_down",
+          "imapmux_stores_down")
 LABEL = re.compile(r"\{.*\}")
 # Ends of sessions that are in order at any time, and those that need a disturbance of this symptom.
 GOOD_ENDS = {"logout", "closed by client", "connection to client broke", "ended by the proxy", "shutdown"}

@@ -43,6 +43,7 @@ ldap {{
     timeout = 4s
 }}
 route {{ sources = {{redis}} timeout = 4s }}
+health {{ interval = 1s }}
 redis {{ address = "{redis}" connect_timeout = 2s timeout = 2s retry_max = 500ms }}
 shard blue {{
     address = {{"{blue}"}}
